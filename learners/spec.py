@@ -1,0 +1,203 @@
+"""The description of a model: features, target, learner, deployment.
+
+A spec is data (YAML or JSON), complete (every default is written out when it is saved) and strict (an unknown
+field or a value out of range is refused with the field's name). Two folds with the same spec and the same log
+give the same state.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, WrapValidator, model_validator
+
+MAX_KEY_BYTES = 1024
+MAX_ID_BYTES = 256
+MAX_LABEL_BYTES = 256
+MAX_ABS_TARGET = 1e100
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+
+
+class Strict(BaseModel):
+    """Base of every part of a spec: immutable, unknown fields refused, NaN and infinity refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Feature(Strict):
+    """One input column."""
+
+    name: str = Field(min_length=1, max_length=200, description="Name of the column, unique in the spec.")
+    missing: Literal["refuse", "mean"] = Field(
+        "refuse",
+        description="What a missing value (absent name, or NaN in a column) means: the event is refused, or the "
+        "running mean stands in (after standardisation: zero).",
+    )
+
+
+class BinaryTarget(Strict):
+    """Two classes; predictions are the probability of the second."""
+
+    kind: Literal["binary"] = "binary"
+    labels: tuple[int | str, int | str] = Field(
+        (0, 1), description="The two labels as they appear in events: first the negative, then the positive one."
+    )
+
+    @model_validator(mode="after")
+    def _distinct(self) -> BinaryTarget:
+        if self.labels[0] == self.labels[1]:
+            raise ValueError(f"labels must differ, both are {self.labels[0]!r}")
+        return self
+
+
+class MulticlassTarget(Strict):
+    """Any number of classes, integer or text; a new one may appear with any event."""
+
+    kind: Literal["multiclass"] = "multiclass"
+    max_classes: int = Field(
+        1000, ge=2, le=100_000, description="Bound on the classes held; labels beyond it are counted, not learned."
+    )
+
+
+class RegressionTarget(Strict):
+    """A real number, at most 1e100 in magnitude."""
+
+    kind: Literal["regression"] = "regression"
+
+
+Target = Annotated[BinaryTarget | MulticlassTarget | RegressionTarget, Field(discriminator="kind")]
+
+
+class LabelPolicy(Strict):
+    """When labels come and what is done with irregular ones."""
+
+    arrive: Literal["immediate", "delayed"] = Field(
+        "immediate",
+        description="`immediate`: events usually carry their label. `delayed`: the label follows by id; the "
+        "previous label's age becomes an input.",
+    )
+    pending: int = Field(
+        0,
+        ge=0,
+        le=100_000,
+        description="Observations per key that wait for their label, each with the hidden state and traces of "
+        "its prediction; oldest out first. 0 with immediate labels: labels by id are answered UNKNOWN_ID.",
+    )
+    horizon: int = Field(
+        0, ge=0, description="Events of the log after which a pending observation expires; 0: never by age."
+    )
+    out_of_order: Literal["learn", "ignore"] = Field(
+        "learn",
+        description="An event older than its key's last: `learn` folds it as it comes, `ignore` predicts and "
+        "changes nothing. Both are counted and answered OUT_OF_ORDER.",
+    )
+
+    @model_validator(mode="after")
+    def _room_for_delay(self) -> LabelPolicy:
+        if self.arrive == "delayed" and self.pending == 0:
+            raise ValueError("labels that arrive delayed need pending >= 1, got 0")
+        return self
+
+
+class Deployment(Strict):
+    """Bounds and durability of the served model."""
+
+    slots: int = Field(
+        65_536, ge=1, le=100_000_000, description="Keys held in memory per partition; colder ones live in the store."
+    )
+    snapshot_every: int = Field(
+        50_000, ge=100, description="Events between snapshots; a restart replays at most about this many."
+    )
+    dedupe_window: int = Field(
+        10_000, ge=1, le=10_000_000, description="Unary updates whose ids are remembered for retries."
+    )
+    durability: Literal["fsync", "everysec", "memory"] = Field(
+        "fsync",
+        description="What an acknowledged event survives: `fsync` power loss; `everysec` a process crash, and "
+        "power loss but for the last second or so; `memory` nothing beyond the store's process. The store must offer at least this.",
+    )
+
+
+class LearnerSpec(Strict):
+    """Base of the learners' own specs. A subclass with a `kind` literal is a registered learner."""
+
+    kind: str
+    seed: int = Field(0, ge=0, lt=2**63, description="Key of the counter-based random numbers.")
+
+    registry: ClassVar[dict[str, type[LearnerSpec]]] = {}
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        LearnerSpec.registry[cls.model_fields["kind"].default] = cls
+
+    def build(self, model: ModelSpec) -> Any:
+        """Returns a fresh learner (see `learners.base.Learner`) for `model`, whose `learner` is this spec."""
+        raise NotImplementedError(f"learner kind {self.kind!r} has no build method")
+
+
+def _by_kind(value: Any, handler: Any) -> LearnerSpec:
+    """Validates a learner's spec as the subclass that its `kind` names."""
+    from learners.registry import load_learners
+
+    load_learners()
+    if isinstance(value, LearnerSpec):
+        return value
+    if not isinstance(value, dict):
+        raise ValueError(f"learner must be a mapping with a 'kind', got {type(value).__name__}")
+    kind = value.get("kind", "recurrent")
+    if kind not in LearnerSpec.registry:
+        raise ValueError(f"unknown learner kind {kind!r}; known: {', '.join(sorted(LearnerSpec.registry))}")
+    return LearnerSpec.registry[kind].model_validate(value)
+
+
+class ModelSpec(Strict):
+    """A model: what it sees, what it predicts, how it learns, how it is deployed."""
+
+    name: str = Field(pattern=NAME_PATTERN, description="Name of the model, unique in a deployment.")
+    features: tuple[Feature, ...] = Field(min_length=1, max_length=100_000, description="Input columns, in order.")
+    target: Target = Field(description="What is predicted.")
+    learner: Annotated[SerializeAsAny[LearnerSpec], WrapValidator(_by_kind)] = Field(
+        default_factory=lambda: _by_kind({"kind": "recurrent"}, None), description="How it learns."
+    )
+    labels: LabelPolicy = Field(default_factory=LabelPolicy, description="When labels come.")
+    deployment: Deployment = Field(default_factory=Deployment, description="Bounds and durability.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _names_as_features(cls, value: Any) -> Any:
+        """A feature may be written as just its name."""
+        if isinstance(value, dict) and isinstance(value.get("features"), (list, tuple)):
+            features = [{"name": item} if isinstance(item, str) else item for item in value["features"]]
+            value = {**value, "features": features}
+        return value
+
+    @model_validator(mode="after")
+    def _unique_features(self) -> ModelSpec:
+        names = [feature.name for feature in self.features]
+        if len(set(names)) != len(names):
+            twice = sorted({name for name in names if names.count(name) > 1})
+            raise ValueError(f"feature names must be unique, these appear twice: {twice}")
+        return self
+
+    @classmethod
+    def load(cls, path: str | Path) -> ModelSpec:
+        """Reads a spec from a YAML or JSON file.
+
+        Raises:
+            pydantic.ValidationError: naming every field that does not fit.
+        """
+        return cls.model_validate(yaml.safe_load(Path(path).read_text()))
+
+    def to_json(self) -> str:
+        """The complete spec, defaults written out, keys sorted."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+
+    def digest(self) -> str:
+        """SHA-256 (hex) of what decides the fold: everything but `deployment`."""
+        content = self.model_dump(mode="json", exclude={"deployment"})
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,1 +1,1 @@
-
+"""The bench and the command line."""

@@ -1,1 +1,1 @@
-
+"""Everything that folds events."""

@@ -1,1 +1,1 @@
-
+"""From a spec to running shards: log, store, gRPC, client."""

@@ -1,0 +1,338 @@
+"""Values, arrays, frames and batches -> messages: the inverse of `decode`, used by clients and sources.
+
+Nothing here judges: what does not fit the spec is for admission to refuse. What cannot be expressed at all
+(an array of the wrong shape, a label of an impossible type) raises `ValueError` or `TypeError`.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from service.api import continual_v1_pb2 as pb
+from service.wire.labels import key_bytes, label_to_proto
+from service.wire.schema import Schema, TargetSpec
+from streams.batch import LABEL, LABELLED, OBSERVATION, Batch, Keys
+
+_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+
+
+def encode_columns(batch: Batch, target: TargetSpec, ids: Sequence[str] | None = None) -> pb.Columns:
+    """A batch as columns; `decode_columns` gives the same batch back.
+
+    Args:
+        batch: n events.
+        target: the target of the spec (the labels of a binary one are needed).
+        ids: the n ids, "" for none; a batch holds only their hashes, so without them none are sent.
+
+    Raises:
+        ValueError: label rows without ids, or a number of ids that is not n.
+    """
+    columns = pb.Columns(rows=len(batch), x=_bytes(batch.x, "<f4"))
+    labelled = batch.kind != OBSERVATION
+    if labelled.any():
+        _put_labels(columns, batch, target, labelled)
+    if not (batch.kind == (LABELLED if labelled.any() else OBSERVATION)).all():
+        columns.kind = _bytes(batch.kind, "u1")
+    _put_keys(columns, batch.key)
+    if batch.time.any():
+        columns.time_us = _bytes(batch.time, "<i8")
+    if ids is not None:
+        _put_ids(columns, ids)
+    elif (batch.kind == LABEL).any():
+        raise ValueError(
+            "ids: none given; accepted: one for each row, since the batch has labels for earlier events"
+        )
+    return columns
+
+
+def _put_labels(columns: pb.Columns, batch: Batch, target: TargetSpec, labelled: np.ndarray) -> None:
+    if target.kind == "regression":
+        columns.y = _bytes(batch.y, "<f8")
+        return
+    classes: Sequence[int | str] = target.labels if target.kind == "binary" else batch.classes
+    columns.code = _bytes(np.where(labelled, np.nan_to_num(batch.y), -1), "<i4")
+    columns.labels.extend(label_to_proto(value) for value in classes)
+
+
+def _put_keys(columns: pb.Columns, key: Keys) -> None:
+    if key.offsets[-1]:
+        columns.key = key.data.tobytes()
+        columns.key_length = _bytes(np.diff(key.offsets), "<u4")
+
+
+def _put_ids(columns: pb.Columns, ids: Iterable[str]) -> None:
+    encoded = [id.encode() for id in ids]
+    if len(encoded) != columns.rows:
+        raise ValueError(f"ids: got {len(encoded)}; accepted: one for each of {columns.rows} rows")
+    columns.id = b"".join(encoded)
+    columns.id_length = _bytes(np.fromiter(map(len, encoded), np.uint32, len(encoded)), "<u4")
+
+
+def _bytes(array: np.ndarray, dtype: str) -> bytes:
+    return np.ascontiguousarray(array, dtype).tobytes()
+
+
+def columns_from(
+    x: Any = None,
+    y: Any = None,
+    *,
+    target: TargetSpec | None = None,
+    key: Any = None,
+    time: Any = None,
+    id: Sequence[str] | None = None,
+    kind: Any = None,
+) -> pb.Columns:
+    """Arrays as columns.
+
+    Args:
+        x: [n, d] numbers in the order of the spec, NaN for a missing value; None if every row is a label.
+        y: [n] labels; NaN or None for a row without one. None: no labels.
+        target: the target of the spec. Without it floats are regression targets and anything else classes.
+        key: [n] entities (text, bytes or integers), or `Keys`. None: one entity.
+        time: [n] integers, microseconds since the epoch, or numpy datetime64. None: no clock.
+        id: [n] ids, "" for none. None: no ids.
+        kind: [n] of 0, 1, 2; see `streams.batch`. None: labelled where there is a label.
+
+    Raises:
+        ValueError: shapes that contradict each other.
+        TypeError: labels or keys of an impossible type.
+    """
+    if x is not None:
+        with np.errstate(over="ignore"):  # beyond float32 becomes infinity, which admission refuses
+            x = np.ascontiguousarray(x, "<f4")
+        if x.ndim != 2:
+            raise ValueError(f"x: got shape {x.shape}; accepted: [rows, features]")
+    first = next((column for column in (x, y, id) if column is not None), None)
+    if first is None:
+        raise ValueError(
+            "x, y, id: got none of them; accepted: at least one column that says how many rows there are"
+        )
+    columns = pb.Columns(rows=len(first), x=b"" if x is None else x.tobytes())
+    labelled = np.zeros(columns.rows, bool) if y is None else _put_values(columns, y, target)
+    if kind is not None:
+        columns.kind = _bytes(_rows(np.asarray(kind), columns.rows, "kind"), "u1")
+    elif y is not None and not labelled.all():
+        columns.kind = _bytes(labelled, "u1")
+    if key is not None:
+        keys = key if isinstance(key, Keys) else pack_keys(key)
+        _rows(keys, columns.rows, "key")
+        _put_keys(columns, keys)
+    if time is not None:
+        columns.time_us = _bytes(_rows(_microseconds(time), columns.rows, "time"), "<i8")
+    if id is not None:
+        _put_ids(columns, id)
+    return columns
+
+
+def _rows(column: Any, rows: int, name: str) -> Any:
+    if len(column) != rows:
+        raise ValueError(f"{name}: got {len(column)} rows; accepted: {rows}, as the other columns have")
+    return column
+
+
+def _put_values(columns: pb.Columns, y: Any, target: TargetSpec | None) -> np.ndarray:
+    """Writes the label column and returns bool [n], whether the row has a label."""
+    values = np.asarray(y)
+    _rows(values, columns.rows, "y")
+    if values.ndim != 1:
+        raise ValueError(f"y: got shape {values.shape}; accepted: [rows]")
+    kind = target.kind if target else ("regression" if values.dtype.kind == "f" else "classes")
+    if kind == "regression":
+        if values.dtype.kind not in "fiuO":
+            raise TypeError(f"y: got an array of {values.dtype}; accepted: numbers, for a regression target")
+        numbers = values.astype(np.float64)
+        labelled = ~np.isnan(numbers)
+        if labelled.any():
+            columns.y = _bytes(numbers, "<f8")
+        return labelled
+    code, classes = _factorize(values)
+    if classes:
+        columns.code = _bytes(code, "<i4")
+        columns.labels.extend(label_to_proto(value) for value in classes)
+    return code >= 0
+
+
+def _factorize(values: np.ndarray) -> tuple[np.ndarray, list[Any]]:
+    """Codes [n] (-1 for None and NaN) and the distinct labels; whole floats count as integers."""
+    if values.dtype.kind == "f":
+        known = ~np.isnan(values)
+        if (values[known] % 1 != 0).any():
+            raise TypeError("y: got floats that are not whole; accepted: integers or text, for classes")
+        code = np.full(len(values), -1)
+        classes, code[known] = np.unique(values[known].astype(np.int64), return_inverse=True)
+        return code, classes.tolist()
+    if values.dtype.kind in "iuU":
+        classes, code = np.unique(values, return_inverse=True)
+        return code, classes.tolist()
+    if values.dtype.kind != "O":
+        raise TypeError(f"y: got an array of {values.dtype}; accepted: integers or text, for classes")
+    index: dict[Any, int] = {}
+    code = np.array([_code(value, index) for value in values.tolist()], np.int64)
+    return code, list(index)
+
+
+def _code(value: Any, index: dict[Any, int]) -> int:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return -1
+    if not isinstance(value, (int, str, np.integer)) or isinstance(value, bool):
+        raise TypeError(f"y: got {value!r} of type {type(value).__name__}; accepted: int or str, for classes")
+    return index.setdefault(value, len(index))
+
+
+def _microseconds(time: Any) -> np.ndarray:
+    array = np.asarray(time)
+    if array.dtype.kind == "M":
+        return array.astype("datetime64[us]").astype(np.int64)
+    if array.dtype.kind not in "iu":
+        raise TypeError(
+            f"time: got an array of {array.dtype}; accepted: integers (microseconds) or datetime64"
+        )
+    return array
+
+
+def pack_keys(values: Any) -> Keys:
+    """Keys [n] of text, bytes or integers (as decimal digits) as one column of byte strings.
+
+    Raises:
+        TypeError: a value of another type.
+    """
+    array = np.asarray(values)
+    if array.dtype.kind in "iuU":
+        import pyarrow as pa
+
+        packed = pa.array(array.tolist() if array.dtype.kind == "U" else array).cast(pa.large_string())
+        _, offsets, data = packed.buffers()
+        bounds = np.frombuffer(offsets, np.int64)[: len(array) + 1]
+        return Keys(bounds, np.frombuffer(data or b"", np.uint8)[: bounds[-1]])
+    return Keys.pack(key_bytes(value) for value in values)
+
+
+def columns_from_frame(
+    frame: Any,
+    schema: Schema,
+    *,
+    label: str = "label",
+    key: str = "key",
+    time: str = "time",
+    id: str = "id",
+    kind: str = "kind",
+) -> pb.Columns:
+    """A pandas DataFrame as columns: features by name, the other columns by the names given, where there.
+
+    A column that is a feature of the spec is only that.
+
+    Raises:
+        ValueError: a feature is absent that the spec requires, or a column is neither feature nor named.
+    """
+    roles = {"y": label, "key": key, "time": time, "id": id, "kind": kind}
+    roles = {role: name for role, name in roles.items() if name in frame and name not in schema.column}
+    unknown = [name for name in frame if name not in schema.column and name not in roles.values()]
+    absent = [
+        n for n, needed in zip(schema.features, schema.required, strict=True) if needed and n not in frame
+    ]
+    if unknown or absent:
+        problem = (
+            f"unknown columns {unknown[:10]}" if unknown else f"no column for the features {absent[:10]}"
+        )
+        accepted = f"features {list(schema.features[:20])} and {label!r}, {key!r}, {time!r}, {id!r}, {kind!r}"
+        raise ValueError(f"frame: got {problem}; accepted: {accepted}")
+    x = frame.reindex(columns=list(schema.features)).to_numpy(np.float64, na_value=np.nan)
+    rest: dict[str, Any] = {role: frame[name].to_numpy() for role, name in roles.items()}
+    if schema.kind != "regression" and "y" in rest and frame[label].isna().any():
+        rest["y"] = frame[label].astype(object).where(frame[label].notna(), None).to_numpy()
+    return columns_from(x, target=schema.target, **rest)
+
+
+def columns_of(batch: Any, schema: Schema) -> pb.Columns:
+    """Whatever a client may send as a batch, as columns.
+
+    Args:
+        batch: `Columns`, a `Batch`, a mapping of arguments of `columns_from`, an array `x`, or a DataFrame.
+        schema: of the model it is for.
+
+    Raises:
+        TypeError: anything else.
+        ValueError: see `columns_from` and `columns_from_frame`.
+    """
+    if isinstance(batch, pb.Columns):
+        return batch
+    if isinstance(batch, Batch):
+        return encode_columns(batch, schema.target)
+    if isinstance(batch, Mapping):
+        return columns_from(**batch, target=schema.target)
+    if isinstance(batch, np.ndarray):
+        return columns_from(batch)
+    if hasattr(batch, "reindex") and hasattr(batch, "columns"):
+        return columns_from_frame(batch, schema)
+    accepted = "Columns, Batch, a mapping with x, y, key, time, id, kind, an array, or a DataFrame"
+    raise TypeError(f"batch: got {type(batch).__name__}; accepted: {accepted}")
+
+
+def event_from(
+    features: Mapping[str, float | None] | None = None,
+    label: Any = None,
+    key: str | bytes | int = "",
+    time: int | datetime.datetime | None = None,
+    id: str = "",
+) -> pb.Event:
+    """One event in row form.
+
+    Args:
+        features: by name; None or NaN is a missing value. None or empty: a label for an earlier observation.
+        label: None for an observation.
+        key: the entity.
+        time: microseconds since the epoch, or an aware datetime. None: no clock.
+        id: "" for none.
+
+    Raises:
+        TypeError: a label or key of an impossible type.
+        ValueError: a datetime without time zone.
+    """
+    event = pb.Event(id=id, key=key_bytes(key), time_us=_time(time))
+    for name, value in (features or {}).items():
+        if value is not None:
+            event.features[name] = value
+    if label is not None:
+        event.label.CopyFrom(label_to_proto(label))
+    return event
+
+
+def _time(time: int | datetime.datetime | None) -> int:
+    if isinstance(time, datetime.datetime):
+        if time.tzinfo is None:
+            raise ValueError(
+                f"time: got {time!r} without time zone; accepted: an aware datetime or microseconds"
+            )
+        return (time - _EPOCH) // datetime.timedelta(microseconds=1)
+    return time or 0
+
+
+def slice_columns(columns: pb.Columns, start: int, schema: Schema) -> pb.Columns:
+    """The rows from `start` on as columns of their own, for what is left of a batch that was applied in part.
+
+    Args:
+        columns: that passed `decode_columns`.
+        start: first row to keep, in [0, rows].
+        schema: of the model.
+    """
+    if start == 0:
+        return columns
+    rest = pb.Columns(
+        rows=columns.rows - start,
+        x=columns.x[start * schema.width * 4 :],
+        kind=columns.kind[start:],
+        y=columns.y[start * 8 :],
+        code=columns.code[start * 4 :],
+        key_length=columns.key_length[start * 4 :],
+        time_us=columns.time_us[start * 8 :],
+        id_length=columns.id_length[start * 4 :],
+    )
+    rest.key = columns.key[int(np.frombuffer(columns.key_length, "<u4")[:start].sum()) :]
+    rest.id = columns.id[int(np.frombuffer(columns.id_length, "<u4")[:start].sum()) :]
+    rest.labels.extend(columns.labels)
+    return rest

@@ -1,0 +1,129 @@
+"""Labels, ids and keys: values <-> bytes on the wire, and their hashes."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from learners.spec import MAX_ABS_TARGET, MAX_LABEL_BYTES
+from service.api import continual_v1_pb2 as pb
+from service.errors import invalid
+from service.wire.schema import Schema
+from streams.batch import LabelValue
+
+INT64 = range(-(2**63), 2**63)
+
+
+def label_to_proto(value: Any) -> pb.Label:
+    """A label as a message: integers (also numpy's) as `integer`, text as `text`, floats as `number`.
+
+    Raises:
+        TypeError: the value is none of these; bool is refused because it would silently become 0 or 1.
+        ValueError: an integer outside int64.
+    """
+    if isinstance(value, str):
+        return pb.Label(text=str(value))
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer, float, np.floating)):
+        raise TypeError(f"label: got {value!r} of type {type(value).__name__}; accepted: int, str or float")
+    if isinstance(value, (float, np.floating)):
+        return pb.Label(number=float(value))
+    if int(value) not in INT64:
+        raise ValueError(f"label: got {value}; accepted: integers of 64 bits")
+    return pb.Label(integer=int(value))
+
+
+def label_from_proto(label: pb.Label) -> LabelValue | None:
+    """The value of a label message, None if it has none."""
+    member = label.WhichOneof("value")
+    return None if member is None else getattr(label, member)
+
+
+def class_of(label: pb.Label, field: str) -> int | str:
+    """The class that a label names.
+
+    Raises:
+        Refused: LABEL_TYPE for a number or an empty label, LABEL_TOO_LONG for text over 256 bytes.
+    """
+    member = label.WhichOneof("value")
+    if member == "integer":
+        return label.integer
+    if member != "text":
+        value = "an empty label" if member is None else f"the number {label.number}"
+        raise invalid(field, value, "an integer or text", "LABEL_TYPE")
+    text = label.text
+    if len(text) > MAX_LABEL_BYTES // 4 and (size := len(text.encode())) > MAX_LABEL_BYTES:
+        raise invalid(field, f"{size} bytes", f"text of at most {MAX_LABEL_BYTES} bytes", "LABEL_TOO_LONG")
+    return text
+
+
+def binary_of(label: pb.Label, field: str, schema: Schema) -> float:
+    """0.0 or 1.0 for a label of a binary target.
+
+    Raises:
+        Refused: LABEL_TYPE, LABEL_TOO_LONG, or LABEL_UNKNOWN for a class that the spec does not name.
+    """
+    value = class_of(label, field)
+    if value not in schema.binary:
+        first, second = schema.binary
+        raise invalid(field, repr(value), f"{first!r} or {second!r}", "LABEL_UNKNOWN")
+    return schema.binary[value]
+
+
+def target_of(label: pb.Label, field: str) -> float:
+    """The value of a label of a regression target; an integer is taken as a number.
+
+    Raises:
+        Refused: LABEL_TYPE for text or an empty label, TARGET_OUT_OF_RANGE beyond 1e100 or not finite.
+    """
+    value = label_from_proto(label)
+    if value is None or isinstance(value, str):
+        raise invalid(field, "an empty label" if value is None else repr(value), "a number", "LABEL_TYPE")
+    if not abs(value) <= MAX_ABS_TARGET:
+        accepted = f"a finite number of at most {MAX_ABS_TARGET:g} in magnitude"
+        raise invalid(field, value, accepted, "TARGET_OUT_OF_RANGE")
+    return float(value)
+
+
+def hash_ids(data: bytes, offsets: list[int]) -> np.ndarray:
+    """128-bit hashes of the ids `data[offsets[i]:offsets[i + 1]]`, zeros for an empty id.
+
+    Returns:
+        uint64 [n, 2], high word first.
+    """
+    digest = xxhash.xxh3_128_digest
+    none = bytes(16)
+    joined = b"".join([digest(data[a:b]) if b > a else none for a, b in pairwise(offsets)])
+    hashes = np.frombuffer(joined, ">u8").astype(np.uint64).reshape(-1, 2)
+    if not hashes.any(axis=1).all():  # zeros mean "no id": an id that hashes there moves by one
+        lengths = np.diff(offsets)
+        hashes[(lengths > 0) & ~hashes.any(axis=1), 1] = 1
+    return hashes
+
+
+def hash_id(id: str) -> np.ndarray:
+    """The 128-bit hash of one id as it stands in `Batch.id`: uint64 [2], zeros for an empty id."""
+    data = id.encode()
+    return hash_ids(data, [0, len(data)])[0]
+
+
+def key_hash(key: bytes) -> int:
+    """The stable 64-bit hash by which keys belong to partitions (XXH3, seed 0)."""
+    return xxhash.xxh3_64_intdigest(key)
+
+
+def key_bytes(key: str | bytes | int) -> bytes:
+    """A key as bytes: text as UTF-8, an integer as its decimal digits.
+
+    Raises:
+        TypeError: any other type.
+    """
+    if isinstance(key, bytes):
+        return key
+    if isinstance(key, str):
+        return key.encode()
+    if isinstance(key, (int, np.integer)) and not isinstance(key, bool):
+        return str(int(key)).encode()
+    raise TypeError(f"key: got {key!r} of type {type(key).__name__}; accepted: str, bytes or int")

@@ -1,0 +1,284 @@
+"""From Arrow tables to batches: the step that every columnar source shares.
+
+A table holds rows of a source, typed by `schema`. What Arrow's types cannot say (a number must be finite, a
+binary label is one of two) is checked here, on whole columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from streams.batch import Batch, Keys
+from streams.mapping import (
+    MAX_ABS_TARGET,
+    MAX_ID_BYTES,
+    MAX_KEY_BYTES,
+    MAX_LABEL_BYTES,
+    MICROSECONDS,
+    BadRow,
+    Mapping,
+    hash_ids,
+)
+
+FINITE = "a finite number within float32"
+
+
+@dataclass(frozen=True)
+class Refused:
+    """One row of a table that is no event: its index, the column at fault, the value, what is accepted."""
+
+    row: int
+    column: str
+    value: Any
+    accepted: str
+
+
+def accepted_by(mapping: Mapping, column: str, type_: pa.DataType) -> str:
+    """What `column` accepts, in words."""
+    if column in mapping.features:
+        return FINITE + (", or nothing" if column in mapping.missing else "")
+    if column == mapping.label and mapping.target == "binary":
+        return f"{mapping.labels[0]!r}, {mapping.labels[1]!r} or nothing"
+    if column == mapping.label and mapping.target == "regression":
+        return f"a finite number of magnitude at most {MAX_ABS_TARGET:g}, or nothing"
+    if column == mapping.label:
+        kind = "an integer" if pa.types.is_integer(type_) else f"text of at most {MAX_LABEL_BYTES} bytes"
+        return f"{kind}, as the first rows have, or nothing"
+    if column == mapping.time:
+        kind = "an ISO 8601 time" if pa.types.is_timestamp(type_) else f"a number in {mapping.time_unit}"
+        return f"{kind}, not before 1970"
+    return f"text of at most {MAX_KEY_BYTES if column == mapping.key else MAX_ID_BYTES} bytes"
+
+
+def to_batch(table: pa.Table, mapping: Mapping) -> tuple[Batch, list[Refused]]:
+    """Turns the columns of `table` into a batch of as many rows.
+
+    Returns:
+        The batch, and the rows of it that are no events, in order, each once (their values mean nothing).
+    """
+    refused: dict[int, Refused] = {}
+
+    def refuse(bad: np.ndarray, column: str) -> None:
+        """Notes the rows where `bad` holds, keeping the first reason of each."""
+        for row in np.flatnonzero(bad).tolist():
+            value = table.column(column)[row].as_py()
+            accepted = accepted_by(mapping, column, table.schema.field(column).type)
+            refused.setdefault(row, Refused(row, column, value, accepted))
+
+    x = _features(table, mapping, refuse)
+    y, classes = _labels(table, mapping, refuse)
+    key = _keys(table, mapping, refuse)
+    time = _times(table, mapping, refuse)
+    ids = _ids(table, mapping, refuse)
+    batch = Batch.of(x, y, key=key, time=time, id=ids, classes=classes)
+    return batch, [refused[row] for row in sorted(refused)]
+
+
+def _features(table: pa.Table, mapping: Mapping, refuse: Any) -> np.ndarray:
+    x = np.empty((table.num_rows, len(mapping.features)), np.float32)
+    for position, name in enumerate(mapping.features):
+        x[:, position] = table.column(name).to_numpy()
+    if not np.isfinite(x).all():
+        for position, name in enumerate(mapping.features):
+            bad = np.isinf(x[:, position])
+            refuse(bad if name in mapping.missing else bad | np.isnan(x[:, position]), name)
+    return x
+
+
+def _labels(table: pa.Table, mapping: Mapping, refuse: Any) -> tuple[np.ndarray, tuple[int | str, ...]]:
+    """The column `y` and the classes that it indexes; NaN where there is no label."""
+    rows = table.num_rows
+    if mapping.label is None:
+        return np.full(rows, np.nan), ()
+    column = table.column(mapping.label).combine_chunks()
+    if mapping.target == "regression":
+        y = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
+        refuse(np.abs(y) > MAX_ABS_TARGET, mapping.label)
+        return y, ()
+    if pa.types.is_string(column.type):
+        column = pc.if_else(pc.equal(column, ""), None, column)
+        refuse(
+            pc.fill_null(pc.greater(pc.binary_length(column), MAX_LABEL_BYTES), False).to_numpy(False),
+            mapping.label,
+        )
+    elif pa.types.is_boolean(column.type):
+        column = column.cast(pa.int64())
+    encoded = column.dictionary_encode()
+    codes = pc.fill_null(encoded.indices, -1).to_numpy()
+    seen = encoded.dictionary.to_pylist()
+    # The last entry is where code -1, no label, lands.
+    if mapping.target == "multiclass":
+        return np.append(np.arange(len(seen), dtype=np.float64), np.nan)[codes], tuple(seen)
+    as_seen = str if pa.types.is_string(column.type) else lambda label: label
+    known = {as_seen(label): float(index) for index, label in enumerate(mapping.labels)}
+    values = np.array([*(known.get(label, np.inf) for label in seen), np.nan])
+    y = values[codes]
+    refuse(np.isinf(y), mapping.label)
+    return y, ()
+
+
+def _text(column: pa.ChunkedArray) -> pa.StringArray:
+    return pc.fill_null(column.cast(pa.string()), "").combine_chunks()
+
+
+def _keys(table: pa.Table, mapping: Mapping, refuse: Any) -> Keys | None:
+    if mapping.key is None:
+        return None
+    text = _text(table.column(mapping.key))
+    if not len(text):
+        return Keys.empty(0)
+    _, offsets, data = text.buffers()
+    ends = np.frombuffer(offsets, np.int32)[text.offset : text.offset + len(text) + 1].astype(np.int64)
+    refuse(np.diff(ends) > MAX_KEY_BYTES, mapping.key)
+    held = np.zeros(0, np.uint8) if data is None else np.frombuffer(data, np.uint8)[ends[0] : ends[-1]]
+    return Keys(ends - ends[0], held)
+
+
+def _times(table: pa.Table, mapping: Mapping, refuse: Any) -> np.ndarray | None:
+    if mapping.time is None:
+        return None
+    column = table.column(mapping.time).combine_chunks()
+    absent = column.is_null().to_numpy(False)
+    unit = MICROSECONDS[mapping.time_unit]
+    limit = 2**62
+    if pa.types.is_floating(column.type):
+        scaled = np.nan_to_num(column.to_numpy(zero_copy_only=False) * unit, nan=-1, posinf=-1)
+        time = np.where(scaled > limit, -1, np.rint(np.minimum(scaled, limit))).astype(np.int64)
+    else:
+        held = column.cast(pa.int64()).fill_null(-1).to_numpy()
+        factor = 1 if pa.types.is_timestamp(column.type) else unit
+        time = np.where(held > limit // factor, -1, held * factor)
+    refuse(absent | (time < 0), mapping.time)
+    return time
+
+
+def _ids(table: pa.Table, mapping: Mapping, refuse: Any) -> np.ndarray | None:
+    if mapping.id is None:
+        return None
+    text = _text(table.column(mapping.id))
+    refuse(pc.greater(pc.binary_length(text), MAX_ID_BYTES).to_numpy(False), mapping.id)
+    return hash_ids(text.cast(pa.binary()).to_pylist())
+
+
+class Parser(Protocol):
+    """A source's way from a block (some of its consecutive rows, in its own form) to a typed table."""
+
+    name: str
+    mapping: Mapping
+    schema: pa.Schema
+
+    def table(self, block: Any, schema: pa.Schema) -> pa.Table:
+        """The rows of `block` as columns of `schema`; raises `pa.ArrowInvalid` where one does not fit."""
+
+    def split(self, block: Any) -> list[Any]:
+        """The rows of `block`, each a block of its own."""
+
+    def join(self, blocks: list[Any]) -> Any:
+        """The inverse of `split`."""
+
+    def found(self, row: Any, column: str) -> Any:
+        """What a one-row block holds in `column`; with "" the row as a whole."""
+
+    def original(self, row: Any) -> bytes:
+        """The bytes of a one-row block, as they came."""
+
+
+def events(parser: Parser, block: Any, first: int) -> Iterator[tuple[int, Batch] | BadRow]:
+    """The events of a block and its bad rows, in order.
+
+    The block is parsed in one piece; only one that holds a bad row is cut into smaller ones, until the row
+    stands alone.
+
+    Args:
+        parser: how the source is read.
+        block: consecutive rows of it.
+        first: the number of the first.
+
+    Yields:
+        `(row after the batch, batch)` for consecutive good rows; a `BadRow` for each other.
+    """
+    try:
+        table = parser.table(block, parser.schema)
+    except pa.ArrowInvalid as error:
+        yield from _smaller(parser, block, first, error)
+        return
+    batch, refused = to_batch(table, parser.mapping)
+    start = 0
+    rows = parser.split(block) if refused else []
+    for bad in refused:
+        if bad.row > start:
+            yield first + bad.row, batch.slice(start, bad.row)
+        original = parser.original(rows[bad.row])
+        yield BadRow(
+            parser.name,
+            first + bad.row,
+            bad.column,
+            value=bad.value,
+            accepted=bad.accepted,
+            original=original,
+        )
+        start = bad.row + 1
+    if start < len(batch):
+        yield first + len(batch), batch.slice(start, len(batch)) if start else batch
+
+
+def cut(end: int, batch: Batch, rows: int) -> Iterator[tuple[int, Batch]]:
+    """A batch whose last row is `end - 1`, in pieces of at most `rows` events."""
+    first = end - len(batch)
+    for start in range(0, len(batch), rows):
+        stop = min(start + rows, len(batch))
+        yield first + stop, batch.slice(start, stop)
+
+
+def _smaller(
+    parser: Parser, block: Any, first: int, error: pa.ArrowInvalid
+) -> Iterator[tuple[int, Batch] | BadRow]:
+    """The events of a block that does not parse."""
+    rows = parser.split(block)
+    if len(rows) == 1:
+        yield _explain(parser, rows[0], first, error)
+        return
+    half = len(rows) // 2
+    yield from events(parser, parser.join(rows[:half]), first)
+    yield from events(parser, parser.join(rows[half:]), first + half)
+
+
+def _explain(parser: Parser, row: Any, number: int, error: pa.ArrowInvalid) -> BadRow:
+    """Says which column of a row that does not parse is at fault."""
+    for field in parser.schema:
+        if parser.found(row, field.name) is not None and not fits(parser, row, pa.schema([field])):
+            accepted = accepted_by(parser.mapping, field.name, field.type)
+            return _bad(parser, row, number, field.name, accepted)
+    accepted = f"a row that parses ({str(error).splitlines()[0]})"
+    return _bad(parser, row, number, "", accepted)
+
+
+def _bad(parser: Parser, row: Any, number: int, column: str, accepted: str) -> BadRow:
+    value = parser.found(row, column)
+    return BadRow(parser.name, number, column, value=value, accepted=accepted, original=parser.original(row))
+
+
+def fits(parser: Parser, block: Any, schema: pa.Schema) -> bool:
+    """Whether every row of `block` parses under `schema`."""
+    try:
+        parser.table(block, schema)
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
+def failing(parser: Parser, rows: list[Any], schema: pa.Schema, limit: int) -> int:
+    """How many of `rows` do not parse under `schema`; counting stops at `limit`."""
+    if limit == 0 or not rows or fits(parser, parser.join(rows), schema):
+        return 0
+    if len(rows) == 1:
+        return 1
+    half = len(rows) // 2
+    left = failing(parser, rows[:half], schema, limit)
+    return left + failing(parser, rows[half:], schema, limit - left)

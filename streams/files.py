@@ -1,0 +1,337 @@
+"""Events from CSV and JSON Lines files, plain or compressed.
+
+A file is read in blocks of whole lines, each parsed by Arrow under a schema that is fixed before the first
+event is yielded, so neither where a block ends nor what stands later in the file changes how a value is read.
+
+One line is one row: a value must not contain a line break. A header and blank lines are no rows. Empty CSV
+cells and Arrow's usual spellings (`NA`, `null`, `NaN`, ...) are missing; an empty text label is no label.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.json
+import xxhash
+
+from streams.batch import Batch
+from streams.columns import Parser, cut, events, failing
+from streams.mapping import BadRow, Mapping, OnBad
+
+Format = Literal["csv", "jsonl"]
+SUFFIXES: dict[str, Format] = {
+    ".csv": "csv", ".tsv": "csv", ".txt": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl"
+}  # fmt: skip
+COMPRESSED = (".gz", ".bz2", ".zst")
+SAMPLE_ROWS = 1024
+PARSED_ROWS = 8192
+"""Rows parsed in one call: enough that the call costs nothing beside its rows."""
+CHUNK_BYTES = 1 << 20
+LONGEST_LINE_BYTES = 64 << 20
+
+
+def read_file(
+    path: str | Path,
+    mapping: Mapping,
+    *,
+    rows: int = 4096,
+    start: int = 0,
+    on_bad: OnBad | None = None,
+    columns: tuple[str, ...] | None = None,
+    delimiter: str | None = None,
+) -> Iterator[tuple[int, Batch]]:
+    """Reads the events of a file.
+
+    The labels of a multi-class target are integers when every label among the first 1,024 rows parses as
+    one, else text; a later label that does not fit is a bad row. A time column is read as integers, decimals
+    or ISO 8601 text, whichever fits most of those rows.
+
+    Args:
+        path: `.csv`, `.tsv`, `.txt` (comma), `.jsonl`, `.ndjson` or `.json` (one object a line), and any of
+            them with `.gz`, `.bz2` or `.zst`.
+        mapping: which column is what.
+        rows: the most events in a batch.
+        start: rows to pass over: the offset that an earlier reading came to.
+        on_bad: called with each row that does not fit; without it the first one is raised. It may see a row
+            again when a reading resumes from an offset before it.
+        columns: names of the columns of a CSV file that has no header.
+        delimiter: what separates the cells of a CSV file; by default a tab for `.tsv` and a comma for others.
+
+    Yields:
+        `(offset, batch)`: the batch holds the consecutive rows `offset - len(batch)` to `offset - 1`.
+
+    Raises:
+        ValueError: the file's kind is unknown, a mapped column is not in it, or `start` lies beyond its end.
+        BadRow: a row does not fit and there is no `on_bad`.
+        OSError: the file cannot be read, or its compressed stream is damaged.
+    """
+    if rows < 1 or start < 0:
+        raise ValueError(f"rows must be >= 1 and start >= 0, got rows={rows}, start={start}")
+    parser, skipped = open_parser(path, mapping, columns=columns, delimiter=delimiter)
+    for line, block in _blocks(path, rows * max(1, PARSED_ROWS // rows), start + skipped):
+        for item in events(parser, block, line - skipped):
+            if not isinstance(item, BadRow):
+                yield from cut(*item, rows)
+            elif on_bad is None:
+                raise item
+            else:
+                on_bad(item)
+
+
+def identity(path: str | Path) -> str:
+    """The producer name of a file's events: "file:" and the XXH3-128 (hex) of its bytes as they lie on disk.
+
+    With the number of the row as sequence, a file that is sent twice, under any name, adds nothing.
+    """
+    digest = xxhash.xxh3_128()
+    with Path(path).open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return f"file:{digest.hexdigest()}"
+
+
+def format_of(path: str | Path) -> Format:
+    """What a file holds, by its name.
+
+    Raises:
+        ValueError: the name says nothing.
+    """
+    suffixes = [suffix.lower() for suffix in Path(path).suffixes]
+    if suffixes and suffixes[-1] in COMPRESSED:
+        suffixes.pop()
+    if not suffixes or suffixes[-1] not in SUFFIXES:
+        known = ", ".join(SUFFIXES)
+        raise ValueError(
+            f"{path}: unknown kind of file; accepted: {known}, each also with {', '.join(COMPRESSED)}"
+        )
+    return SUFFIXES[suffixes[-1]]
+
+
+def open_parser(
+    path: str | Path,
+    mapping: Mapping,
+    *,
+    columns: tuple[str, ...] | None = None,
+    delimiter: str | None = None,
+) -> tuple[Parser, int]:
+    """The parser of a file, its schema fixed by the first 1,024 rows, and the number of header lines.
+
+    Raises:
+        ValueError: the file's kind is unknown, or a mapped column is not in it.
+    """
+    header, sample = head_of(path, columns, delimiter)
+    parser: _Csv | _JsonLines
+    if header is None:
+        parser = _JsonLines(str(path), mapping)
+        present: set[str] = set().union(*(parser.fields(line) for line in sample))
+    else:
+        parser = _Csv(str(path), mapping, names=header, delimiter=delimiter_of(path, delimiter))
+        present = {name for name in header if header.count(name) == 1}
+    absent = [name for name in mapping.columns if name not in present]
+    if absent and sample:
+        raise ValueError(
+            f"{path}: no column (or more than one) named {absent}; columns: {', '.join(sorted(present))}"
+        )
+    parser.schema = pa.schema([_field(parser, name, sample) for name in mapping.columns])
+    return parser, int(header is not None and columns is None)
+
+
+def head_of(
+    path: str | Path, columns: tuple[str, ...] | None, delimiter: str | None, rows: int = SAMPLE_ROWS
+) -> tuple[list[str] | None, list[bytes]]:
+    """The names of a CSV file's columns (None for JSON Lines) and its first rows as lines."""
+    _, block = next(_blocks(path, rows + 1, 0), (0, b""))
+    lines = split_lines(block)
+    if format_of(path) == "jsonl":
+        return None, lines[:rows]
+    if columns is not None:
+        return list(columns), lines[:rows]
+    if not lines:
+        raise ValueError(
+            f"{path}: the file is empty; a CSV file needs a header, or its columns must be named"
+        )
+    text = lines[0].decode("utf-8-sig").rstrip("\r\n")
+    return next(csv.reader([text], delimiter=delimiter_of(path, delimiter))), lines[1:]
+
+
+def delimiter_of(path: str | Path, delimiter: str | None) -> str:
+    """The delimiter that was asked for, else the one that the file's name implies."""
+    return delimiter or ("\t" if ".tsv" in Path(path).suffixes else ",")
+
+
+def split_lines(block: Any) -> list[bytes]:
+    """The lines of a block, each with its line feed."""
+    return [line + b"\n" for line in bytes(block).split(b"\n")[:-1]]
+
+
+def _field(parser: _Csv | _JsonLines, name: str, sample: list[bytes]) -> pa.Field:
+    """The type of a column: the first candidate under which the fewest rows of the sample fail."""
+    chosen, fewest = None, len(sample) + 1
+    for type_ in _candidates(parser.mapping, name):
+        candidate = pa.field(name, type_)
+        failed = failing(parser, sample, pa.schema([candidate]), fewest)
+        if chosen is None or failed < fewest:
+            chosen, fewest = candidate, failed
+        if fewest == 0:
+            break
+    return chosen
+
+
+def _candidates(mapping: Mapping, name: str) -> list[pa.DataType]:
+    if name in mapping.features:
+        return [pa.float32()]
+    if name == mapping.time:
+        return [pa.int64(), pa.float64(), pa.timestamp("us"), pa.timestamp("us", "UTC")]
+    if name != mapping.label:
+        return [pa.string(), pa.int64()]
+    if mapping.target == "regression":
+        return [pa.float64()]
+    if mapping.target == "binary" and any(isinstance(label, str) for label in mapping.labels):
+        return [pa.string()]
+    return (
+        [pa.int64(), pa.bool_(), pa.string()] if mapping.target == "multiclass" else [pa.int64(), pa.bool_()]
+    )
+
+
+@dataclass
+class _Csv:
+    """Parses lines of a CSV file."""
+
+    name: str
+    mapping: Mapping
+    names: list[str]
+    delimiter: str
+    schema: pa.Schema = field(default_factory=lambda: pa.schema([]))
+
+    def table(self, block: Any, schema: pa.Schema) -> pa.Table:
+        table = pyarrow.csv.read_csv(
+            pa.BufferReader(block),
+            pyarrow.csv.ReadOptions(
+                use_threads=False, block_size=_block_size(block), column_names=self.names
+            ),
+            pyarrow.csv.ParseOptions(delimiter=self.delimiter),
+            pyarrow.csv.ConvertOptions(column_types=schema, include_columns=schema.names),
+        )
+        return _complete(table, block)
+
+    def found(self, row: Any, column: str) -> Any:
+        text = bytes(row).decode(errors="backslashreplace").rstrip("\r\n")
+        if not column:
+            return text
+        cells = next(csv.reader([text], delimiter=self.delimiter))
+        return cells[self.names.index(column)] if len(cells) == len(self.names) else None
+
+    split = staticmethod(split_lines)
+    join = staticmethod(b"".join)
+    original = staticmethod(bytes)
+
+
+@dataclass
+class _JsonLines:
+    """Parses lines of one JSON object each."""
+
+    name: str
+    mapping: Mapping
+    schema: pa.Schema = field(default_factory=lambda: pa.schema([]))
+
+    def table(self, block: Any, schema: pa.Schema) -> pa.Table:
+        table = pyarrow.json.read_json(
+            pa.BufferReader(block),
+            pyarrow.json.ReadOptions(use_threads=False, block_size=_block_size(block)),
+            pyarrow.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
+        )
+        return _complete(table, block)
+
+    def fields(self, row: Any) -> dict[str, Any]:
+        """The object on a line; empty where the line holds none."""
+        try:
+            held = json.loads(bytes(row))
+        except ValueError:
+            return {}
+        return held if isinstance(held, dict) else {}
+
+    def found(self, row: Any, column: str) -> Any:
+        return (
+            self.fields(row).get(column)
+            if column
+            else bytes(row).decode(errors="backslashreplace").rstrip("\r\n")
+        )
+
+    split = staticmethod(split_lines)
+    join = staticmethod(b"".join)
+    original = staticmethod(bytes)
+
+
+def _block_size(block: Any) -> int:
+    """Arrow cuts at this size and refuses a longer row; the whole block where it is not huge."""
+    return min(len(block) + 1, 2 * LONGEST_LINE_BYTES)
+
+
+def _complete(table: pa.Table, block: Any) -> pa.Table:
+    """Refuses a table that has not one row for each line: a quoted value spans lines, or a line is blank."""
+    lines = int(np.count_nonzero(np.frombuffer(block, np.uint8) == ord("\n")))
+    if table.num_rows != lines:
+        raise pa.ArrowInvalid(f"{lines} lines hold {table.num_rows} rows; one line must be one row")
+    return table
+
+
+def _blocks(path: str | Path, rows: int, start: int) -> Iterator[tuple[int, Any]]:
+    """Cuts a file into blocks of `rows` lines, the last one shorter, without blank lines.
+
+    Yields:
+        `(number of the first line, its bytes)`, from line `start` on.
+    """
+    line, rest, final = 0, b"", False
+    with _open(path) as stream:
+        while not final:
+            chunk = _read(stream, max(CHUNK_BYTES, len(rest)), path)
+            final = not chunk
+            data = rest + chunk + (b"\n" if final and rest and not rest.endswith(b"\n") else b"")
+            cut = data.rfind(b"\n") + 1
+            whole, ends = _lines(data[:cut])
+            rest = data[cut:]
+            if len(rest) > LONGEST_LINE_BYTES:
+                raise ValueError(f"{path}: a line is longer than {LONGEST_LINE_BYTES} bytes")
+            passed = min(max(start - line, 0), len(ends))
+            line += passed
+            edges = np.append(0, ends)[passed:]
+            taken = len(edges) - 1 if final else (len(edges) - 1) // rows * rows
+            for first in range(0, taken, rows):
+                last = min(first + rows, taken)
+                yield line, memoryview(whole)[edges[first] : edges[last]]
+                line += last - first
+            rest = whole[edges[taken] :] + rest
+    if line < start:
+        raise ValueError(f"{path}: offset {start} lies beyond the end of the file, at line {line}")
+
+
+def _lines(data: bytes) -> tuple[bytes, np.ndarray]:
+    """The lines of `data`, which ends with one, without blank ones; and the position after each."""
+    text = np.frombuffer(data, np.uint8)
+    ends = np.flatnonzero(text == ord("\n")) + 1
+    lengths = np.diff(ends, prepend=0)
+    if len(ends) and lengths.min() <= 2:
+        blank = (lengths == 1) | ((lengths == 2) & (text[np.maximum(ends - 2, 0)] == ord("\r")))
+        if blank.any():
+            kept = [line + b"\n" for line in data.split(b"\n")[:-1] if line not in {b"", b"\r"}]
+            return b"".join(kept), np.cumsum([len(line) for line in kept], dtype=np.int64)
+    return data, ends
+
+
+def _open(path: str | Path) -> pa.NativeFile:
+    return pa.input_stream(str(path), compression="detect")
+
+
+def _read(stream: pa.NativeFile, size: int, path: str | Path) -> bytes:
+    try:
+        return stream.read(size)
+    except OSError as error:
+        raise OSError(f"{path}: the file is damaged: {error}") from error

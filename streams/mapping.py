@@ -1,0 +1,109 @@
+"""How the columns of a source become events, and what is refused on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import xxhash
+
+MAX_KEY_BYTES = 1024
+MAX_ID_BYTES = 256
+MAX_LABEL_BYTES = 256
+MAX_ABS_TARGET = 1e100
+
+TargetKind = Literal["binary", "multiclass", "regression"]
+TimeUnit = Literal["s", "ms", "us"]
+MICROSECONDS: dict[TimeUnit, int] = {"s": 1_000_000, "ms": 1_000, "us": 1}
+
+
+@dataclass(frozen=True)
+class Mapping:
+    """Which column is what.
+
+    Attributes:
+        features: names of the input columns, in the order of `Batch.x`.
+        label: name of the label column; None: every event is an observation.
+        key: name of the column that holds the entity; None: one entity.
+        time: name of the column that holds the event time: a number in `time_unit` since the epoch, or ISO
+            8601 text (UTC where it names no zone); None: no clock.
+        id: name of the column that holds the event id; None: no ids.
+        target: what the label is.
+        labels: the negative and the positive label of a binary target.
+        missing: names of the features that may be missing; a missing value elsewhere refuses the event.
+        time_unit: unit of a numeric time column.
+
+    Raises:
+        ValueError: a column is named twice, there are no features, or a name in `missing` is no feature.
+    """
+
+    features: tuple[str, ...]
+    label: str | None = None
+    key: str | None = None
+    time: str | None = None
+    id: str | None = None
+    target: TargetKind = "binary"
+    labels: tuple[int | str, int | str] = (0, 1)
+    missing: tuple[str, ...] = ()
+    time_unit: TimeUnit = "s"
+
+    def __post_init__(self) -> None:
+        if not self.features:
+            raise ValueError("features: at least one column is needed, got none")
+        twice = sorted({name for name in self.features if self.features.count(name) > 1})
+        if twice:
+            raise ValueError(f"features: each column may be named once, these are named twice: {twice}")
+        if self.label in self.features:
+            raise ValueError(f"label: {self.label!r} is a feature too; a label must not be its own input")
+        unknown = sorted(set(self.missing) - set(self.features))
+        if unknown:
+            raise ValueError(f"missing: {unknown} are no features; features: {', '.join(self.features)}")
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Every column that is read, each once."""
+        others = (self.label, self.key, self.time, self.id)
+        return tuple(dict.fromkeys([*self.features, *(name for name in others if name is not None)]))
+
+
+class BadRow(ValueError):  # noqa: N818 - callers keep it as a record of the row
+    """A row that does not fit the mapping.
+
+    Attributes:
+        file: where the row stands.
+        row: its number, from 0, among the rows of the source (a header and blank lines are no rows).
+        column: the column at fault; "" where the row as a whole is.
+        value: what was found, None where nothing was.
+        accepted: what would have fitted.
+        original: the bytes of the row; empty where the source has none.
+    """
+
+    def __init__(
+        self, file: str, row: int, column: str, *, value: Any, accepted: str, original: bytes = b""
+    ) -> None:
+        where = f"column {column!r}" if column else "the row"
+        shown = repr(value)
+        shown = shown if len(shown) <= 200 else shown[:200] + "..."
+        super().__init__(f"{file}, row {row}, {where}: {shown} does not fit; accepted: {accepted}")
+        self.file, self.row, self.column, self.value = file, row, column, value
+        self.accepted, self.original = accepted, original
+
+
+OnBad = Callable[[BadRow], None]
+"""Called with each refused row; the stream goes on when it returns."""
+
+
+def hash_ids(ids: Iterable[bytes]) -> np.ndarray:
+    """The ids of events as `Batch.id` holds them: XXH3-128, high half first.
+
+    Returns:
+        uint64 [n, 2]; an empty id, which is none, gives zeros.
+    """
+    ids = list(ids)
+    digests = b"".join(map(xxhash.xxh3_128_digest, ids))
+    out = np.frombuffer(digests, ">u8").astype(np.uint64).reshape(-1, 2)
+    absent = [row for row, value in enumerate(ids) if not value] if b"" in ids else []
+    out[absent] = 0
+    return out

@@ -1,0 +1,143 @@
+"""What a file seems to hold: the columns, their types, and the mapping that they suggest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.json
+
+from streams.files import delimiter_of, head_of
+from streams.mapping import Mapping
+
+SNIFFED_ROWS = 16_384
+MOST_INTEGER_CLASSES = 20
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column as its first rows show it.
+
+    Attributes:
+        name: as in the header or the objects.
+        kind: "integer", "number", "time" or "text" (anything else).
+        missing: whether a value was missing.
+        distinct: different values seen.
+    """
+
+    name: str
+    kind: str
+    missing: bool
+    distinct: int
+
+
+@dataclass(frozen=True)
+class Sniffed:
+    """What a file seems to hold.
+
+    Attributes:
+        rows: how many rows were looked at.
+        columns: in the order of the file.
+        mapping: numeric columns as features, the label's type as the target.
+        ignored: columns that the mapping leaves out.
+    """
+
+    rows: int
+    columns: tuple[Column, ...]
+    mapping: Mapping
+    ignored: tuple[str, ...]
+
+
+def sniff(
+    path: str | Path,
+    *,
+    label: str | None = None,
+    key: str | None = None,
+    time: str | None = None,
+    id: str | None = None,
+    delimiter: str | None = None,
+) -> Sniffed:
+    """Looks at the first 16,384 rows of a file and proposes how to read it.
+
+    The features are the numeric columns that have no other part. The target is regression where the label has
+    decimals or more than 20 different integers, binary where it has two values (the smaller, or the first in the
+    alphabet, is the negative one), multi-class otherwise.
+
+    Raises:
+        ValueError: the file holds no rows, these do not parse, a named column is not there, or nothing numeric
+            is left for the features.
+    """
+    header, lines = head_of(path, None, delimiter, SNIFFED_ROWS)
+    if not lines:
+        raise ValueError(f"{path}: the file holds no rows")
+    table = _infer(path, header, lines, delimiter)
+    named = [name for name in (label, key, time, id) if name is not None]
+    absent = [name for name in named if name not in table.column_names]
+    if absent:
+        raise ValueError(f"{path}: no column named {absent}; columns: {', '.join(table.column_names)}")
+    columns = tuple(_column(name, table.column(name)) for name in table.column_names)
+    features = tuple(
+        one.name for one in columns if one.kind in {"integer", "number"} and one.name not in named
+    )
+    if not features:
+        raise ValueError(f"{path}: no numeric columns are left for the features")
+    missing = tuple(one.name for one in columns if one.missing and one.name in features)
+    mapping = Mapping(features, label, key, time, id, missing=missing)
+    if label is not None:
+        mapping = _with_target(mapping, table.column(label))
+    ignored = tuple(one.name for one in columns if one.name not in mapping.columns)
+    return Sniffed(table.num_rows, columns, mapping, ignored)
+
+
+def _infer(path: str | Path, header: list[str] | None, lines: list[bytes], delimiter: str | None) -> pa.Table:
+    """The rows with the types that Arrow finds for them."""
+    data = b"".join(lines)
+    try:
+        if header is None:
+            return pyarrow.json.read_json(
+                pa.BufferReader(data), pyarrow.json.ReadOptions(block_size=len(data) + 1)
+            )
+        return pyarrow.csv.read_csv(
+            pa.BufferReader(data),
+            pyarrow.csv.ReadOptions(column_names=header, block_size=len(data) + 1),
+            pyarrow.csv.ParseOptions(delimiter=delimiter_of(path, delimiter)),
+            pyarrow.csv.ConvertOptions(strings_can_be_null=True),
+        )
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{path}: the first rows do not parse: {error}") from error
+
+
+def _column(name: str, values: pa.ChunkedArray) -> Column:
+    kind = "text"
+    if pa.types.is_integer(values.type):
+        kind = "integer"
+    elif pa.types.is_floating(values.type):
+        kind = "number"
+    elif pa.types.is_temporal(values.type):
+        kind = "time"
+    nested = pa.types.is_nested(values.type)
+    return Column(name, kind, values.null_count > 0, 0 if nested else pc.count_distinct(values).as_py())
+
+
+def _with_target(mapping: Mapping, values: pa.ChunkedArray) -> Mapping:
+    """The mapping with the target that its label suggests."""
+    from dataclasses import replace
+
+    seen = pc.unique(values.drop_null())
+    if pa.types.is_boolean(seen.type):
+        raise ValueError(
+            f"label {mapping.label!r} holds true and false; accepted: integers, text or decimals"
+        )
+    if pa.types.is_floating(seen.type) or (
+        pa.types.is_integer(seen.type) and len(seen) > MOST_INTEGER_CLASSES
+    ):
+        return replace(mapping, target="regression")
+    if len(seen) != 2:
+        return replace(mapping, target="multiclass")
+    negative, positive = sorted(seen.to_pylist())
+    if pa.types.is_integer(seen.type):
+        return replace(mapping, labels=(negative, positive))
+    return replace(mapping, labels=(str(negative), str(positive)))

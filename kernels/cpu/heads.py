@@ -1,0 +1,135 @@
+"""Read-outs: from hidden state and inputs to a prediction, and from a label to the gradient of the loss.
+
+    o = V h + U x                       V = `out` [K, N], U = `skip` [K, J] (its last column is the bias)
+    binary      p = sigmoid(o),         L = -log p(y),            dL/do = p - y
+    multi-class p = softmax(o),         L = -log p_y,             dL/do = p - onehot(y)
+    regression  y = base + scale o,     L = Huber((y - base) / scale - o),  dL/do = o - (y - base) / scale, bounded
+with base the key's last label and scale the running deviation of its changes.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numba as nb
+
+from kernels.cpu.layout import (
+    BINARY,
+    C_CLASSES,
+    H_LABEL,
+    H_LABELS,
+    MULTICLASS,
+    REGRESSION,
+    T_CHANGE_SQ,
+    T_CHANGES,
+    T_LABEL_MEAN,
+    T_LABELS,
+)
+from kernels.cpu.numerics import INLINE, dot, exp, sigmoid
+
+
+@nb.njit(**INLINE)
+def logits(shared, h, x, units, width, classes, out):
+    """Writes o [classes] in float64."""
+    zero = shared.out.dtype.type(0)
+    for k in range(classes):
+        out[k] = dot(shared.out[k], h, units, zero) + dot(shared.skip[k], x, width, zero)
+
+
+@nb.njit(**INLINE)
+def softmax(o, classes):
+    """In place; the largest logit is subtracted first."""
+    top = o[0]
+    for k in range(1, classes):
+        top = o[k] if o[k] > top else top
+    total = 0.0
+    for k in range(classes):
+        o[k] = exp(o[k] - top)
+        total += o[k]
+    for k in range(classes):
+        o[k] /= total
+
+
+@nb.njit(**INLINE)
+def base_of(config, shared, head):
+    """The key's last label; for a new key NaN, or the running mean of all labels where a regression starts from it."""
+    if head[H_LABELS] > 0:
+        return head[H_LABEL]
+    return shared.target[T_LABEL_MEAN] if config.task == REGRESSION else math.nan
+
+
+@nb.njit(**INLINE)
+def predict(config, shared, base, h, x, s):
+    """Leaves logits (or class probabilities) in `s.logits` and returns (value, code)."""
+    if config.task == MULTICLASS:
+        classes = shared.counters[C_CLASSES]
+        if classes == 0:
+            return 0.0, -1
+        logits(shared, h, x, config.units, config.width, classes, s.logits)
+        softmax(s.logits, classes)
+        best = 0
+        for k in range(1, classes):
+            if s.logits[k] > s.logits[best]:
+                best = k
+        return s.logits[best], best
+    logits(shared, h, x, config.units, config.width, 1, s.logits)
+    if config.task == BINARY:
+        p = sigmoid(s.logits[0])
+        return p, 1 if p >= 0.5 else 0
+    return base + math.sqrt(shared.target[T_CHANGE_SQ]) * s.logits[0], -1
+
+
+@nb.njit(**INLINE)
+def observe_change(config, shared, head, y):
+    """Moves the running deviation of the change and the running mean of the label by one label."""
+    if config.task != REGRESSION:
+        return
+    t = shared.target
+    if head[H_LABELS] > 0:
+        change = y - head[H_LABEL]
+        t[T_CHANGES] += 1.0
+        t[T_CHANGE_SQ] += (change * change - t[T_CHANGE_SQ]) / min(t[T_CHANGES], config.window)
+    t[T_LABELS] += 1.0
+    t[T_LABEL_MEAN] += (y - t[T_LABEL_MEAN]) / min(t[T_LABELS], config.window)
+
+
+@nb.njit(**INLINE)
+def gradient(config, shared, base, y, s):
+    """Writes dL/do to `s.d_logits` and returns (rows, finite): how many logits there are, and whether all are finite.
+
+    For regression the deviation already includes this label, so the first residuals are bounded by sqrt(n).
+    """
+    if config.task == MULTICLASS:
+        classes = shared.counters[C_CLASSES]
+        finite = True
+        for k in range(classes):
+            s.d_logits[k] = s.logits[k] - (1.0 if k == int(y) else 0.0)
+            finite = finite and math.isfinite(s.d_logits[k])
+        return classes, finite
+    if config.task == REGRESSION:
+        scale = math.sqrt(shared.target[T_CHANGE_SQ])
+        residual = s.logits[0] - (y - base) / scale if scale > 0.0 else 0.0
+        bound = config.residual_clip
+        residual = bound if residual > bound else residual
+        residual = -bound if residual < -bound else residual
+        s.d_logits[0] = residual
+        return 1, math.isfinite(residual)
+    s.d_logits[0] = sigmoid(s.logits[0]) - y
+    return 1, math.isfinite(s.d_logits[0])
+
+
+@nb.njit(**INLINE)
+def backward(shared, rows, units, s):
+    """Writes dL/dh = V^T dL/do to `s.error` and returns its largest magnitude (NaN if any is NaN)."""
+    zero = shared.out.dtype.type(0)
+    for i in range(units):
+        s.error[i] = zero
+    for k in range(rows):
+        g = shared.out.dtype.type(s.d_logits[k])
+        v = shared.out[k]
+        for i in range(units):
+            s.error[i] += g * v[i]
+    total = zero
+    for i in range(units):
+        total += abs(s.error[i])
+    return total

@@ -1,0 +1,124 @@
+"""What a learner is: a step over events, with its state as named arrays.
+
+    state[t+1], prediction[t] = step(state[t], event[t])        predict first, then learn if a label is there
+
+The service holds, persists, replays and serves any object with this interface; `learners.conformance` says what it
+must satisfy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from streams.batch import Batch
+
+
+@dataclass(frozen=True, slots=True)
+class Folded:
+    """What a fold says of a batch of n events. None of it influences a later step.
+
+    Attributes:
+        value: float64 [n]; regression: the predicted target; binary: probability of the positive label; multi-class:
+            probability of the likeliest class; NaN for a label by id.
+        code: int32 [n], the likeliest class (index in `classes()`), -1 where there is none.
+        outcome: uint8 [n], sum of the outcome flags of `kernels.cpu.layout`.
+        scored: float64 [n, 4]; for every label that met its prediction: the predicted value and class as they were
+            made, the key's label before (NaN: none), and the label itself (for multi-class its index in
+            `classes()`). NaN rows elsewhere.
+    """
+
+    value: np.ndarray
+    code: np.ndarray
+    outcome: np.ndarray
+    scored: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class Predicted:
+    """Predictions of n events, each as if it were the next one; see `Folded` for value and code.
+
+    Attributes:
+        probabilities: float32 [n, K], or None when not asked for.
+    """
+
+    value: np.ndarray
+    code: np.ndarray
+    probabilities: np.ndarray | None = None
+
+
+Row = tuple[bytes, int, bytes]
+"""A keyed row outside memory: key, position after the last event folded into it, content."""
+
+
+class ColdRows(Protocol):
+    """Where keyed rows live that are not in memory."""
+
+    def get_rows(self, keys: list[bytes], at: int) -> list[tuple[int, bytes] | None]:
+        """For each key the newest version with position <= `at`, or None."""
+
+    def put_rows(self, rows: Iterable[Row]) -> None:
+        """Keeps rows, never overwriting the version that a recovery would read."""
+
+    def iter_keys(self) -> Iterator[bytes]:
+        """Every key with a row, in any order."""
+
+
+class Learner(Protocol):
+    """A learner of one partition."""
+
+    position: int
+    """Events folded so far."""
+
+    def fold(self, batch: Batch) -> Folded:
+        """Folds events in order. Cutting the same events into other batches gives the same state and answers."""
+
+    def predict(self, batch: Batch, probabilities: bool = False) -> Predicted:
+        """Predicts each event (features and key) as the next one; changes neither state nor residency."""
+
+    def classes(self) -> tuple[int | str, ...]:
+        """The labels known, in order of appearance; empty for a regression."""
+
+    def shared_arrays(self) -> dict[str, np.ndarray]:
+        """State that all keys share, by name (copies, or views that the caller must not keep across a fold)."""
+
+    def load(self, shared: dict[str, np.ndarray], cold: ColdRows) -> None:
+        """Takes on a snapshot: shared arrays, and keyed rows read from `cold` as they are met."""
+
+    def digest(self) -> str:
+        """SHA-256 (hex) over shared arrays by name, then keyed rows by key, wherever they reside."""
+
+    def begin_capture(self, since: int) -> dict[str, np.ndarray]:
+        """Starts a snapshot at the current position: shared arrays (copies); keyed rows changed after `since` follow."""
+
+    def capture(self, limit: int) -> list[Row] | None:
+        """Up to about `limit` bytes of captured rows, as they stood when the capture began; None when all are out."""
+
+    def end_capture(self) -> None:
+        """The snapshot is committed (or given up): evictions are free again."""
+
+    def resident_keys(self) -> int:
+        """Keys in memory."""
+
+
+class MemoryRows:
+    """`ColdRows` in a dictionary: for folds without a store. Keeps one version per key, unbounded."""
+
+    def __init__(self) -> None:
+        self._rows: dict[bytes, tuple[int, bytes]] = {}
+
+    def get_rows(self, keys: list[bytes], at: int) -> list[tuple[int, bytes] | None]:
+        """See `ColdRows`."""
+        return [self._rows.get(key) for key in keys]
+
+    def put_rows(self, rows: Iterable[Row]) -> None:
+        """See `ColdRows`."""
+        for key, position, content in rows:
+            self._rows[key] = (position, content)
+
+    def iter_keys(self) -> Iterator[bytes]:
+        """See `ColdRows`."""
+        return iter(list(self._rows))

@@ -1,0 +1,300 @@
+"""Keyed state: columns with a row per key, bounded in memory, cold rows elsewhere.
+
+The first column is `head` (float64), whose columns 0 and 7 are the number of events folded into the row (0: the row
+does not exist yet) and the position after the last of them. Slots, recency and residency carry no meaning: a fold
+gives the same bits with 4 slots and with a million.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from kernels.cpu import keys as table_ops
+from kernels.cpu.layout import H_POSITION, H_SEEN
+from learners.base import ColdRows, Row
+from streams.batch import Keys
+
+Columns = dict[str, np.ndarray]
+
+
+class CaptureActive(RuntimeError):
+    """A row changed after the running snapshot began would have to leave memory: the snapshot must finish first."""
+
+
+class KeyedRows:
+    """Rows of all keys: resident ones in `columns` [slots, ...], the others in `cold`.
+
+    Args:
+        shapes: for each column its row shape and dtype; `head` first.
+        slots: bound on the resident rows.
+        cold: where evicted rows go and missing ones come from.
+    """
+
+    def __init__(self, shapes: dict[str, tuple[tuple[int, ...], np.dtype]], slots: int, cold: ColdRows) -> None:
+        self._shapes = shapes
+        self._slots = slots
+        self.cold = cold
+        self.columns: Columns = {}
+        self._clear(min(slots, 64))
+
+    def _clear(self, capacity: int) -> None:
+        self.columns = {name: np.zeros((capacity, *shape), dtype) for name, (shape, dtype) in self._shapes.items()}
+        self._used = np.zeros(capacity, bool)
+        self._captured = np.zeros(capacity, bool)  # rows still to be copied for the running snapshot
+        self._written = np.zeros(capacity, np.int64)  # position of the version that `cold` holds
+        self._capture_at = -1
+        self._copied: list[Row] = []
+        self._free = list(range(capacity - 1, -1, -1))
+        self._arena_end = 0
+        self._arena_dead = 0
+        self._table = self._new_table(capacity, np.zeros(64 * capacity, np.uint8))
+
+    @staticmethod
+    def _new_table(capacity: int, arena: np.ndarray, old: table_ops.Table | None = None) -> table_ops.Table:
+        cells = np.zeros(1 << max(4, (2 * capacity - 1).bit_length()), np.int64)
+        fields = [np.zeros(capacity, dtype) for dtype in (np.uint64, np.int64, np.int64)]
+        if old is not None:
+            for new, field in zip(fields, (old.hash, old.start, old.length)):
+                new[: len(field)] = field
+        return table_ops.Table(cells, *fields, arena)
+
+    def __len__(self) -> int:
+        return int(self._used.sum())
+
+    @property
+    def slots(self) -> int:
+        """Bound on the resident rows."""
+        return self._slots
+
+    # Reading
+
+    def lookup(self, keys: Keys) -> np.ndarray:
+        """int64 [n]: the slot of each key, -1 where it is not resident. Changes nothing."""
+        slots = np.empty(len(keys), np.int64)
+        table_ops.lookup(self._table, keys.offsets, keys.data, slots)
+        return slots
+
+    def key(self, slot: int) -> bytes:
+        """The key of a used slot."""
+        start = self._table.start[slot]
+        return self._table.arena[start : start + self._table.length[slot]].tobytes()
+
+    def _pack(self, slots: np.ndarray) -> list[Row]:
+        """The rows of `slots` as bytes, columns one after the other."""
+        parts = [
+            np.ascontiguousarray(column[slots]).reshape(len(slots), -1).view(np.uint8)
+            for column in self.columns.values()
+            if column[0].size
+        ]
+        content = np.concatenate(parts, axis=1)
+        positions = self.columns["head"][slots, H_POSITION]
+        return [
+            (self.key(slot), int(position), row.tobytes()) for slot, position, row in zip(slots, positions, content)
+        ]
+
+    def unpack(self, contents: list[bytes], into: Columns, slots: np.ndarray) -> None:
+        """Writes packed rows into the columns `into` at `slots`."""
+        block = np.frombuffer(b"".join(contents), np.uint8).reshape(len(contents), -1)
+        at = 0
+        for name, (shape, dtype) in self._shapes.items():
+            size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+            if size:
+                part = np.ascontiguousarray(block[:, at : at + size]).view(dtype)
+                into[name][slots] = part.reshape(len(contents), *shape)
+            at += size
+
+    def peek(self, keys: list[bytes], at: int) -> Columns:
+        """Columns [len(keys), ...] with the rows of keys that are not resident; zeros where a key has none."""
+        columns = {name: np.zeros((len(keys), *shape), dtype) for name, (shape, dtype) in self._shapes.items()}
+        found = [(i, row[1]) for i, row in enumerate(self.cold.get_rows(keys, at)) if row is not None]
+        if found:
+            self.unpack([content for _, content in found], columns, np.array([i for i, _ in found]))
+        return columns
+
+    # Residency
+
+    def admit(self, keys: Keys, at: int) -> tuple[np.ndarray, int]:
+        """Makes as many leading keys resident as fit together.
+
+        Args:
+            keys: the keys of a batch, in log order.
+            at: events folded so far; cold rows are read as of this position.
+
+        Returns:
+            (slots, rows): int64 [rows], the slots of the first `rows` >= 1 keys.
+
+        Raises:
+            CaptureActive: a victim changed since the running snapshot began; finish it and call again.
+        """
+        slots = np.empty(len(keys), np.int64)
+        if table_ops.lookup(self._table, keys.offsets, keys.data, slots) == 0:
+            return slots, len(keys)
+        absent: dict[bytes, int] = {}
+        rows = len(keys)
+        resident = np.unique(slots[slots >= 0])
+        if len(resident) + int((slots < 0).sum()) > self._slots:
+            rows = self._prefix(keys, slots)
+            resident = np.unique(slots[:rows][slots[:rows] >= 0])
+        for row in np.flatnonzero(slots[:rows] < 0):
+            absent.setdefault(keys[row], len(absent))
+        self._make_room(len(absent), resident)
+        names = list(absent)
+        places = np.array([self._take(name) for name in names], np.int64)
+        found = [(place, row) for place, row in zip(places, self.cold.get_rows(names, at)) if row is not None]
+        if found:
+            where = np.array([place for place, _ in found])
+            self.unpack([row[1] for _, row in found], self.columns, where)
+            self._written[where] = [row[0] for _, row in found]
+        for row in np.flatnonzero(slots[:rows] < 0):
+            slots[row] = places[absent[keys[row]]]
+        return slots[:rows], rows
+
+    def _prefix(self, keys: Keys, slots: np.ndarray) -> int:
+        """How many leading rows have at most `slots` distinct keys."""
+        seen: set[int | bytes] = set()
+        for row in range(len(keys)):
+            seen.add(int(slots[row]) if slots[row] >= 0 else keys[row])
+            if len(seen) > self._slots:
+                return row
+        return len(keys)
+
+    def _make_room(self, wanted: int, keep: np.ndarray) -> None:
+        """Leaves at least `wanted` free slots: grows up to the bound, then evicts the coldest rows outside `keep`."""
+        while len(self._free) < wanted and len(self._used) < self._slots:
+            self._grow(min(self._slots, 2 * len(self._used)))
+        short = wanted - len(self._free)
+        if short <= 0:
+            return
+        candidates = self._used.copy()
+        candidates[keep] = False
+        victims = np.flatnonzero(candidates)
+        age = self.columns["head"][victims, H_POSITION]
+        many = min(len(victims), max(short, self._slots // 16))
+        coldest = victims[np.argpartition(age, many - 1)[:many]] if many < len(victims) else victims
+        self.evict(coldest)
+
+    def evict(self, slots: np.ndarray) -> None:
+        """Writes changed rows of `slots` to `cold` and frees them.
+
+        Raises:
+            CaptureActive: see `admit`; nothing was evicted.
+        """
+        head = self.columns["head"]
+        if self._capture_at >= 0 and (head[slots, H_POSITION] > self._capture_at).any():
+            raise CaptureActive
+        self.before_write(slots)
+        changed = slots[(head[slots, H_SEEN] > 0) & (head[slots, H_POSITION] > self._written[slots])]
+        if len(changed):
+            self.cold.put_rows(self._pack(changed))
+        for slot in slots:
+            table_ops.remove(self._table, slot)
+            self._arena_dead += int(self._table.length[slot])
+        for column in self.columns.values():
+            column[slots] = 0
+        self._used[slots] = False
+        self._written[slots] = 0
+        self._free.extend(int(slot) for slot in slots)
+
+    def _take(self, key: bytes) -> int:
+        slot = self._free.pop()
+        if self._arena_end + len(key) > len(self._table.arena):
+            self._compact(len(key))
+        data = np.frombuffer(key, np.uint8)
+        self._table.arena[self._arena_end : self._arena_end + len(key)] = data
+        table_ops.insert(self._table, slot, data, self._arena_end)
+        self._arena_end += len(key)
+        self._used[slot] = True
+        return slot
+
+    def _compact(self, extra: int) -> None:
+        """Drops the bytes of evicted keys and leaves room for as much again."""
+        live = self._arena_end - self._arena_dead
+        arena = np.zeros(2 * (live + extra) + 4096, np.uint8)
+        at = 0
+        for slot in np.flatnonzero(self._used):
+            length = int(self._table.length[slot])
+            start = int(self._table.start[slot])
+            arena[at : at + length] = self._table.arena[start : start + length]
+            self._table.start[slot] = at
+            at += length
+        self._table = self._table._replace(arena=arena)
+        self._arena_end, self._arena_dead = at, 0
+
+    def _grow(self, capacity: int) -> None:
+        before = len(self._used)
+        extra = capacity - before
+        for name, column in self.columns.items():
+            grown = np.zeros((capacity, *column.shape[1:]), column.dtype)
+            grown[:before] = column
+            self.columns[name] = grown
+        self._used = np.concatenate([self._used, np.zeros(extra, bool)])
+        self._captured = np.concatenate([self._captured, np.zeros(extra, bool)])
+        self._written = np.concatenate([self._written, np.zeros(extra, np.int64)])
+        self._free = list(range(capacity - 1, before - 1, -1)) + self._free
+        self._table = self._new_table(capacity, self._table.arena, self._table)
+        table_ops.rebuild(self._table, self._used)
+
+    # Snapshots
+
+    def begin_capture(self, since: int, at: int) -> None:
+        """Marks every resident row changed after position `since` for the snapshot at position `at`."""
+        self._capture_at = at
+        self._copied = []
+        self._captured = self._used & (self.columns["head"][:, H_POSITION] > since)
+
+    def before_write(self, slots: np.ndarray) -> None:
+        """Copies rows that the running snapshot still needs, before a fold changes them."""
+        if self._capture_at < 0:
+            return
+        needed = np.unique(slots)
+        needed = needed[self._captured[needed]]
+        if len(needed):
+            self._copied.extend(self._pack(needed))
+            self._captured[needed] = False
+
+    def capture(self, limit: int) -> list[Row] | None:
+        """About `limit` bytes of captured rows; None when there are no more."""
+        size = max(1, sum(column[0].nbytes for column in self.columns.values()))
+        many = max(1, limit // size)
+        if not self._copied:
+            left = np.flatnonzero(self._captured)[:many]
+            if not len(left):
+                return None
+            self._copied = self._pack(left)
+            self._captured[left] = False
+        out, self._copied = self._copied[:many], self._copied[many:]
+        return out
+
+    def end_capture(self, written: int | None = None) -> None:
+        """Ends the capture; with `written`, rows at or below that position are known to be in `cold`."""
+        if written is not None:
+            positions = self.columns["head"][:, H_POSITION]
+            clean = self._used & (positions <= written)
+            self._written[clean] = positions[clean]
+        self._capture_at = -1
+        self._captured[:] = False
+        self._copied = []
+
+    # Whole
+
+    def all_rows(self, at: int, chunk: int = 1024):
+        """Yields every existing row by key, resident or cold, as (key, content)."""
+        resident = {self.key(slot): slot for slot in np.flatnonzero(self._used)}
+        keys = sorted(set(resident) | set(self.cold.iter_keys()))
+        for start in range(0, len(keys), chunk):
+            part = keys[start : start + chunk]
+            cold = iter(self.cold.get_rows([key for key in part if key not in resident], at))
+            for key in part:
+                if key in resident:
+                    slot = resident[key]
+                    if self.columns["head"][slot, H_SEEN] > 0:
+                        yield key, self._pack(np.array([slot]))[0][2]
+                else:
+                    row = next(cold)
+                    if row is not None:
+                        yield key, row[1]
+
+    def reset(self, cold: ColdRows) -> None:
+        """Forgets all resident rows and reads from `cold` from now on."""
+        self.cold = cold
+        self._clear(min(self._slots, 64))

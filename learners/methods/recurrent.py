@@ -1,0 +1,336 @@
+"""The recurrent learner: one layer of gated units trained by exact RTRL, on every event, with a linear read-out.
+
+    inputs      features standardised by running moments, the key's previous label, the constant 1
+    cell        minGRU (`kernels.cpu.mingru`): hidden state and traces per key, weights shared
+    read-out    o = V h + U x, V and U zero at the start, so that a regression starts as the no-change forecast
+    optimizer   Adam or SGD, one step per label
+
+The gradient of every parameter is exact for frozen weights (element-wise recurrence); under online updates a trace
+also carries terms of earlier weights, as in every online RTRL (Irie et al., ICLR 2024, arXiv 2305.19044).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field
+
+from kernels.cpu import fold as kernel
+from kernels.cpu import layout
+from kernels.cpu.layout import Config, Events, Out, Rows, Scratch, Shared
+from learners.base import ColdRows, Folded, MemoryRows, Predicted, Row
+from learners.keyed import KeyedRows
+from learners.spec import LearnerSpec, ModelSpec, MulticlassTarget, Strict
+from streams.batch import LABEL, OBSERVATION, Batch
+
+CLASS_SLOTS = 8
+"""Inputs that carry the previous label of a multi-class target: one-hot of its index modulo this."""
+
+
+class MinGRU(Strict):
+    """minGRU units (Feng et al. 2024) with tanh candidates."""
+
+    kind: Literal["mingru"] = "mingru"
+    units: int = Field(64, ge=1, le=65_536, description="Hidden units.")
+    gate_bias: tuple[float, float] = Field(
+        (-3.0, 1.0),
+        description="Range of the gates' initial biases, uniform: a wide range gives units of different memory.",
+    )
+
+
+class Adam(Strict):
+    """Adam (Kingma & Ba 2015)."""
+
+    kind: Literal["adam"] = "adam"
+    rate: float = Field(1e-3, gt=0, le=10, description="Step size.")
+    betas: tuple[float, float] = Field((0.9, 0.999), description="Decay of the first and second moment, in [0, 1).")
+    epsilon: float = Field(1e-8, gt=0, le=1, description="Added to the root of the second moment.")
+
+
+class SGD(Strict):
+    """Stochastic gradient descent."""
+
+    kind: Literal["sgd"] = "sgd"
+    rate: float = Field(1e-2, gt=0, le=10, description="Step size.")
+
+
+class RecurrentSpec(LearnerSpec):
+    """One recurrent layer with exact RTRL and a linear read-out with skip connection."""
+
+    kind: Literal["recurrent"] = "recurrent"
+    cell: MinGRU = Field(default_factory=MinGRU, description="The recurrent map.")
+    optimizer: Annotated[Adam | SGD, Field(discriminator="kind")] = Field(
+        default_factory=Adam, description="How a gradient changes the weights."
+    )
+    dtype: Literal["float32", "float64"] = Field("float32", description="Type of weights, moments and traces.")
+    previous_label: bool = Field(
+        True, description="The key's last label that has arrived is an input (with its age when labels are delayed)."
+    )
+    window: int = Field(5000, ge=2, description="Events over which means and deviations run.")
+    clip: float = Field(5.0, gt=0, le=1e6, description="Bound on a standardised input, in deviations.")
+    residual_clip: float = Field(
+        5.0, gt=0, description="Regression: residuals beyond this many running deviations count linearly (Huber)."
+    )
+
+    def build(self, model: ModelSpec) -> RecurrentLearner:
+        """A fresh learner for `model`."""
+        return RecurrentLearner(model)
+
+
+def _config(model: ModelSpec, spec: RecurrentSpec) -> Config:
+    task = {"binary": layout.BINARY, "multiclass": layout.MULTICLASS, "regression": layout.REGRESSION}[
+        model.target.kind
+    ]
+    labels = {layout.BINARY: 1, layout.MULTICLASS: CLASS_SLOTS, layout.REGRESSION: 2}[task]
+    labels = labels if spec.previous_label else 0
+    age = int(spec.previous_label and model.labels.arrive == "delayed")
+    adam = isinstance(spec.optimizer, Adam)
+    beta1, beta2 = spec.optimizer.betas if isinstance(spec.optimizer, Adam) else (0.0, 0.0)
+    return Config(
+        units=spec.cell.units,
+        features=len(model.features),
+        width=len(model.features) + labels + age + 1,
+        task=task,
+        label_inputs=labels,
+        age_input=age,
+        optimizer=layout.ADAM if adam else layout.SGD,
+        rate=spec.optimizer.rate,
+        beta1=beta1,
+        beta2=beta2,
+        epsilon=spec.optimizer.epsilon if isinstance(spec.optimizer, Adam) else 0.0,
+        window=float(spec.window),
+        clip=spec.clip,
+        residual_clip=spec.residual_clip,
+        ignore_out_of_order=int(model.labels.out_of_order == "ignore"),
+        pending=model.labels.pending,
+        horizon=float(model.labels.horizon),
+    )
+
+
+def _uniform(seed: int, stream: int, size: int) -> np.ndarray:
+    """float64 [size] in [0, 1): counter-based random numbers (Philox), keyed by seed and stream."""
+    raw = np.random.Philox(key=[seed, stream]).random_raw(size)
+    return (np.atleast_1d(raw) >> np.uint64(11)) * 2.0**-53
+
+
+class RecurrentLearner:
+    """See the module's docstring. State: `shared_arrays()` and the keyed rows."""
+
+    def __init__(self, model: ModelSpec) -> None:
+        spec = model.learner
+        assert isinstance(spec, RecurrentSpec)
+        self.spec = model
+        self._dtype = np.dtype(spec.dtype)
+        self._config = config = _config(model, spec)
+        self._capacity = 8 if config.task == layout.MULTICLASS else 1
+        self._classes: dict[int | str, int] = {}
+        self._shared = self._initial(spec)
+        n, j, p = config.units, config.width, config.pending
+        cell = 2 * j * n
+        shapes: dict[str, tuple[tuple[int, ...], np.dtype]] = {
+            "head": ((layout.HEAD,), np.dtype(np.float64)),
+            "body": ((n + cell,), self._dtype),
+            "pending_id": ((p, 2), np.dtype(np.uint64)),
+            "pending_head": ((p, layout.PENDING_HEAD), np.dtype(np.float64)),
+            "pending_body": ((p, (j + n + cell) if p else 0), self._dtype),
+        }
+        self.rows = KeyedRows(shapes, model.deployment.slots, MemoryRows())
+        self._scratch = self._new_scratch()
+        self._reading = self._new_scratch()
+
+    def _initial(self, spec: RecurrentSpec) -> Shared:
+        c = self._config
+        n, j = c.units, c.width
+        weights = (2.0 * _uniform(spec.seed, 0, 2 * j * n) - 1.0).reshape(2, j, n) * math.sqrt(3.0 / max(1, j - 1))
+        low, high = spec.cell.gate_bias
+        weights[0, -1] = low + (high - low) * _uniform(spec.seed, 1, n)
+        weights[1, -1] = 0.0
+
+        def zeros(*shape: int) -> np.ndarray:
+            return np.zeros(shape, self._dtype)
+
+        k = self._capacity
+        return Shared(
+            weights.reshape(-1).astype(self._dtype),
+            zeros(2 * j * n),
+            zeros(2 * j * n),
+            *(zeros(k, n) for _ in range(3)),
+            *(zeros(k, j) for _ in range(3)),
+            scaler=np.zeros((c.features + int(c.task == layout.REGRESSION), 3)),
+            target=np.zeros(4),
+            decay=np.ones(2),
+            counters=np.zeros(3, np.int64),
+        )
+
+    def _new_scratch(self) -> Scratch:
+        c = self._config
+        units = (np.zeros(c.units, self._dtype) for _ in range(7))
+        return Scratch(np.zeros(c.width, self._dtype), *units, np.zeros(self._capacity), np.zeros(self._capacity))
+
+    # Folding
+
+    @property
+    def position(self) -> int:
+        """Events folded so far."""
+        return int(self._shared.counters[layout.C_POSITION])
+
+    def classes(self) -> tuple[int | str, ...]:
+        """The labels known; for a binary target the two of the spec."""
+        if self.spec.target.kind == "binary":
+            return self.spec.target.labels
+        return tuple(self._classes)
+
+    def fold(self, batch: Batch) -> Folded:
+        """See `learners.base.Learner`.
+
+        Raises:
+            learners.keyed.CaptureActive: a running snapshot must finish first; the events before the one that
+                raised are folded (`position` tells how many), the rest are not.
+        """
+        parts: list[Folded] = []
+        start = 0
+        while start < len(batch):
+            rest = batch.slice(start, len(batch)) if start else batch
+            slots, rows = self.rows.admit(rest.key, self.position)
+            piece = rest.slice(0, rows) if rows < len(rest) else rest
+            self.rows.before_write(slots)
+            parts.append(self._fold_resident(piece, slots))
+            start += rows
+        if len(parts) == 1:
+            return parts[0]
+        return Folded(*(np.concatenate(columns) for columns in zip(*((p.value, p.code, p.outcome, p.scored) for p in parts))))
+
+    def _fold_resident(self, batch: Batch, slots: np.ndarray) -> Folded:
+        n = len(batch)
+        y = self._class_indices(batch) if self._config.task == layout.MULTICLASS else batch.y
+        out = Out(np.empty(n), np.empty(n, np.int32), np.empty(n, np.uint8), np.full((n, 3), np.nan))
+        events = Events(batch.x, batch.kind, y, slots, batch.time, batch.id)
+        kernel.fold(self._config, self._shared, Rows(**self.rows.columns), events, out, self._scratch)
+        label = np.where(np.isnan(out.scored[:, 1]), np.nan, y)
+        return Folded(out.value, out.code, out.outcome, np.column_stack([out.scored, label]))
+
+    def _class_indices(self, batch: Batch) -> np.ndarray:
+        """The labels as indices in the model's class table, which takes on new ones in order of appearance."""
+        labelled = batch.kind != OBSERVATION
+        codes, first = np.unique(batch.y[labelled].astype(np.int64), return_index=True)
+        limit = self.spec.target.max_classes if isinstance(self.spec.target, MulticlassTarget) else 0
+        indices = np.full(len(batch.classes) + 1, -1, np.int64)
+        for code in codes[np.argsort(first)]:
+            label = batch.classes[code]
+            if label not in self._classes and len(self._classes) < limit:
+                self._classes[label] = len(self._classes)
+            indices[code] = self._classes.get(label, -1)
+        self._reserve(len(self._classes))
+        y = np.full(len(batch), np.nan)
+        y[labelled] = indices[batch.y[labelled].astype(np.int64)]
+        return y
+
+    def _reserve(self, classes: int) -> None:
+        """Room for `classes` logits; capacity is not state."""
+        if classes <= self._capacity:
+            return
+        while self._capacity < classes:
+            self._capacity *= 2
+        grown = {}
+        for name in ("out", "m_out", "v_out", "skip", "m_skip", "v_skip"):
+            old = getattr(self._shared, name)
+            grown[name] = np.zeros((self._capacity, old.shape[1]), self._dtype)
+            grown[name][: len(old)] = old
+        self._shared = self._shared._replace(**grown)
+        self._scratch, self._reading = self._new_scratch(), self._new_scratch()
+
+    def predict(self, batch: Batch, probabilities: bool = False) -> Predicted:
+        """See `learners.base.Learner`."""
+        n = len(batch)
+        slots = self.rows.lookup(batch.key)
+        value, code = np.empty(n), np.empty(n, np.int32)
+        classes = len(self.classes()) if probabilities and self._config.task != layout.REGRESSION else 0
+        table = np.zeros((n, classes) if classes else (0, 0), np.float32)
+        resident = slots >= 0
+        if resident.all():
+            self._predict_from(self.rows.columns, batch.x, slots, value, code, table)
+        else:
+            absent = np.flatnonzero(~resident)
+            columns = self.rows.peek([batch.key[row] for row in absent], self.position)
+            parts = [(columns, absent, np.arange(len(absent)))]
+            if resident.any():
+                parts.append((self.rows.columns, np.flatnonzero(resident), slots[resident]))
+            for source, rows, places in parts:
+                v, c, t = np.empty(len(rows)), np.empty(len(rows), np.int32), table[rows] if classes else table
+                self._predict_from(source, np.ascontiguousarray(batch.x[rows]), places, v, c, t)
+                value[rows], code[rows] = v, c
+                if classes:
+                    table[rows] = t
+        if classes and self._config.task == layout.BINARY:
+            table = np.column_stack([1.0 - value, value]).astype(np.float32)
+        return Predicted(value, code, table if classes else None)
+
+    def _predict_from(self, columns, x, slots, value, code, table) -> None:
+        wanted = table if self._config.task == layout.MULTICLASS else np.zeros((0, 0), np.float32)
+        kernel.predict_each(self._config, self._shared, Rows(**columns), x, slots, value, code, wanted, self._reading)
+
+    # State
+
+    def shared_arrays(self) -> dict[str, np.ndarray]:
+        """Shared state by name; logits trimmed to the classes known."""
+        live = max(1, len(self._classes))
+        arrays = {}
+        for name, array in self._shared._asdict().items():
+            arrays[name] = array[:live] if name.endswith(("out", "skip")) else array
+        arrays["classes"] = np.frombuffer(json.dumps(list(self._classes)).encode(), np.uint8)
+        return arrays
+
+    def load(self, shared: dict[str, np.ndarray], cold: ColdRows) -> None:
+        """See `learners.base.Learner`."""
+        self._classes = {label: i for i, label in enumerate(json.loads(bytes(shared["classes"])))}
+        self._capacity = 8 if self._config.task == layout.MULTICLASS else 1
+        arrays = {name: np.array(shared[name]) for name in Shared._fields}
+        for name in ("out", "m_out", "v_out", "skip", "m_skip", "v_skip"):
+            padded = np.zeros((self._capacity, arrays[name].shape[1]), self._dtype)
+            live = min(len(arrays[name]), self._capacity)
+            padded[:live] = arrays[name][:live]
+            if len(arrays[name]) > self._capacity:
+                padded = arrays[name].copy()
+            arrays[name] = padded
+        self._capacity = max(self._capacity, len(arrays["out"]))
+        self._shared = Shared(**arrays)
+        self._scratch, self._reading = self._new_scratch(), self._new_scratch()
+        self.rows.reset(cold)
+
+    def attach(self, cold: ColdRows) -> None:
+        """Sends evictions to `cold` from now on (before the first event)."""
+        self.rows.reset(cold)
+
+    def digest(self) -> str:
+        """See `learners.base.Learner`."""
+        sha = hashlib.sha256()
+        for name, array in sorted(self.shared_arrays().items()):
+            sha.update(f"{name}:{array.dtype.str}:{array.shape};".encode())
+            sha.update(np.ascontiguousarray(array).tobytes())
+        for key, content in self.rows.all_rows(self.position):
+            sha.update(len(key).to_bytes(4, "little") + key + content)
+        return sha.hexdigest()
+
+    def begin_capture(self, since: int) -> dict[str, np.ndarray]:
+        """See `learners.base.Learner`."""
+        self.rows.begin_capture(since, self.position)
+        return {name: np.array(array) for name, array in self.shared_arrays().items()}
+
+    def capture(self, limit: int) -> list[Row] | None:
+        """See `learners.base.Learner`."""
+        return self.rows.capture(limit)
+
+    def end_capture(self, written: int | None = None) -> None:
+        """See `learners.keyed.KeyedRows.end_capture`."""
+        self.rows.end_capture(written)
+
+    def resident_keys(self) -> int:
+        """Keys in memory."""
+        return len(self.rows)
+
+
+__all__ = ["LABEL", "RecurrentLearner", "RecurrentSpec"]

@@ -1,0 +1,90 @@
+"""Clients of Redis, and what an external Redis must offer."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import redis
+import redis.asyncio
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from service.store.errors import StoreRefused, translated
+
+Durability = Literal["fsync", "everysec", "memory"]
+"""What an acknowledged write survives: power loss; all but the last second or so of it; nothing."""
+
+RANK: dict[Durability, int] = {"memory": 0, "everysec": 1, "fsync": 2}
+MIN_VERSION = (6, 2)
+SOCKET_TIMEOUT = 5.0
+
+_FSYNC: dict[str, Durability] = {"always": "fsync", "everysec": "everysec", "no": "memory"}
+
+
+def _options() -> dict[str, Any]:
+    return {"decode_responses": False, "socket_timeout": SOCKET_TIMEOUT, "protocol": 2, "retry_on_error": []}
+
+
+def connect(url: str) -> redis.Redis:
+    """Returns a client for `unix://`, `redis://` or `rediss://` that never repeats a command by itself.
+
+    A hidden repeat could put an old write behind a newer one; callers repeat, and every write of the store
+    says what it expects. Nothing is sent yet.
+
+    Raises:
+        ValueError: if the scheme is not one of the three.
+    """
+    return redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0), **_options())
+
+
+def connect_async(url: str) -> redis.asyncio.Redis:
+    """The same for asyncio."""
+    return redis.asyncio.Redis.from_url(url, retry=AsyncRetry(NoBackoff(), 0), **_options())
+
+
+def durability(client: redis.Redis) -> Durability:
+    """Reads what the server's settings promise about an acknowledged write.
+
+    A server that hides its settings (CONFIG refused) is taken at the lower bound of what INFO shows:
+    `everysec` with an append-only file, else `memory`.
+
+    Raises:
+        StoreUnavailable: if Redis cannot serve now.
+    """
+    try:
+        if not client.info("persistence").get("aof_enabled"):
+            return "memory"
+        try:
+            return _FSYNC[str(client.config_get("appendfsync")["appendfsync"])]
+        except (redis.exceptions.NoPermissionError, redis.ResponseError, KeyError):
+            return "everysec"
+    except redis.RedisError as error:
+        raise translated(error) from error
+
+
+def check_external(client: redis.Redis, needed: Durability = "fsync") -> Durability:
+    """Checks that a Redis we did not start can hold a deployment, and returns the durability it offers.
+
+    Raises:
+        StoreRefused: if its version is too old, it may evict keys, or it promises less than `needed`.
+        StoreUnavailable: if Redis cannot serve now.
+    """
+    try:
+        server, memory = client.info("server"), client.info("memory")
+    except redis.RedisError as error:
+        raise translated(error) from error
+    version = tuple(int(part) for part in server["redis_version"].split(".")[:2])
+    if version < MIN_VERSION:
+        raise StoreRefused(f"redis version: got {server['redis_version']}; accepted: 6.2 or newer")
+    if memory["maxmemory_policy"] != "noeviction":
+        raise StoreRefused(
+            f"maxmemory-policy: got {memory['maxmemory_policy']}; accepted: noeviction (others drop state)"
+        )
+    offered = durability(client)
+    if RANK[offered] < RANK[needed]:
+        raise StoreRefused(
+            f"durability: redis offers {offered}; accepted: at least {needed} "
+            "(fsync: appendonly yes and appendfsync always; everysec: appendonly yes)"
+        )
+    return offered

@@ -1,0 +1,128 @@
+# ruff: noqa: N818 (they say what happened: `Fenced`, not `FencedError`)
+"""What the store raises, and which errors of Redis mean "try again later"."""
+
+from __future__ import annotations
+
+import re
+
+import redis
+
+
+class StoreError(Exception):
+    """Base of everything the store raises on purpose."""
+
+
+class StoreUnavailable(StoreError):
+    """Redis cannot serve now; the outcome of a write is unknown and every write may be repeated.
+
+    Attributes:
+        reason: one of CONNECTION, TIMEOUT, LOADING, OOM, MISCONF, READONLY, AUTH, NOREPLICAS, CLUSTER.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(f"redis is unavailable ({reason}): {message}")
+        self.reason = reason
+
+
+class StoreRefused(StoreError):
+    """The Redis that was given does not offer what is needed; the message says what to change."""
+
+
+class Fenced(StoreError):
+    """Another owner holds the partition (or none does): this one must stop writing and exit.
+
+    Attributes:
+        token: the token that was presented.
+        holder: the token that holds the partition now; empty if none does.
+    """
+
+    def __init__(self, token: str, holder: str) -> None:
+        super().__init__(f"owner token {token!r} is no longer valid; the partition is held by {holder!r}")
+        self.token = token
+        self.holder = holder
+
+
+class OwnedElsewhere(StoreError):
+    """A live owner kept confirming for as long as the caller was ready to wait."""
+
+
+class LogMismatch(StoreError):
+    """The log does not continue where it must.
+
+    Attributes:
+        expected: the position that was expected.
+        found: the position that the log has instead.
+    """
+
+    def __init__(self, expected: int, found: int, message: str) -> None:
+        super().__init__(f"{message}: expected position {expected}, found {found}")
+        self.expected = expected
+        self.found = found
+
+
+class SnapshotUnreadable(StoreError):
+    """A committed snapshot is incomplete, altered, or of a format this version does not know."""
+
+
+class SnapshotReplaced(StoreError):
+    """The snapshot being written was aborted or replaced by another one of the same owner."""
+
+
+class ModelExists(StoreError):
+    """A model of that name exists with another spec."""
+
+
+class MapConflict(StoreError):
+    """The partition map moved on since it was read.
+
+    Attributes:
+        expected: the version that the caller had read.
+        found: the version that is current.
+    """
+
+    def __init__(self, expected: int, found: int) -> None:
+        super().__init__(f"partition map is at version {found}, not {expected}: read it again")
+        self.expected = expected
+        self.found = found
+
+
+_CODES = {
+    "OOM": "OOM",
+    "MISCONF": "MISCONF",
+    "READONLY": "READONLY",
+    "LOADING": "LOADING",
+    "MASTERDOWN": "READONLY",
+    "NOREPLICAS": "NOREPLICAS",
+    "CLUSTERDOWN": "CLUSTER",
+    "TRYAGAIN": "CLUSTER",
+}
+_CODE = re.compile(r"(?:^|[\s:-])(" + "|".join(_CODES) + r")\b")
+_CLASSES: tuple[tuple[type[Exception], str], ...] = (  # first match wins: subclasses stand before their bases
+    (redis.exceptions.BusyLoadingError, "LOADING"),
+    (redis.exceptions.AuthenticationError, "AUTH"),
+    (redis.exceptions.AuthorizationError, "AUTH"),
+    (redis.exceptions.ConnectionError, "CONNECTION"),
+    (redis.exceptions.TimeoutError, "TIMEOUT"),
+    (redis.exceptions.OutOfMemoryError, "OOM"),
+    (redis.exceptions.ReadOnlyError, "READONLY"),
+    (redis.exceptions.ClusterDownError, "CLUSTER"),
+    (redis.exceptions.TryAgainError, "CLUSTER"),
+)
+
+
+def unavailable(error: redis.RedisError) -> StoreUnavailable | None:
+    """Returns what `error` means if it is a passing state of the server or the way to it, else None.
+
+    An error inside a script reaches the client as text that quotes the original code, so codes are looked for
+    in the message too.
+    """
+    for kind, reason in _CLASSES:
+        if isinstance(error, kind):
+            return StoreUnavailable(reason, str(error))
+    code = _CODE.search(str(error)) if isinstance(error, redis.ResponseError) else None
+    return StoreUnavailable(_CODES[code[1]], str(error)) if code else None
+
+
+def translated(error: redis.RedisError) -> Exception:
+    """Returns what to raise for `error`: `StoreUnavailable` where that applies, else `error` itself."""
+    return unavailable(error) or error

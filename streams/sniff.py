@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -62,13 +62,13 @@ def sniff(
 ) -> Sniffed:
     """Looks at the first 16,384 rows of a file and proposes how to read it.
 
-    The features are the numeric columns that have no other part. The target is regression where the label has
-    decimals or more than 20 different integers, binary where it has two values (the smaller, or the first in the
-    alphabet, is the negative one), multi-class otherwise.
+    The features are the numeric columns that have no other part. The target is regression where the label
+    has decimals or more than 20 different integers, binary where it has two values (the smaller, or the
+    first in the alphabet, is the negative one), multi-class otherwise.
 
     Raises:
-        ValueError: the file holds no rows, these do not parse, a named column is not there, or nothing numeric
-            is left for the features.
+        ValueError: the file holds no rows, these do not parse, a named column is not there, or nothing
+            numeric is left for the features.
     """
     header, lines = head_of(path, None, delimiter, SNIFFED_ROWS)
     if not lines:
@@ -124,8 +124,6 @@ def _column(name: str, values: pa.ChunkedArray) -> Column:
 
 def _with_target(mapping: Mapping, values: pa.ChunkedArray) -> Mapping:
     """The mapping with the target that its label suggests."""
-    from dataclasses import replace
-
     seen = pc.unique(values.drop_null())
     if pa.types.is_boolean(seen.type):
         raise ValueError(

@@ -75,9 +75,9 @@ def read_file(
     """
     if rows < 1 or start < 0:
         raise ValueError(f"rows must be >= 1 and start >= 0, got rows={rows}, start={start}")
-    parser, skipped = open_parser(path, mapping, columns=columns, delimiter=delimiter)
-    for line, block in _blocks(path, rows * max(1, PARSED_ROWS // rows), start + skipped):
-        for item in events(parser, block, line - skipped):
+    parser, header = open_parser(path, mapping, columns=columns, delimiter=delimiter)
+    for row, block in _blocks(path, rows * max(1, PARSED_ROWS // rows), start, header):
+        for item in events(parser, block, row):
             if not isinstance(item, BadRow):
                 yield from cut(*item, rows)
             elif on_bad is None:
@@ -148,7 +148,7 @@ def head_of(
     path: str | Path, columns: tuple[str, ...] | None, delimiter: str | None, rows: int = SAMPLE_ROWS
 ) -> tuple[list[str] | None, list[bytes]]:
     """The names of a CSV file's columns (None for JSON Lines) and its first rows as lines."""
-    _, block = next(_blocks(path, rows + 1, 0), (0, b""))
+    _, block = next(_blocks(path, rows + 1, 0, 0), (0, b""))
     lines = split_lines(block)
     if format_of(path) == "jsonl":
         return None, lines[:rows]
@@ -283,13 +283,13 @@ def _complete(table: pa.Table, block: Any) -> pa.Table:
     return table
 
 
-def _blocks(path: str | Path, rows: int, start: int) -> Iterator[tuple[int, Any]]:
+def _blocks(path: str | Path, rows: int, start: int, header: int) -> Iterator[tuple[int, Any]]:
     """Cuts a file into blocks of `rows` lines, the last one shorter, without blank lines.
 
     Yields:
-        `(number of the first line, its bytes)`, from line `start` on.
+        `(number of the first line, their bytes)` from line `start` on; number 0 is the line after the header.
     """
-    line, rest, final = 0, b"", False
+    line, rest, final = -header, b"", False
     with _open(path) as stream:
         while not final:
             chunk = _read(stream, max(CHUNK_BYTES, len(rest)), path)
@@ -310,7 +310,7 @@ def _blocks(path: str | Path, rows: int, start: int) -> Iterator[tuple[int, Any]
                 line += last - first
             rest = whole[edges[taken] :] + rest
     if line < start:
-        raise ValueError(f"{path}: offset {start} lies beyond the end of the file, at line {line}")
+        raise ValueError(f"{path}: offset {start} lies beyond the end of the file, at {line}")
 
 
 def _lines(data: bytes) -> tuple[bytes, np.ndarray]:

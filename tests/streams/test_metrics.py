@@ -157,7 +157,7 @@ def test_merge_adds_and_ends() -> None:
 
 def test_nonsense_is_refused() -> None:
     ours = Classification()
-    with pytest.raises(ValueError, match="1.5"):
+    with pytest.raises(ValueError, match=r"1\.5 is none"):
         ours.update_binary(np.array([1.5]), np.array([1.0]))
     with pytest.raises(ValueError, match="rows"):
         ours.update_binary(np.array([0.5, 0.5]), np.array([1.0, 0.0]), key=np.array([1]))

@@ -1,7 +1,7 @@
 """Real streams for demonstrations, benches and tests.
 
-What River ships works at once. Larger files are looked for in a local folder: `CONTINUAL_DATA`, else `../shared/data`
-beside the repository.
+What River ships works at once. Larger files are looked for in a local folder: `CONTINUAL_DATA`, else
+`../shared/data` beside the repository.
 
 River 0.26 ships, and these work offline: AirlinePassengers, Bananas, ChickWeights, ImageSegments, Phishing,
 SP500Stocks, Shuttle, SolarFlare, TrumpApproval, WaterFlow, Yeast. Its other data sets are downloads.
@@ -12,6 +12,7 @@ from __future__ import annotations
 import gzip
 import importlib.resources
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,9 @@ WEATHER = Mapping(
     ),
     label="rain",
 )
-ETTH1 = Mapping(("HUFL", "HULL", "MUFL", "MULL", "LUFL", "LULL"), label="OT", time="date", target="regression")
+ETTH1 = Mapping(
+    ("HUFL", "HULL", "MUFL", "MULL", "LUFL", "LULL"), label="OT", time="date", target="regression"
+)
 BIKE = Mapping(
     (
         *("season", "yr", "mnth", "hr", "holiday", "weekday", "workingday", "weathersit"),
@@ -121,7 +124,7 @@ def shuttle_file() -> Path:
 
 
 def shuttle() -> Batch:
-    """Shuttle: is the sensor reading an anomaly (7 %)? 49,097 events, 9 features, binary. In shuffled order."""
+    """Shuttle: is the sensor reading an anomaly (7 %)? 49,097 events, 9 features, binary; shuffled."""
     return load(shuttle_file(), SHUTTLE)
 
 
@@ -136,17 +139,19 @@ def weather() -> Batch:
 
 
 def etth1() -> Batch:
-    """ETTh1: oil temperature of a transformer, 17,420 hours, 6 features, regression."""
+    """ETTh1: oil temperature of a transformer from the loads of the hour; 17,420 hours, 6 features."""
     return load(find("etth1/ETTh1.csv.gz"), ETTH1)
 
 
 def bike() -> Batch:
-    """Bike sharing: rentals in the hour, 17,379 hours, 12 features, regression. The event time is the day's."""
-    return load(find("bikesharing/hour.csv.gz"), BIKE)
+    """Bike sharing: rentals in the hour, 17,379 hours, 12 features, regression."""
+    days = load(find("bikesharing/hour.csv.gz"), BIKE)
+    hours = days.x[:, BIKE.features.index("hr")].astype(np.int64)
+    return replace(days, time=days.time + hours * 3_600_000_000)
 
 
 def exchange(series: int = 0) -> Batch:
-    """Exchange rates of 8 currencies, 7,588 days: the next rate of one from all of today's; 7,587 events, regression."""
+    """Exchange rates of 8 currencies: one's next rate from all of today's; 7,587 days, regression."""
     if not 0 <= series < 8:
         raise ValueError(f"series must be 0 to 7, got {series}")
     names = tuple(f"rate{index}" for index in range(8))
@@ -155,7 +160,7 @@ def exchange(series: int = 0) -> Batch:
 
 
 def plain_copy(path: Path, target: Path, copies: int = 1) -> Path:
-    """Writes a gzipped CSV file uncompressed, its rows `copies` times under one header; for measuring rates."""
+    """Writes a gzipped CSV file uncompressed, its rows `copies` times under one header."""
     with gzip.open(path, "rb") as file:
         header = file.readline()
         body = file.read()

@@ -148,9 +148,10 @@ def head_of(
     path: str | Path, columns: tuple[str, ...] | None, delimiter: str | None, rows: int = SAMPLE_ROWS
 ) -> tuple[list[str] | None, list[bytes]]:
     """The names of a CSV file's columns (None for JSON Lines) and its first rows as lines."""
+    held = format_of(path)
     _, block = next(_blocks(path, rows + 1, 0, 0), (0, b""))
     lines = split_lines(block)
-    if format_of(path) == "jsonl":
+    if held == "jsonl":
         return None, lines[:rows]
     if columns is not None:
         return list(columns), lines[:rows]

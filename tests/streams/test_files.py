@@ -52,7 +52,7 @@ def together(batches: list[Batch]) -> dict:
     return {
         "x": np.concatenate([batch.x for batch in batches]).tobytes(),
         "y": [
-            batch.classes[int(v)] if batch.classes and v == v else str(v)
+            batch.classes[int(v)] if batch.classes and not np.isnan(v) else str(v)
             for batch in batches
             for v in batch.y
         ],
@@ -180,7 +180,7 @@ def test_labels_of_many_classes(tmp_path: Path) -> None:
     batch = next(read_file(path, Mapping(("a",), "y", target="multiclass")))[1]
     assert [None if np.isnan(v) else batch.classes[int(v)] for v in batch.y] == ["7", "red", None, "blue"]
     path.write_text("a,y\n" + "1,5\n" * 2000 + "1,red\n")
-    with pytest.raises(BadRow, match="row 2000, column 'y': 'red'.*an integer, as the first rows have"):
+    with pytest.raises(BadRow, match=r"row 2000, column 'y': 'red'.*an integer, as the first rows have"):
         list(read_file(path, Mapping(("a",), "y", target="multiclass")))
 
 
@@ -193,7 +193,7 @@ def test_labels_of_text_truth_and_numbers(tmp_path: Path) -> None:
     path.write_text('{"a": 1, "y": true}\n{"a": 1, "y": false}\n{"a": 1}\n')
     np.testing.assert_array_equal(next(read_file(path, Mapping(("a",), "y")))[1].y, [1, 0, np.nan])
     path.write_text('{"a": 1, "y": 1.5}\n{"a": 1}\n{"a": 1, "y": 2e100}\n')
-    with pytest.raises(BadRow, match="row 2, column 'y'.*1e\\+100"):
+    with pytest.raises(BadRow, match=r"row 2, column 'y'.*1e\+100"):
         list(read_file(path, Mapping(("a",), "y", target="regression")))
 
 
@@ -241,7 +241,7 @@ def test_a_damaged_archive_is_an_error(tmp_path: Path) -> None:
 
 def test_a_mapping_that_contradicts_itself_is_refused() -> None:
     for wrong in ({"features": ()}, {"features": ("a", "a")}, {"features": ("a",), "label": "a"}):
-        with pytest.raises(ValueError, match="features|feature"):
+        with pytest.raises(ValueError, match="feature"):
             Mapping(**wrong)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="missing"):
         Mapping(("a",), missing=("b",))

@@ -1,0 +1,320 @@
+"""What the synchronous and the asyncio client share: requests, routing, retries, replies; no I/O.
+
+A call is a generator (`Plan`) that yields what it wants done, an `Attempt` or a `Pause`, and is sent the
+reply or thrown the `grpc.RpcError`. The two clients differ only in how they carry that out.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import random
+import time as clock
+import uuid
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import grpc
+import numpy as np
+from grpc_health.v1 import health_pb2
+
+from service.api import continual_v1_pb2 as pb
+from service.errors import Refused, from_rpc_error
+from service.wire import (
+    PredictionBatch,
+    Schema,
+    columns_from,
+    columns_from_frame,
+    event_from,
+    key_bytes,
+    key_hash,
+    predictions_from_proto,
+)
+
+CHANNEL_OPTIONS = [
+    ("grpc.max_receive_message_length", 64 << 20),
+    ("grpc.max_send_message_length", 64 << 20),
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.enable_retries", 0),  # the client retries itself: it knows what is safe
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.min_reconnect_backoff_ms", 3_000),  # in effect the limit on connecting to one address
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+]
+
+FIRST_BACKOFF, LONGEST_BACKOFF = 0.05, 2.0
+SHUN_SECONDS = 15.0
+DATA, MODELS, HEALTH = "OnlineLearning", "Models", "Health"
+
+T = TypeVar("T")
+Plan = Generator["Attempt | Pause", Any, T]
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One unary call: which method of which service, at which address, with which deadline."""
+
+    address: str
+    service: str
+    method: str
+    request: Any
+    timeout: float
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Wait for so many seconds."""
+
+    seconds: float
+
+
+class Backoff:
+    """How long to wait before the next attempt, until a deadline.
+
+    Args:
+        timeout: seconds from now.
+
+    Attributes:
+        deadline: of `time.monotonic`.
+    """
+
+    def __init__(self, timeout: float) -> None:
+        self.deadline = clock.monotonic() + timeout
+        self._next = FIRST_BACKOFF
+
+    def left(self) -> float:
+        """Seconds until the deadline."""
+        return self.deadline - clock.monotonic()
+
+    def after(self, refused: Refused) -> float:
+        """Seconds to wait: doubled each time, jittered, and never less than the server asked for.
+
+        Raises:
+            Refused: the one given, if the wait would pass the deadline.
+        """
+        delay = max(self._next * random.uniform(0.5, 1.0), refused.retry_seconds or 0.0)
+        self._next = min(self._next * 2, LONGEST_BACKOFF)
+        if delay >= self.left():
+            raise refused
+        return delay
+
+
+@dataclass
+class Core:
+    """The state of a client: the partition map, the owners that could not be reached, the schemas.
+
+    Attributes:
+        target: host:port given by the user; any shard of the deployment.
+        deployment: id that every request carries; taken from the first map where None.
+        map: the partition map, None until it is needed.
+    """
+
+    target: str
+    deployment: str | None = None
+    map: pb.PartitionMap | None = None
+    schemas: dict[str, Schema] = field(default_factory=dict)
+    _shunned: dict[str, float] = field(default_factory=dict)
+
+    def route(self) -> pb.Route:
+        """Deployment and map version as the client believes them."""
+        return pb.Route(deployment=self.deployment or "", map_version=self.map.version if self.map else 0)
+
+    def adopt(self, current: pb.PartitionMap) -> None:
+        """Takes over a newer map; a deployment that the user named is kept, so that a stranger is refused."""
+        self.map = current
+        if self.deployment is None:
+            self.deployment = current.deployment
+
+    def owner(self, model: str, key: bytes) -> str:
+        """Address of the owner of a key; the target while it is unknown or could not be reached."""
+        hashed = key_hash(key)
+        for partition in self.map.partitions if self.map else ():
+            if partition.model == model and partition.first_hash <= hashed <= partition.last_hash:
+                if partition.address and self._shunned.get(partition.address, 0.0) <= clock.monotonic():
+                    return partition.address
+                break
+        return self.target
+
+    def shun(self, address: str) -> None:
+        """Goes through the target for a while instead of an owner that could not be reached."""
+        if address != self.target:
+            self._shunned[address] = clock.monotonic() + SHUN_SECONDS
+
+    def learn_from(self, refused: Refused, address: str) -> bool:
+        """Takes from a refusal what it says about the map; True if the call should be made again at once."""
+        if refused.reason in ("UNAVAILABLE", "DEADLINE_EXCEEDED"):  # gRPC's own: nobody answered there
+            self.shun(address)
+        if refused.code is grpc.StatusCode.UNAVAILABLE:
+            self.map = None
+        if refused.reason != "WRONG_MAP":
+            return False
+        current = refused.detail(pb.PartitionMap)
+        self.map = None
+        self._shunned.clear()  # a stream goes nowhere but to the owner
+        if current is not None:
+            if self.deployment not in (None, current.deployment):
+                raise refused
+            self.adopt(current)
+        return True
+
+    def need_map(self, backoff: Backoff) -> Plan[None]:
+        """Asks for the partition map if the client has none."""
+        if self.map is None:
+            request = pb.GetPartitionMapRequest()
+            self.adopt(
+                (yield Attempt(self.target, DATA, "GetPartitionMap", request, max(backoff.left(), 0.001)))
+            )
+
+    def call(self, service: str, method: str, request: Any, timeout: float, **how: Any) -> Plan[Any]:
+        """One unary call with its retries.
+
+        Args:
+            service: one of DATA, MODELS, HEALTH.
+            method: of the service.
+            request: its message; a `route`, where it has one, is filled before every attempt.
+            timeout: seconds for all attempts together.
+            **how: `model` and `key` for a call that the owner of the key answers; `retry`: the codes after
+                which the same request may be sent again.
+
+        Raises:
+            Refused: whatever the last attempt ended with.
+        """
+        backoff, codes = Backoff(timeout), how.get("retry", (grpc.StatusCode.UNAVAILABLE,))
+        at_once = 3
+        while True:
+            address = self.target
+            try:
+                if "model" in how:
+                    yield from self.need_map(backoff)
+                    address = self.owner(how["model"], how.get("key", b""))
+                if "route" in request.DESCRIPTOR.fields_by_name:
+                    request.route.CopyFrom(self.route())
+                return (yield Attempt(address, service, method, request, self._limit(backoff, codes)))
+            except grpc.RpcError as error:
+                refused = from_rpc_error(error)
+            if self.learn_from(refused, address) and at_once:
+                at_once -= 1
+                continue
+            if refused.code not in codes and refused.reason != "WRONG_MAP":
+                raise refused
+            yield Pause(backoff.after(refused))
+
+    def _limit(self, backoff: Backoff, codes: Sequence[grpc.StatusCode]) -> float:
+        """Deadline of one attempt: a share of what is left where another may follow a silent one."""
+        left = max(backoff.left(), 0.001)
+        return max(left / 3, min(left, 0.5)) if grpc.StatusCode.DEADLINE_EXCEEDED in codes else left
+
+    def predict(
+        self,
+        model: str,
+        *,
+        x: Any,
+        event: Mapping[str, float | None] | None,
+        frame: Any,
+        key: Any,
+        time: Any,
+        probabilities: bool,
+        timeout: float,
+    ) -> Plan[PredictionBatch]:
+        """See `Client.predict`."""
+        if sum(given is not None for given in (x, event, frame)) != 1:
+            raise ValueError("x, event, frame: got none or several; accepted: exactly one of them")
+        request = pb.PredictRequest(model=model, probabilities=probabilities)
+        if event is not None:
+            request.event.CopyFrom(event_from(event, None, "" if key is None else key, time))
+        elif frame is not None:
+            schema = yield from self.schema(model, timeout)
+            request.columns.CopyFrom(columns_from_frame(frame, schema))
+        else:
+            x = np.asarray(x)
+            keys = [key] * (len(x) if x.ndim == 2 else 1) if isinstance(key, (str, bytes, int)) else key
+            request.columns.CopyFrom(columns_from(x if x.ndim == 2 else x[None], key=keys, time=time))
+        first = _first_key(request)
+        reply = yield from self.call(DATA, "Predict", request, timeout, model=model, key=first)
+        return predictions_from_proto(reply.predictions)
+
+    def update(self, model: str, event: pb.Event, timeout: float) -> Plan[PredictionBatch]:
+        """Sends one event; its id makes every repetition safe, so one is filled in if it has none."""
+        event.id = event.id or str(uuid.uuid4())
+        request = pb.UpdateRequest(model=model, event=event)
+        codes = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+        reply = yield from self.call(
+            DATA, "Update", request, timeout, model=model, key=event.key, retry=codes
+        )
+        return predictions_from_proto(reply.predictions, reply.duplicate)
+
+    def schema(self, model: str, timeout: float) -> Plan[Schema]:
+        """The schema of a model, asked for once."""
+        if model not in self.schemas:
+            reply = yield from self.model(pb.GetModelRequest(name=model), "Get", timeout)
+            self.schemas[model] = Schema.from_json(reply.spec_json)
+        return self.schemas[model]
+
+    def model(self, request: Any, method: str, timeout: float, again: bool = True) -> Plan[Any]:
+        """A call about one model, made to the owner of its first partition; `again`: it may be repeated."""
+        codes = (grpc.StatusCode.UNAVAILABLE,) if again else ()
+        return (yield from self.call(MODELS, method, request, timeout, model=request.name, retry=codes))
+
+    def create(self, spec: Any, exist_ok: bool, timeout: float) -> Plan[pb.Model]:
+        """Creates a model; repeated only where an existing one is no error."""
+        request = pb.CreateModelRequest(spec_json=spec_json(spec), exist_ok=exist_ok)
+        codes = (grpc.StatusCode.UNAVAILABLE,) if exist_ok else ()
+        reply = yield from self.call(MODELS, "Create", request, timeout, retry=codes)
+        self.map = None
+        return reply
+
+    def delete(self, name: str, timeout: float) -> Plan[None]:
+        """Deletes a model, and forgets what the client knew of it."""
+        yield from self.model(pb.DeleteModelRequest(name=name), "Delete", timeout, again=False)
+        self.schemas.pop(name, None)
+        self.map = None
+
+    def partition_map(self, timeout: float) -> Plan[pb.PartitionMap]:
+        """Asks for the partition map, and keeps it."""
+        current = yield from self.call(DATA, "GetPartitionMap", pb.GetPartitionMapRequest(), timeout)
+        self.adopt(current)
+        return current
+
+    def health(self, service: str, timeout: float) -> Plan[str]:
+        """The health of a service, not repeated: unreachable is an answer too."""
+        request = health_pb2.HealthCheckRequest(service=service)
+        reply = yield from self.call(HEALTH, "Check", request, timeout, retry=())
+        return health_pb2.HealthCheckResponse.ServingStatus.Name(reply.status)
+
+
+def _first_key(request: pb.PredictRequest) -> bytes:
+    if request.HasField("event"):
+        return request.event.key
+    columns = request.columns
+    length = int(np.frombuffer(columns.key_length[:4], "<u4")[0]) if columns.key_length else 0
+    return columns.key[:length]
+
+
+def spec_json(spec: Any) -> str:
+    """A spec as JSON: a `ModelSpec`, a mapping, or the text itself."""
+    if isinstance(spec, str):
+        return spec
+    return json.dumps(spec) if isinstance(spec, Mapping) else spec.to_json()
+
+
+def labelled_event(
+    features: Mapping[str, float | None],
+    label: Any,
+    key: Any,
+    time: int | datetime.datetime | None,
+    id: str | None,
+) -> pb.Event:
+    """The event of an update."""
+    if not features:
+        raise ValueError("features: got none; accepted: at least one (a late label is sent by `label`)")
+    return event_from(features, label, key, time, id or "")
+
+
+def late_label(id: str, key: Any, label: Any, time: int | datetime.datetime | None) -> pb.Event:
+    """The event that brings the label of an earlier observation."""
+    if not id or label is None:
+        raise ValueError(
+            f"id, label: got {id!r}, {label!r}; accepted: the id of an observation, and its label"
+        )
+    return event_from(None, label, key_bytes(key), time, id)

@@ -1,0 +1,180 @@
+"""The state of one `learn` call, without I/O: what is unanswered, what a reply means, when to give up."""
+
+from __future__ import annotations
+
+import time as clock
+import uuid
+from collections import deque
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import grpc
+
+from service.api import continual_v1_pb2 as pb
+from service.client.core import Backoff, Core
+from service.errors import Refused, failed_precondition, from_rpc_error, from_status
+from service.wire import PredictionBatch, columns_of, predictions_from_proto
+
+_BROKEN = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED)
+
+_VANISHED = ("RST_STREAM", "Internal error from Core")
+"""How gRPC reports a peer that ended the call while a message was being written."""
+
+
+def passes(refused: Refused) -> bool:
+    """Whether a batch should be sent again: a fault of the way, or a bound that the server says will ease."""
+    if refused.code is grpc.StatusCode.RESOURCE_EXHAUSTED:  # without a delay: gRPC's own, message too large
+        return refused.retry_seconds is not None
+    return refused.code in _BROKEN or refused.reason in ("WRONG_MAP", "WRONG_SEQUENCE")
+
+
+@dataclass(frozen=True, slots=True)
+class LearnResult:
+    """The answer to one batch.
+
+    Attributes:
+        sequence: number of its first event in the producer's own count.
+        rows: events in the batch.
+        predictions: the prequential predictions; None if it was refused.
+        refused: why it was refused; None if it was accepted.
+        duplicate: every row had been applied before.
+    """
+
+    sequence: int
+    rows: int
+    predictions: PredictionBatch | None
+    refused: Refused | None
+    duplicate: bool
+
+
+class Restart(Exception):  # noqa: N818 (a decision, raised where a reply calls for a new stream)
+    """The stream has to be opened again after `delay` seconds."""
+
+    def __init__(self, delay: float) -> None:
+        super().__init__(f"open the stream again after {delay} s")
+        self.delay = delay
+
+
+class LearnSession:
+    """Numbers batches, keeps the unanswered ones, and decides what a reply or a fault means.
+
+    Batches are identified by (producer, sequence), so sending an unanswered one again is always safe.
+    """
+
+    def __init__(
+        self,
+        core: Core,
+        model: str,
+        *,
+        producer: str | None,
+        first_sequence: int,
+        in_flight: int,
+        on_refused: Literal["raise", "yield"],
+        timeout: float,
+    ) -> None:
+        if in_flight < 1 or on_refused not in ("raise", "yield"):
+            got = f"in_flight, on_refused: got {in_flight}, {on_refused!r}"
+            raise ValueError(f"{got}; accepted: at least 1, and 'raise' or 'yield'")
+        self.core, self.model = core, model
+        self.producer = producer or str(uuid.uuid4())
+        self.timeout, self.in_flight, self.raises = timeout, in_flight, on_refused == "raise"
+        self.sequence = first_sequence
+        self.address = core.target
+        self.unanswered: deque[pb.LearnRequest] = deque()
+        self._backoff: Backoff | None = None
+        self.timed_out = False
+        self._waiting_since: float | None = None
+
+    @property
+    def room(self) -> bool:
+        """Whether one more batch may be sent before a reply is awaited."""
+        return len(self.unanswered) < self.in_flight
+
+    def connect(self) -> list[pb.LearnRequest]:
+        """Chooses the owner for a new stream and returns what has to be sent first, oldest first.
+
+        Raises:
+            Refused: the model has several partitions.
+        """
+        partitions = [p for p in self.core.map.partitions if p.model == self.model] if self.core.map else []
+        if len(partitions) > 1:
+            message = f"model {self.model!r} has {len(partitions)} partitions; learn accepts models with one"
+            raise failed_precondition("SEVERAL_PARTITIONS", self.model, message)
+        self.address = self.core.owner(self.model, b"")
+        for request in self.unanswered:
+            request.route.CopyFrom(self.core.route())
+        return list(self.unanswered)
+
+    def offer(self, batch: Any) -> pb.LearnRequest:
+        """Numbers a batch and keeps it until it is answered; see `columns_of` for what it may be."""
+        columns = columns_of(batch, self.core.schemas[self.model])
+        request = pb.LearnRequest(
+            route=self.core.route(),
+            model=self.model,
+            producer=self.producer,
+            sequence=self.sequence,
+            columns=columns,
+        )
+        self.sequence += columns.rows
+        self.unanswered.append(request)
+        return request
+
+    def waiting(self, since: bool) -> None:
+        """Notes that the caller starts or ends waiting for a reply."""
+        self._waiting_since = clock.monotonic() if since else None
+
+    def overdue(self) -> bool:
+        """Whether a reply has been awaited for longer than the timeout; remembered for `fault`."""
+        since = self._waiting_since
+        self.timed_out = since is not None and clock.monotonic() - since > self.timeout
+        return self.timed_out
+
+    def answer(self, reply: pb.LearnReply) -> LearnResult:
+        """Takes the reply to the oldest unanswered batch.
+
+        Raises:
+            Restart: the batch has to be sent again, on a new stream.
+            Refused: the batch was refused for good and the caller wants that raised (later batches go on), or
+                the time for retries is used up.
+        """
+        refused = from_status(reply.refused) if reply.HasField("refused") else None
+        if refused is not None and passes(refused):
+            if refused.reason == "WRONG_SEQUENCE" and reply.next_sequence < self.unanswered[0].sequence:
+                raise refused  # the server lacks batches that it had answered
+            raise Restart(self._delay(refused))
+        request = self.unanswered[0]
+        if reply.sequence != request.sequence:
+            message = f"reply for sequence {reply.sequence}, expected {request.sequence}"
+            raise Restart(self._delay(Refused(grpc.StatusCode.UNKNOWN, "OUT_OF_STEP", message)))
+        self.unanswered.popleft()
+        self._backoff = None
+        if refused is not None and self.raises:
+            raise refused
+        predictions = None if refused else predictions_from_proto(reply.accepted, reply.duplicate)
+        return LearnResult(request.sequence, request.columns.rows, predictions, refused, reply.duplicate)
+
+    def fault(self, cause: grpc.RpcError | Restart | None) -> float:
+        """The stream broke (or ended: None) with batches unanswered; seconds to wait before the next one.
+
+        Raises:
+            Refused: it ended for a reason that trying again does not change, or the time is used up.
+        """
+        if self.timed_out:
+            self.timed_out = False
+            message = f"no reply for {self.timeout:g} s"
+            raise Refused(grpc.StatusCode.DEADLINE_EXCEEDED, "NO_REPLY", message) from cause
+        if isinstance(cause, Restart):
+            return cause.delay
+        ended = Refused(grpc.StatusCode.UNAVAILABLE, "STREAM_ENDED", "the server ended the stream")
+        refused = ended if cause is None else from_rpc_error(cause)
+        if refused.code is grpc.StatusCode.INTERNAL and any(text in refused.message for text in _VANISHED):
+            refused = ended
+        if not passes(refused):
+            raise refused
+        return self._delay(refused)
+
+    def _delay(self, refused: Refused) -> float:
+        if self._backoff is None:
+            self._backoff = Backoff(self.timeout)
+        self.core.learn_from(refused, self.address)
+        return self._backoff.after(refused)

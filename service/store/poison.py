@@ -59,6 +59,11 @@ class Poison(PartitionBase):
         """
         return self._fenced(_ATTEMPT, (self.keys.attempts,), token, position)[1]
 
+    def attempts(self) -> dict[int, int]:
+        """Returns how often the positions that lost starts reached last were reached."""
+        reply = iter(self._command(b"HGETALL", self.keys.attempts))
+        return {int(position): int(count) for position, count in zip(reply, reply)}
+
     def clear_attempts(self, token: str) -> None:
         """Forgets all counts: the replay is over.
 

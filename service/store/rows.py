@@ -6,7 +6,7 @@ most one version in each span of positions:
 
     up to the committed snapshot | up to the snapshot being written | newer
 
-and a put replaces the one in its own span. The middle span exists only from `begin_snapshot` to its commit: it
+and a put replaces the one in its own span. The middle span exists only from `begin_snapshot` to commit: it
 keeps a row that the snapshot wrote safe from an eviction that comes after, and the other way round.
 
 Layout: three hashes, key to 8-byte big-endian position and blob. A version takes a free field in the first of

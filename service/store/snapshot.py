@@ -130,7 +130,7 @@ class SnapshotWriter:
         if not arrays:
             return
         group = len(self._groups)
-        body = save_tensors({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+        body = save_tensors({name: np.asarray(array, order="C") for name, array in arrays.items()})
         chunks = range(0, len(body), CHUNK_BYTES)
         for index, start in enumerate(chunks):
             self._checked(_WRITE, f"{group}:{index}", body[start : start + CHUNK_BYTES])

@@ -103,7 +103,7 @@ class Classification:
             raise ValueError(f"probability: {wrong} is none; accepted: numbers from 0 to 1")
         both = np.stack([y.astype(np.int64), np.asarray(predicted, np.int64)], axis=1)
         occurred, guessed = self._codes(both.ravel(), classes).reshape(-1, 2).T
-        previous, self.last = _previous(occurred, key, self.last)
+        previous, self.last = previous_labels(occurred, key, self.last)
         self.hits += int(np.count_nonzero(guessed == occurred))
         self.no_change_hits += int(np.count_nonzero(previous == occurred))
         self.majority_hits += _majority_hits(occurred, np.array(self.occurred, np.int64))
@@ -220,7 +220,7 @@ class Regression:
         y, (predicted, key) = _labelled(self.merged, y, predicted, key)
         if not np.isfinite(predicted).all():
             raise ValueError(f"prediction: {predicted[~np.isfinite(predicted)][0]}; accepted: finite numbers")
-        previous, self.last = _previous(y, key, self.last)
+        previous, self.last = previous_labels(y, key, self.last)
         error = np.asarray(predicted, np.float64) - y
         change = (previous - y)[~np.isnan(previous)]
         self.events += len(y)
@@ -270,10 +270,16 @@ def _labelled(merged: bool, y: np.ndarray, *columns: np.ndarray | None) -> tuple
     return y[here], [None if column is None else np.asarray(column)[here] for column in columns]
 
 
-def _previous(y: np.ndarray, key: np.ndarray | None, last: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The label before each event's under the same key, and the last ones after these events.
+def previous_labels(y: np.ndarray, key: np.ndarray | None, last: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The label before each event's under the same key.
 
-    Where there is none: -1 for integers, NaN for floats. `last` is changed or outgrown.
+    Args:
+        y: labels [n], integers or floats; every event has one.
+        key: integers [n] (see `KeyCodes`); None: one key.
+        last: the last label of each key before these events, by key code; it is changed or outgrown.
+
+    Returns:
+        The labels before, and the last ones after; where there is none, -1 for integers and NaN for floats.
     """
     if not len(y):
         return y, last

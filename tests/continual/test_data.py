@@ -25,18 +25,13 @@ def test_shuttle_ships_inside_river() -> None:
     assert batch.y.sum() == 3511
 
 
-@pytest.mark.parametrize(
-    ("load", "rows", "features"),
-    [
-        (data.elec2, 45312, 8),
-        (data.sea, 40000, 3),
-        (data.weather, 18159, 8),
-        (data.etth1, 17420, 6),
-        (data.bike, 17379, 12),
-        (data.exchange, 7587, 8),
-    ],
-    ids=lambda value: getattr(value, "__name__", ""),
-)
+SIZES = [
+    *[(data.elec2, 45_312, 8), (data.sea, 40_000, 3), (data.weather, 18_159, 8)],
+    *[(data.etth1, 17_420, 6), (data.bike, 17_379, 12), (data.exchange, 7587, 8)],
+]
+
+
+@pytest.mark.parametrize(("load", "rows", "features"), SIZES, ids=[load.__name__ for load, *_ in SIZES])
 def test_streams_are_whole(load: Callable[[], Batch], rows: int, features: int) -> None:
     batch = held(load)
     assert batch.x.shape == (rows, features)

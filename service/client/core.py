@@ -118,7 +118,8 @@ class Core:
 
     def route(self) -> pb.Route:
         """Deployment and map version as the client believes them."""
-        return pb.Route(deployment=self.deployment or "", map_version=self.map.version if self.map else 0)
+        current = self.map  # another thread may drop it
+        return pb.Route(deployment=self.deployment or "", map_version=current.version if current else 0)
 
     def adopt(self, current: pb.PartitionMap) -> None:
         """Takes over a newer map; a deployment that the user named is kept, so that a stranger is refused."""
@@ -128,8 +129,8 @@ class Core:
 
     def owner(self, model: str, key: bytes) -> str:
         """Address of the owner of a key; the target while it is unknown or could not be reached."""
-        hashed = key_hash(key)
-        for partition in self.map.partitions if self.map else ():
+        hashed, current = key_hash(key), self.map
+        for partition in current.partitions if current else ():
             if partition.model == model and partition.first_hash <= hashed <= partition.last_hash:
                 if partition.address and self._shunned.get(partition.address, 0.0) <= clock.monotonic():
                     return partition.address

@@ -96,7 +96,8 @@ class LearnSession:
         Raises:
             Refused: the model has several partitions.
         """
-        partitions = [p for p in self.core.map.partitions if p.model == self.model] if self.core.map else []
+        current = self.core.map
+        partitions = [p for p in current.partitions if p.model == self.model] if current else []
         if len(partitions) > 1:
             message = f"model {self.model!r} has {len(partitions)} partitions; learn accepts models with one"
             raise failed_precondition("SEVERAL_PARTITIONS", self.model, message)

@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-import time
 
 import grpc
 import numpy as np
@@ -14,11 +13,12 @@ from service import errors
 from service.api import continual_v1_pb2 as pb
 from service.api import continual_v1_pb2_grpc as api
 from service.client import AsyncClient, Client, Refused
+from service.client.core import Backoff
 from service.wire import Schema, decode_columns, decode_event, predictions_to_proto, slice_columns
 
 FEATURES = '[{"name": "a"}, {"name": "b", "missing": "mean"}]'
 SPEC = '{"name": "m", "features": ' + FEATURES + ', "target": {"kind": "regression"}}'
-FINAL = {"NO_REPLY", "STREAM_ENDED", "LOADING", "MODEL_NOT_FOUND"}
+FINAL = {"NO_REPLY", "STREAM_ENDED", "SEVERAL_PARTITIONS", "LOADING", "MODEL_NOT_FOUND"}
 WHOLE = {"first_hash": 0, "last_hash": 2**64 - 1}
 
 
@@ -37,7 +37,7 @@ class Server(api.OnlineLearningServicer, api.ModelsServicer):
         self.calls, self.faults, self.drop_after = [], {}, []
         self.map = pb.PartitionMap(deployment="d", version=1)
         self.models = {"m": SPEC}
-        self.received = 0
+        self.received, self.address = 0, ""
 
     async def _enter(self, method, context, route=None):
         self.calls.append(method)
@@ -83,6 +83,8 @@ class Server(api.OnlineLearningServicer, api.ModelsServicer):
 
     async def Learn(self, requests, context):
         await self._enter("Learn", context)
+        if self.address and self.map.partitions[0].address != self.address:
+            await errors.abort(context, errors.wrong_map(self.map))
         replies = 0
         async for request in requests:
             self.received += 1
@@ -151,6 +153,7 @@ class Running:
     def __init__(self, servicer, loop):
         self.servicer, self.loop, self.port = servicer, loop, 0
         self.start()
+        servicer.address = self.address
         if not servicer.map.partitions:
             servicer.map.partitions.add(model="m", address=self.address, shard="s", **WHOLE)
 
@@ -351,11 +354,12 @@ def test_an_update_that_hangs_is_sent_again_with_its_id(client, service):
     assert applied(service.servicer) == [1.0]
 
 
-def test_the_servers_delay_is_honoured(client, service):
-    service.servicer.faults["Predict"] = [errors.unavailable("LOADING", "store is loading", 0.4)]
-    started = time.monotonic()
-    client.predict("m", x=[1, 2])
-    assert time.monotonic() - started >= 0.4
+def test_waits_grow_and_are_never_shorter_than_the_server_asks():
+    backoff = Backoff(1000.0)
+    assert backoff.after(errors.unavailable("LOADING", "store", 7.5)) == 7.5
+    waits = [backoff.after(errors.unavailable("LOADING", "store", 0.0)) for _ in range(20)]
+    assert min(waits[10:]) >= 1.0 > waits[0]
+    assert max(waits) <= 2.0
 
 
 def test_a_delay_beyond_the_deadline_is_not_waited_for(client, service):
@@ -505,6 +509,22 @@ def test_learn_waits_where_the_server_asks_for_it(client, service, refused):
     service.servicer.faults["Learn"] = [refused, refused]
     assert len(client.collect("m", batches(5))) == 5
     assert applied(service.servicer) == list(range(15))
+
+
+def test_learn_goes_to_the_owner_and_never_past_it(servers, connect):
+    target, owner = Server(), Server()
+    door, home = servers(target), servers(owner)
+    target.map.partitions[0].address = home.address
+    owner.drop_after = [3]
+    assert len(connect(door.address).collect("m", batches(10), timeout=20)) == 10
+    assert applied(owner) == list(range(30))
+    assert applied(target) == []
+
+
+def test_learn_of_several_partitions_is_refused(client, service):
+    service.servicer.map.partitions.add(model="m", address=service.address)
+    got = client.collect("m", batches(1))
+    assert got[0].reason == "SEVERAL_PARTITIONS"
 
 
 def test_learn_takes_a_new_map(client, service):

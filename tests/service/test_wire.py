@@ -88,6 +88,7 @@ def batches(draw, kind):
 
 
 @pytest.mark.parametrize("kind", TARGETS)
+@settings(deadline=None)
 @given(data=st.data())
 def test_columns_round_trip(kind, data):
     batch, ids = data.draw(batches(kind))
@@ -103,6 +104,7 @@ def test_columns_round_trip(kind, data):
 
 
 @pytest.mark.parametrize("kind", TARGETS)
+@settings(deadline=None)
 @given(data=st.data())
 def test_an_event_is_a_row_of_columns(kind, data):
     batch, ids = data.draw(batches(kind))
@@ -125,6 +127,7 @@ def test_an_event_is_a_row_of_columns(kind, data):
         same(one, expected)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 5), st.integers(0, 4), st.booleans(), st.booleans())
 def test_predictions_round_trip(rows, classes, with_probabilities, with_outcome):
     generator = np.random.default_rng(rows)
@@ -453,7 +456,7 @@ def test_any_form_of_a_batch_becomes_the_same_columns():
         max_size=40,
     )
 )
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 def test_a_refusal_survives_the_wire_and_fits_trailers(violations):
     refused = errors.invalid_fields(violations, "MISSING_VALUE")
     status = refused.to_status()

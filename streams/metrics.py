@@ -287,6 +287,10 @@ def previous_labels(y: np.ndarray, key: np.ndarray | None, last: np.ndarray) -> 
     none = -1 if y.dtype.kind == "i" else math.nan
     new = max(0, int(key.max()) + 1 - len(last))
     ending = np.append(last, np.full(new, none, y.dtype)) if new else last
+    if (key == key[0]).all():
+        previous = np.append(ending[key[:1]], y[:-1])
+        ending[key[0]] = y[-1]
+        return previous, ending
     order = np.argsort(key, kind="stable")
     sorted_key, sorted_y = key[order], y[order]
     starts = np.append(True, sorted_key[1:] != sorted_key[:-1])

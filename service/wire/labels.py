@@ -110,8 +110,8 @@ def hash_id(id: str) -> np.ndarray:
 
 
 def key_hash(key: bytes) -> int:
-    """The stable 64-bit hash by which keys belong to partitions (XXH3, seed 0)."""
-    return xxhash.xxh3_64_intdigest(key)
+    """The stable 64-bit hash by which keys belong to partitions: XXH64, seed 0 (`kernels.cpu.keys.xxh64`)."""
+    return xxhash.xxh64_intdigest(key)
 
 
 def key_bytes(key: str | bytes | int) -> bytes:

@@ -1,0 +1,104 @@
+"""A shard as a process: an event loop on a thread, inside a Ray actor or on its own.
+
+Ray places, supervises and restarts the actor; it restores nothing. A starting shard takes ownership, loads its
+snapshots and replays its logs while its server answers health NOT_SERVING.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+import threading
+
+from service.shard.server import Server
+from service.shard.shard import Shard, ShardConfig
+
+NAMESPACE = "continual"
+
+
+class ShardProcess:
+    """Runs one shard on a thread of the calling process until `stop`."""
+
+    def __init__(self, config: ShardConfig) -> None:
+        self._config = config
+        self._loop = asyncio.new_event_loop()
+        self._stopping = asyncio.Event()
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=config.name, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_until_complete(self._serve())
+        except BaseException:
+            logging.getLogger(__name__).exception("%s failed", self._config.name)
+            logging.shutdown()
+            os._exit(1)
+
+    async def _serve(self) -> None:
+        self.shard = Shard(self._config)
+        server = Server(self.shard)
+        address = await server.start()
+        await self.shard.start(address)
+        await server.open_public()
+        self._ready.set()
+        await self._stopping.wait()
+        self.shard.on_health(False)
+        await server.stop()
+        await self.shard.stop()
+
+    def wait_ready(self, timeout: float | None = None) -> bool:
+        """Whether the shard serves, waiting up to `timeout` seconds for it."""
+        return self._ready.wait(timeout)
+
+    def stop(self) -> None:
+        """Answers what was admitted, writes last snapshots, gives ownership up, and returns when all is done."""
+        self._loop.call_soon_threadsafe(self._stopping.set)
+        self._thread.join(30)
+
+
+class ShardActor:
+    """The Ray actor around a `ShardProcess`."""
+
+    def __init__(self, config: ShardConfig) -> None:
+        configure_logging()
+        self._process = ShardProcess(config)
+
+    def ready(self) -> int:
+        """Waits until the shard serves; returns its process id."""
+        self._process.wait_ready()
+        return os.getpid()
+
+    def stop(self) -> None:
+        """See `ShardProcess.stop`."""
+        self._process.stop()
+
+
+def configure_logging() -> None:
+    """One line per record on standard error."""
+    logging.basicConfig(
+        stream=sys.stderr, level=os.environ.get("CONTINUAL_LOG", "INFO"), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+
+
+def main() -> None:
+    """A shard without Ray: `python -m service.shard.actor '<config as JSON>'`."""
+    import json
+    import signal
+
+    configure_logging()
+    process = ShardProcess(ShardConfig(**json.loads(sys.argv[1])))
+    done = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: done.set())
+    process.wait_ready()
+    print("ready", flush=True)
+    done.wait()
+    process.stop()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+"""Duplicates stop here, before the log.
+
+Streams and sources are identified by (producer, sequence): one high-water mark per producer. Unary updates carry an
+event id: a table of the last W of them with their answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+import xxhash
+
+from streams.batch import LABEL, Batch
+
+MAX_PRODUCERS = 100_000
+"""High-water marks kept per partition; beyond it the one idle for longest is forgotten."""
+
+RECENT_REPLIES = 256
+"""Answers to stream batches that are kept to repeat them to a producer that lost one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the fold said of one request: its first position and a row per event (see `learners.base.Folded`)."""
+
+    position: int
+    value: np.ndarray
+    code: np.ndarray
+    outcome: np.ndarray
+    classes: tuple[int | str, ...]
+    duplicate: bool = False
+
+
+@dataclass(slots=True)
+class Item:
+    """One admitted request on its way through the log and the fold."""
+
+    batch: Batch
+    message: bytes
+    done: asyncio.Future[Answer]
+    producer: str = ""
+    sequence: int = 0
+    id: bytes = b""
+    payload: int = 0
+
+    @property
+    def end(self) -> int:
+        """The sequence after the last row."""
+        return self.sequence + len(self.batch)
+
+
+def payload_hash(batch: Batch) -> int:
+    """64-bit hash of what an event says (its id aside)."""
+    label = batch.classes[int(batch.y[0])] if batch.classes and not np.isnan(batch.y[0]) else float(batch.y[0])
+    digest = xxhash.xxh3_64(batch.x.tobytes())
+    digest.update(batch.key.data.tobytes() + batch.time.tobytes() + batch.kind.tobytes() + repr(label).encode())
+    return digest.intdigest()
+
+
+def update_id(batch: Batch) -> bytes:
+    """The identity of a unary update, 17 bytes: its id, and whether it is a label for the observation of that id."""
+    return batch.id.tobytes() + bytes([int(batch.kind[0] == LABEL)])
+
+
+@dataclass(slots=True)
+class Producers:
+    """High-water marks: the sequence that each producer sends next."""
+
+    logged: OrderedDict[str, int] = field(default_factory=OrderedDict)
+    _admitted: dict[str, int] = field(default_factory=dict)
+    _waiting: dict[tuple[str, int], Item] = field(default_factory=dict)
+    _answers: OrderedDict[tuple[str, int], Answer] = field(default_factory=OrderedDict)
+
+    def next_sequence(self, producer: str) -> int:
+        """What comes next from `producer`, admitted batches counted."""
+        return max(self.logged.get(producer, 0), self._admitted.get(producer, 0))
+
+    def admit(self, item: Item) -> None:
+        """Notes a batch that is on its way to the log."""
+        self._admitted[item.producer] = item.end
+        self._waiting[item.producer, item.sequence] = item
+
+    def note(self, producer: str, end: int) -> None:
+        """Moves a mark: the log holds everything of `producer` before `end`."""
+        self.logged[producer] = max(end, self.logged.get(producer, 0))
+        self.logged.move_to_end(producer)
+        if len(self.logged) > MAX_PRODUCERS:
+            self.logged.popitem(last=False)
+
+    def answered(self, item: Item, answer: Answer) -> None:
+        """Keeps the answer for a producer that asks again."""
+        self._waiting.pop((item.producer, item.sequence), None)
+        self._keep(item.producer, item.sequence, answer)
+
+    def _keep(self, producer: str, sequence: int, answer: Answer) -> None:
+        self._answers[producer, sequence] = answer
+        if len(self._answers) > RECENT_REPLIES:
+            self._answers.popitem(last=False)
+
+    def replayed(self, producer: str, sequence: int, answer: Answer) -> None:
+        """Notes a batch met while replaying the log."""
+        self.note(producer, sequence + len(answer.value))
+        self._keep(producer, sequence, answer)
+
+    def repeated(self, producer: str, sequence: int) -> Item | Answer | None:
+        """The batch sent before under this sequence: on its way, answered, or no longer remembered."""
+        return self._waiting.get((producer, sequence)) or self._answers.get((producer, sequence))
+
+    def roll_back(self, items: Iterable[Item]) -> None:
+        """What was admitted and may not have reached the log never was; everything else admitted is in it."""
+        self._admitted.clear()
+        for item in items:
+            self._waiting.pop((item.producer, item.sequence), None)
+
+
+class UpdateWindow:
+    """The last W unary updates by id: payload hash and answer."""
+
+    def __init__(self, window: int) -> None:
+        self._window = window
+        self._answers: OrderedDict[bytes, tuple[int, int, float, int, int]] = OrderedDict()
+        self.waiting: dict[bytes, Item] = {}
+
+    def __len__(self) -> int:
+        return len(self._answers)
+
+    def find(self, id: bytes, classes: tuple[int | str, ...]) -> tuple[int, Answer] | None:
+        """Payload hash and answer of an id, or None."""
+        found = self._answers.get(id)
+        if found is None:
+            return None
+        payload, position, value, code, outcome = found
+        answer = Answer(
+            position,
+            np.array([value]),
+            np.array([code], np.int32),
+            np.array([outcome], np.uint8),
+            classes,
+            duplicate=True,
+        )
+        return payload, answer
+
+    def note(self, id: bytes, payload: int, answer: Answer) -> None:
+        """Remembers an answer, and forgets the oldest beyond the window."""
+        self._answers[id] = (
+            payload,
+            answer.position,
+            float(answer.value[0]),
+            int(answer.code[0]),
+            int(answer.outcome[0]),
+        )
+        if len(self._answers) > self._window:
+            self._answers.popitem(last=False)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The table as arrays, for the snapshot (it is not state of the fold and not in its digest)."""
+        rows = list(self._answers.values())
+        return {
+            "window.id": np.frombuffer(b"".join(self._answers), np.uint8).reshape(-1, 17),
+            "window.payload": np.array([row[0] for row in rows], np.uint64),
+            "window.position": np.array([row[1] for row in rows], np.int64),
+            "window.value": np.array([row[2] for row in rows], np.float64),
+            "window.code": np.array([row[3] for row in rows], np.int32),
+            "window.outcome": np.array([row[4] for row in rows], np.uint8),
+        }
+
+    def load(self, arrays: dict[str, np.ndarray]) -> None:
+        """Takes on a table from a snapshot."""
+        names = ("payload", "position", "value", "code", "outcome")
+        rows = zip(*(arrays["window." + name].tolist() for name in names))
+        self._answers = OrderedDict(zip((bytes(id) for id in arrays["window.id"]), rows))

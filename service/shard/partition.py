@@ -1,0 +1,434 @@
+"""One partition served: admission, log, fold and answers, in one sequencer.
+
+    request -> admit -> append to the log -> fold -> answer
+
+Two tasks run side by side: while entry n is folded, entry n + 1 is being appended and requests for n + 2 gather.
+A batch is folded only after its own append is acknowledged, an answer follows both. `turn` is held by whoever
+touches the learner: a piece of a fold, a prediction, a piece of a snapshot.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import redis.asyncio
+
+from learners.base import Folded, Learner, Predicted
+from learners.keyed import CaptureActive
+from learners.spec import ModelSpec
+from service import errors
+from service.api import continual_v1_pb2 as pb
+from service.shard.admission import Answer, Item, Producers, UpdateWindow, payload_hash, update_id
+from service.shard.rows import StoreRows
+from service.shard.statistics import Statistics
+from service.store.errors import LogMismatch, StoreUnavailable
+from service.store.log import body_hash
+from service.store.partition import Partition as Store
+from service.wire import Schema, decode_columns, decode_event, slice_columns
+from streams.batch import Batch
+
+GATHER_ROWS = 8192
+GATHER_MESSAGES = 512
+"""Bounds on what one log entry gathers."""
+
+WAITING_ROWS = 65_536
+"""Events admitted and not yet logged, at most: streams are paused beyond it, unary calls refused."""
+
+PIECE_SECONDS = 2e-3
+"""A fold is cut so that a prediction waits about this long at most."""
+
+INLINE_SECONDS = 1e-4
+"""Shorter folds of resident keys run on the event loop: a thread would take longer to wake."""
+
+LEASE_SECONDS = 1.0
+CONFIRM_SECONDS = 0.25
+RETRY_SECONDS = 0.25
+
+UPDATE, LEARN = b"U", b"L"
+"""First byte of a message in the log: what kind of request follows."""
+
+
+class Partition:
+    """A partition that this process owns.
+
+    Args:
+        spec: of the model.
+        store: its keys in Redis, through a client that only the fold thread uses.
+        token: of the ownership.
+        client: an asyncio client, for appends and confirmations.
+        fail: called with the cause when this process must stop serving (it lost ownership, or its state is in doubt).
+    """
+
+    def __init__(
+        self, spec: ModelSpec, store: Store, token: str, client: redis.asyncio.Redis, fail: Callable[[BaseException], None]
+    ) -> None:
+        self.spec = spec
+        self.schema = Schema.of(spec)
+        self.store = store
+        self.token = token
+        self.client = client
+        self.fail = fail
+        self.learner: Learner = spec.learner.build(spec)
+        self.cold = StoreRows(store, token, -1)
+        self.statistics = Statistics(spec.target.kind)
+        self.producers = Producers()
+        self.window = UpdateWindow(spec.deployment.dedupe_window)
+        self.duplicates = 0
+        self.refused = 0
+        self.evictions = 0
+        self.snapshot_position = -1
+        self.state = "starting"
+        self.turn = asyncio.Lock()
+        self.folded = asyncio.Condition()
+        self.snapshot_done = asyncio.Event()
+        self.snapshot_done.set()
+        self.on_progress: Callable[[], None] = lambda: None
+        self.pool = ThreadPoolExecutor(1, f"fold-{spec.name}")
+        self._queue: deque[Item] = deque()
+        self._queued_rows = 0
+        self._arrived = asyncio.Event()
+        self._room = asyncio.Event()
+        self._room.set()
+        self._entries: asyncio.Queue[tuple[int, list[Item]]] = asyncio.Queue(2)
+        self._head = 0
+        self._confirmed = time.monotonic()
+        self._available = True
+        self._row_seconds = 2e-6
+        self._tasks: list[asyncio.Task[None]] = []
+
+    # Life
+
+    def start(self, head: int) -> None:
+        """Begins to serve; the learner has folded the log up to `head`."""
+        self._head = head
+        self._confirmed = time.monotonic()
+        self.state = "serving"
+        loops = (self._append_loop(), self._fold_loop(), self._confirm_loop())
+        self._tasks = [asyncio.create_task(self._guard(loop)) for loop in loops]
+
+    async def _guard(self, loop: Any) -> None:
+        try:
+            await loop
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            self.state = "failed"
+            self.fail(error)
+
+    async def stop(self) -> None:
+        """Serves what was admitted, then stops."""
+        self.state = "stopping"
+        try:
+            async with asyncio.timeout(5):
+                while self._queue or self._entries.qsize() or self.learner.position < self._head:
+                    await asyncio.sleep(0.005)
+        except TimeoutError:
+            pass  # the log has it, or its callers were never answered
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.pool.shutdown()
+
+    @property
+    def head(self) -> int:
+        """Events in the log."""
+        return self._head
+
+    def check_serving(self) -> None:
+        """Raises UNAVAILABLE unless this process certainly owns the partition and can write its log."""
+        if self.state != "serving":
+            raise errors.unavailable("PARTITION_STARTING", f"model {self.spec.name!r} is {self.state}", 0.2)
+        if not self._available:
+            raise errors.unavailable("STORE_UNAVAILABLE", "the store does not answer; nothing was lost", RETRY_SECONDS)
+        if time.monotonic() - self._confirmed > LEASE_SECONDS:
+            raise errors.unavailable("LEASE_UNCONFIRMED", "ownership was not confirmed within 1 s", RETRY_SECONDS)
+
+    async def _confirm_loop(self) -> None:
+        while True:
+            sent = time.monotonic()
+            try:
+                await self.store.confirm_async(self.client, self.token)
+                self._confirmed = max(self._confirmed, sent)
+            except StoreUnavailable:
+                pass  # the lease runs out by itself
+            await asyncio.sleep(CONFIRM_SECONDS)
+
+    # Admission
+
+    async def learn(self, request: pb.LearnRequest, raw: bytes) -> asyncio.Future[Answer]:
+        """Admits a batch of a producer; the answer follows. Waits while too much is waiting already.
+
+        Raises:
+            service.errors.Refused: the batch does not fit the spec, or cannot be taken now.
+        """
+        self.check_serving()
+        if not 1 <= len(request.producer.encode()) <= 256:
+            raise errors.invalid("producer", request.producer, "1 to 256 bytes of UTF-8")
+        batch = decode_columns(request.columns, self.schema)
+        while self._queued_rows >= WAITING_ROWS:
+            self._room.clear()
+            await self._room.wait()
+            self.check_serving()
+        sequence = request.sequence
+        expected = self.producers.next_sequence(request.producer)
+        if sequence < expected:
+            if sequence + len(batch) <= expected:
+                return self._repeat(request.producer, sequence)
+            batch = batch.slice(expected - sequence, len(batch))
+            rest = slice_columns(request.columns, expected - sequence, self.schema)
+            sequence = expected
+            cut = pb.LearnRequest(
+                model=request.model, producer=request.producer, sequence=sequence, columns=rest
+            )
+            raw = cut.SerializeToString()
+        item = Item(batch, LEARN + raw, _future(), request.producer, sequence)
+        self.producers.admit(item)
+        self._enqueue(item)
+        return item.done
+
+    def _repeat(self, producer: str, sequence: int) -> asyncio.Future[Answer]:
+        """The answer to a batch that was sent before."""
+        self.duplicates += 1
+        found = self.producers.repeated(producer, sequence)
+        if isinstance(found, Item):
+            return found.done
+        done = _future()
+        empty = Answer(0, np.zeros(0), np.zeros(0, np.int32), np.zeros(0, np.uint8), (), duplicate=True)
+        done.set_result(empty if found is None else _as_duplicate(found))
+        return done
+
+    async def update(self, request: pb.UpdateRequest, raw: bytes) -> Answer:
+        """Admits one event and waits for its answer.
+
+        Raises:
+            service.errors.Refused: the event does not fit the spec, its id was used for another one, or it cannot be
+                taken now.
+        """
+        self.check_serving()
+        if not request.event.id:
+            raise errors.invalid("event.id", "", "an id of 1 to 256 bytes, the same in every retry of this event")
+        batch = decode_event(request.event, self.schema)
+        payload = payload_hash(batch)
+        id = update_id(batch)
+        known = self.window.waiting.get(id)
+        if known is not None:
+            self._same_payload(known.payload, payload, request.event.id)
+            self.duplicates += 1
+            return _as_duplicate(await asyncio.shield(known.done))
+        found = self.window.find(id, self.learner.classes())
+        if found is not None:
+            self._same_payload(found[0], payload, request.event.id)
+            self.duplicates += 1
+            return found[1]
+        if self._queued_rows >= WAITING_ROWS:
+            raise errors.exhausted("QUEUE_FULL", f"{self._queued_rows} events wait for the log", 0.05)
+        item = Item(batch, UPDATE + raw, _future(), id=id, payload=payload)
+        self.window.waiting[id] = item
+        self._enqueue(item)
+        return await asyncio.shield(item.done)
+
+    def _same_payload(self, before: int, now: int, id: str) -> None:
+        if before != now:
+            self.refused += 1
+            raise errors.conflict(id)
+
+    def _enqueue(self, item: Item) -> None:
+        self._queue.append(item)
+        self._queued_rows += len(item.batch)
+        self._arrived.set()
+
+    # The log
+
+    async def _append_loop(self) -> None:
+        while True:
+            await self._arrived.wait()
+            items = self._gather()
+            if not items:
+                self._arrived.clear()
+                continue
+            await self._append(items)
+
+    def _gather(self) -> list[Item]:
+        """The next entry: everything that waits, up to a bound."""
+        items: list[Item] = []
+        rows = 0
+        while self._queue and len(items) < GATHER_MESSAGES:
+            if items and rows + len(self._queue[0].batch) > GATHER_ROWS:
+                break
+            item = self._queue.popleft()
+            rows += len(item.batch)
+            items.append(item)
+        self._queued_rows -= rows
+        if self._queued_rows < WAITING_ROWS:
+            self._room.set()
+        return items
+
+    async def _append(self, items: list[Item]) -> None:
+        position = self._head
+        count = sum(len(item.batch) for item in items)
+        messages = [item.message for item in items]
+        sent = time.monotonic()
+        try:
+            await self.store.append_async(self.client, self.token, position, count, messages)
+        except StoreUnavailable as error:
+            self._available = False
+            self._refuse_all(items, error)
+            logged = await self._was_logged(position, count, messages)
+            if logged:
+                self._await_fold(items)
+            self._available = True
+            if not logged:
+                return
+        self._confirmed = max(self._confirmed, sent)
+        self._head = position + count
+        for item in items:
+            if item.producer:
+                self.producers.note(item.producer, item.end)
+        await self._entries.put((position, items))
+
+    def _refuse_all(self, items: list[Item], error: Exception) -> None:
+        """Answers everything that waits with UNAVAILABLE: callers repeat by id or sequence."""
+        refusal = errors.unavailable("STORE_UNAVAILABLE", f"the store does not answer: {error}", RETRY_SECONDS)
+        refused = [*items, *self._queue]
+        for item in refused:
+            if not item.done.done():
+                item.done.set_exception(refusal)
+                item.done.exception()  # seen: a caller that went away leaves no warning
+            self.window.waiting.pop(item.id, None)
+        self.producers.roll_back(refused)
+        self._queue.clear()
+        self._queued_rows = 0
+        self._room.set()
+
+    def _await_fold(self, items: list[Item]) -> None:
+        """Refused in doubt, but logged: a caller that repeats one meets the original."""
+        for item in items:
+            item.done = _future()
+            if item.producer:
+                self.producers.admit(item)
+            else:
+                self.window.waiting[item.id] = item
+
+    async def _was_logged(self, position: int, count: int, messages: list[bytes]) -> bool:
+        """Waits for the store to answer again and says whether an append in doubt took place.
+
+        Raises:
+            LogMismatch: the log ends elsewhere: the store lost its tail, or another wrote.
+        """
+        while True:
+            try:
+                await self.store.confirm_async(self.client, self.token)
+                position_now, digest = await self._head_async()
+            except StoreUnavailable:
+                await asyncio.sleep(0.05)
+                continue
+            if position_now == position:
+                return False
+            if position_now == position + count and digest == body_hash(position, messages):
+                return True
+            raise LogMismatch(position, position_now, f"the log of {self.spec.name!r} after the store came back")
+
+    async def _head_async(self) -> tuple[int, bytes]:
+        head = await asyncio.get_running_loop().run_in_executor(self.pool, self.store.head)
+        return head.position, head.hash
+
+    # The fold
+
+    async def _fold_loop(self) -> None:
+        while True:
+            position, items = await self._entries.get()
+            batch = Batch.concat([item.batch for item in items])
+            folded = await self.fold(batch)
+            classes = self.learner.classes()
+            at = 0
+            for item in items:
+                rows = slice(at, at + len(item.batch))
+                answer = Answer(position + at, folded.value[rows], folded.code[rows], folded.outcome[rows], classes)
+                at += len(item.batch)
+                if item.producer:
+                    self.producers.answered(item, answer)
+                else:
+                    self.window.waiting.pop(item.id, None)
+                    self.window.note(item.id, item.payload, answer)
+                if not item.done.done():
+                    item.done.set_result(answer)
+            self.on_progress()
+
+    async def fold(self, batch: Batch) -> Folded:
+        """Folds logged events in pieces of about 2 ms, so that predictions find a place between them."""
+        parts: list[Folded] = []
+        start = 0
+        while start < len(batch):
+            stop = min(len(batch), start + max(64, int(PIECE_SECONDS / self._row_seconds)))
+            piece = batch.slice(start, stop) if stop - start < len(batch) else batch
+            async with self.turn:
+                part = await self._fold_piece(piece)
+            if part is None:
+                await self.snapshot_done.wait()
+                continue
+            parts.append(part)
+            start += len(part.value)
+        return parts[0] if len(parts) == 1 else Folded.concat(parts)
+
+    async def _fold_piece(self, piece: Batch) -> Folded | None:
+        """Folds a piece, or as much of it as a running snapshot allows (None: nothing)."""
+        before = self.learner.position
+        began = time.perf_counter()
+        try:
+            if len(piece) * self._row_seconds < INLINE_SECONDS and self.learner.resident(piece.key):
+                folded = self.learner.fold(piece)
+            else:
+                loop = asyncio.get_running_loop()
+                folded = await loop.run_in_executor(self.pool, self.learner.fold, piece)
+        except CaptureActive as stopped:
+            if stopped.folded is None:
+                return None
+            folded = stopped.folded
+        if len(piece) >= 64:
+            seconds = (time.perf_counter() - began) / max(1, self.learner.position - before)
+            self._row_seconds += 0.2 * (seconds - self._row_seconds)
+        self.statistics.update(folded)
+        return folded
+
+    # Predictions
+
+    async def predict(self, request: pb.PredictRequest) -> tuple[int, Predicted, tuple[int | str, ...]]:
+        """Predicts between two folds. Returns the position, the predictions and the classes.
+
+        Raises:
+            service.errors.Refused: the events do not fit the spec, or cannot be served now.
+        """
+        self.check_serving()
+        if request.WhichOneof("events") == "event":
+            batch = decode_event(request.event, self.schema)
+        else:
+            batch = decode_columns(request.columns, self.schema)
+        if (batch.kind == 2).any():
+            raise errors.invalid("kind", 2, "observations or labelled events: a label alone has no prediction")
+        async with self.turn:
+            if len(batch) * self._row_seconds < INLINE_SECONDS and self.learner.resident(batch.key):
+                predicted = self.learner.predict(batch, request.probabilities)
+            else:
+                loop = asyncio.get_running_loop()
+                predicted = await loop.run_in_executor(self.pool, self.learner.predict, batch, request.probabilities)
+            return self.learner.position, predicted, self.learner.classes()
+
+    async def in_fold_thread(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Runs `function` where the fold runs, with the learner to itself."""
+        async with self.turn:
+            return await asyncio.get_running_loop().run_in_executor(self.pool, function, *args)
+
+
+def _future() -> asyncio.Future[Answer]:
+    return asyncio.get_running_loop().create_future()
+
+
+def _as_duplicate(answer: Answer) -> Answer:
+    return Answer(answer.position, answer.value, answer.code, answer.outcome, answer.classes, duplicate=True)
+

@@ -1,0 +1,230 @@
+"""From the store back to a serving partition: the newest snapshot, then the log after it through the same fold.
+
+A start that dies while replaying leaves a mark. The next one records every entry before it folds it, the one after
+that every event of the entry that failed, and an event that fails again is quarantined: moved to the dead letters
+and passed over by every later replay.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+
+import numpy as np
+
+from learners.base import Folded, hash_shared
+from learners.fingerprint import fingerprint
+from service.api import continual_v1_pb2 as pb
+from service.shard.admission import Answer, payload_hash, update_id
+from service.shard.partition import LEARN, Partition
+from service.shard.rows import StoreRows
+from service.shard.statistics import Statistics
+from service.store.errors import SnapshotUnreadable
+from service.store.log import Entry
+from service.wire import decode_columns, decode_event
+from streams.batch import Batch
+
+log = logging.getLogger(__name__)
+
+FIRST_OF_ENTRY, INSIDE_ENTRY = 3, 2
+"""Attempts at which an event is quarantined: the count of an entry's first event includes that of the entry."""
+
+REPLAY_ROWS = 4096
+"""Events folded at a time."""
+
+
+class Recovery:
+    """One start of a partition. `run` blocks and belongs in a thread; nothing else touches the partition meanwhile."""
+
+    def __init__(self, partition: Partition) -> None:
+        self._p = partition
+        self.replayed = 0
+        self.same_numerics = True
+
+    def run(self) -> int:
+        """Brings the learner to the end of the log and returns that position.
+
+        Raises:
+            service.store.errors.StoreError: the store cannot serve, lost part of the log, or another owner took over.
+        """
+        p = self._p
+        start = self._load()
+        head = p.store.head().position
+        attempts = p.store.attempts()
+        if attempts or p.store.quarantined():
+            p.store.discard_newer(p.token, p.snapshot_position)
+        if start < head:
+            if attempts:
+                self._replay_recording(start, max(attempts))
+            else:
+                p.store.record_attempt(p.token, start - 1)
+                self._replay(start)
+            p.store.clear_attempts(p.token)
+        return head
+
+    def _load(self) -> int:
+        p = self._p
+        snapshot = p.store.load_snapshot()
+        if snapshot is None:
+            p.cold = StoreRows(p.store, p.token, -1)
+            p.learner.attach(p.cold)
+            return 0
+        manifest = snapshot.manifest
+        if manifest["spec_digest"] != p.spec.digest():
+            raise SnapshotUnreadable(f"the snapshot of {p.spec.name!r} was written for another spec")
+        p.cold = StoreRows(p.store, p.token, snapshot.position)
+        p.learner.load(snapshot.arrays, p.cold)
+        if hash_shared(p.learner.shared_arrays()).hexdigest() != manifest["shared_digest"]:
+            raise SnapshotUnreadable(f"the snapshot of {p.spec.name!r} does not match its digest")
+        p.window.load(snapshot.arrays)
+        p.producers.logged.update((name, int(mark)) for name, mark in manifest["producers"])
+        p.statistics = Statistics.from_dict(p.spec.target.kind, manifest["statistics"])
+        p.snapshot_position = snapshot.position
+        self.same_numerics = manifest["fingerprint"] == fingerprint()
+        if not self.same_numerics:
+            log.warning("model %s: numerics differ from those of its snapshot", p.spec.name)
+            p.store.discard_newer(p.token, snapshot.position)
+        return snapshot.position
+
+    def _replay(self, start: int) -> None:
+        """Folds everything from `start`, entries together up to `REPLAY_ROWS`, while the next ones are read."""
+        pending: list[tuple[Entry, list[tuple[bytes, Batch]]]] = []
+        rows = 0
+        with ThreadPoolExecutor(1, "read-log") as pool:
+            for entry in _ahead(pool, self._p.store.read(start)):
+                pending.append((entry, self._decoded(entry)))
+                rows += entry.count
+                if rows >= REPLAY_ROWS:
+                    self._fold(pending, start)
+                    pending, rows = [], 0
+        if pending:
+            self._fold(pending, start)
+
+    def _replay_recording(self, start: int, suspect: int) -> None:
+        """The same, noting in the store what is about to be folded."""
+        p = self._p
+        for entry in p.store.read(start):
+            if entry.position <= suspect < entry.end:
+                self._event_by_event(entry, start)
+            else:
+                p.store.record_attempt(p.token, entry.position)
+                self._fold([(entry, self._decoded(entry))], start)
+
+    def _event_by_event(self, entry: Entry, start: int) -> None:
+        p = self._p
+        passed_over = p.store.quarantined()
+        outcomes = []
+        decoded = self._decoded(entry)
+        batch = Batch.concat([batch for _, batch in decoded])
+        for row in range(max(0, start - entry.position), len(batch)):
+            position = entry.position + row
+            if position in passed_over:
+                outcomes.append(self._pass_over(1))
+                continue
+            attempts = p.store.record_attempt(p.token, position)
+            if attempts >= (FIRST_OF_ENTRY if row == 0 else INSIDE_ENTRY):
+                message = self._message_of(decoded, row)
+                p.store.quarantine(p.token, position, f"stopped the fold at {attempts} starts in a row", message)
+                log.error("model %s: event at position %d is quarantined", p.spec.name, position)
+                outcomes.append(self._pass_over(1))
+                continue
+            outcomes.append(self._folded(batch.slice(row, row + 1)))
+        self._note(decoded, entry.position, max(0, start - entry.position), Folded.concat(outcomes))
+
+    @staticmethod
+    def _message_of(decoded: list[tuple[bytes, Batch]], row: int) -> bytes:
+        """The logged request that row `row` of an entry came with."""
+        for message, batch in decoded:
+            if row < len(batch):
+                return message
+            row -= len(batch)
+        raise IndexError(row)
+
+    def _decoded(self, entry: Entry) -> list[tuple[bytes, Batch]]:
+        schema = self._p.schema
+        decoded = []
+        for message in entry.messages:
+            body = message[1:]
+            if message[:1] == LEARN:
+                batch = decode_columns(pb.LearnRequest.FromString(body).columns, schema)
+            else:
+                batch = decode_event(pb.UpdateRequest.FromString(body).event, schema)
+            decoded.append((message, batch))
+        return decoded
+
+    def _fold(self, entries: list[tuple[Entry, list[tuple[bytes, Batch]]]], start: int) -> None:
+        first = entries[0][0].position
+        decoded = list(chain.from_iterable(messages for _, messages in entries))
+        skip = max(0, start - first)
+        batch = Batch.concat([batch for _, batch in decoded])
+        parts = []
+        at = skip
+        for position in sorted(self._p.store.quarantined()) if self._quarantined() else []:
+            row = position - first
+            if at <= row < len(batch):
+                if at < row:
+                    parts.append(self._folded(batch.slice(at, row)))
+                parts.append(self._pass_over(1))
+                at = row + 1
+        if at < len(batch):
+            parts.append(self._folded(batch.slice(at, len(batch)) if at else batch))
+        self._note(decoded, first, skip, Folded.concat(parts))
+
+    def _quarantined(self) -> bool:
+        if not hasattr(self, "_any"):
+            self._any = bool(self._p.store.quarantined())
+        return self._any
+
+    def _folded(self, batch: Batch) -> Folded:
+        folded = self._p.learner.fold(batch)
+        self._p.statistics.update(folded)
+        self.replayed += len(batch)
+        return folded
+
+    def _pass_over(self, events: int) -> Folded:
+        """Events without effect: only the position moves."""
+        self._p.learner.pass_over(events)
+        self._p.statistics.quarantined(events)
+        nothing = np.full(events, np.nan)
+        outcome = np.full(events, pb.OUTCOME_QUARANTINED, np.uint8)
+        return Folded(nothing, np.full(events, -1, np.int32), outcome, np.full((events, 4), np.nan))
+
+    def _note(self, decoded: list[tuple[bytes, Batch]], first: int, skip: int, folded: Folded) -> None:
+        """Rebuilds marks, answers and the table of updates; the first `skip` rows were folded before the snapshot."""
+        p = self._p
+        at = -skip
+        classes = p.learner.classes()
+        for message, batch in decoded:
+            stop = at + len(batch)
+            if message[:1] == LEARN:
+                request = pb.LearnRequest.FromString(message[1:])
+                p.producers.note(request.producer, request.sequence + len(batch))
+            if at >= 0:
+                rows = slice(at, stop)
+                answer = Answer(
+                    first + skip + at, folded.value[rows], folded.code[rows], folded.outcome[rows], classes
+                )
+                if message[:1] == LEARN:
+                    p.producers.replayed(request.producer, request.sequence, answer)
+                else:
+                    p.window.note(update_id(batch), payload_hash(batch), answer)
+            at = stop
+
+
+def _ahead(pool: ThreadPoolExecutor, entries: Iterator[Entry]) -> Iterator[Entry]:
+    """The same entries, each read from the store while those before it are folded."""
+
+    def some() -> list[Entry]:
+        out: list[Entry] = []
+        for entry in entries:
+            out.append(entry)
+            if len(out) == 64:
+                break
+        return out
+
+    reading = pool.submit(some)
+    while part := reading.result():
+        reading = pool.submit(some)
+        yield from part

@@ -1,0 +1,327 @@
+"""gRPC in front of a shard: `continual.v1`, health, reflection.
+
+Requests arrive as bytes: they are parsed here (a malformed one is INVALID_ARGUMENT, never INTERNAL) and the very
+bytes go into the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+from google.protobuf.message import Message
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health_aio
+from grpc_reflection.v1alpha import reflection
+
+from service import errors
+from service.api import continual_v1_pb2 as pb
+from service.shard.admission import Answer
+from service.shard.shard import Shard
+from service.store.errors import StoreError
+from service.wire import parse, predictions_to_proto
+
+log = logging.getLogger(__name__)
+
+DATA = "continual.v1.OnlineLearning"
+CONTROL = "continual.v1.Models"
+MAX_MESSAGE_BYTES = 16 << 20
+IN_FLIGHT = 64
+"""Batches of one stream between admission and answer, at most; beyond it the stream is not read (back-pressure)."""
+
+HOP = ("continual-hop", "1")
+OPTIONS = [
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", 4 * MAX_MESSAGE_BYTES),
+]
+
+Handler = Callable[[bytes, grpc.aio.ServicerContext], Awaitable[bytes]]
+
+
+class Server:
+    """The servers of a shard: its own port from the start, the node's public port once it serves."""
+
+    def __init__(self, shard: Shard) -> None:
+        self._shard = shard
+        self._health = health_aio.HealthServicer()
+        self._servers: list[grpc.aio.Server] = []
+        shard.on_health = lambda serving: _spawn(self._set_health(serving))
+
+    async def start(self) -> str:
+        """Listens on a port of its own and returns host:port; health says NOT_SERVING."""
+        await self._set_health(False)
+        config = self._shard.config
+        server = self._new()
+        port = server.add_insecure_port(f"{config.host}:0")
+        await server.start()
+        return f"{config.advertise}:{port}"
+
+    async def open_public(self) -> None:
+        """Listens on the node's public port too, beside its other shards."""
+        config = self._shard.config
+        server = self._new([("grpc.so_reuseport", 1)])
+        server.add_insecure_port(f"{config.host}:{config.port}")
+        await server.start()
+
+    def _new(self, options: list[tuple[str, int]] | None = None) -> grpc.aio.Server:
+        server = grpc.aio.server(options=OPTIONS + (options or [("grpc.so_reuseport", 0)]))
+        server.add_generic_rpc_handlers(tuple(_handlers(self._shard)))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        reflection.enable_server_reflection(
+            (DATA, CONTROL, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME), server
+        )
+        self._servers.append(server)
+        return server
+
+    async def _set_health(self, serving: bool) -> None:
+        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        for service in ("", DATA, CONTROL):
+            await self._health.set(service, status)
+
+    async def stop(self, grace: float = 2.0) -> None:
+        """Refuses new calls, lets running ones end within `grace` seconds."""
+        await self._set_health(False)
+        await asyncio.gather(*(server.stop(grace) for server in self._servers))
+
+
+def _spawn(work: Any) -> None:
+    task = asyncio.get_running_loop().create_task(work)
+    _TASKS.add(task)
+    task.add_done_callback(_TASKS.discard)
+
+
+_TASKS: set[asyncio.Task] = set()
+
+
+def _handlers(shard: Shard) -> list[grpc.GenericRpcHandler]:
+    data = {
+        "Predict": _unary(_Forwarding(shard, DATA, "Predict", pb.PredictRequest, _predict)),
+        "Update": _unary(_Forwarding(shard, DATA, "Update", pb.UpdateRequest, _update)),
+        "Learn": _learn(shard),
+        "GetPartitionMap": _unary(_Local(shard, pb.GetPartitionMapRequest, _map)),
+    }
+    control = {
+        "Create": _unary(_Forwarding(shard, CONTROL, "Create", pb.CreateModelRequest, _create)),
+        "Get": _unary(_Forwarding(shard, CONTROL, "Get", pb.GetModelRequest, _get)),
+        "List": _unary(_Local(shard, pb.ListModelsRequest, _list)),
+        "Delete": _unary(_Forwarding(shard, CONTROL, "Delete", pb.DeleteModelRequest, _delete)),
+        "Snapshot": _unary(_Forwarding(shard, CONTROL, "Snapshot", pb.SnapshotRequest, _snapshot)),
+        "GetStatistics": _unary(_Forwarding(shard, CONTROL, "GetStatistics", pb.GetStatisticsRequest, _statistics)),
+    }
+    return [
+        grpc.method_handlers_generic_handler(DATA, data),
+        grpc.method_handlers_generic_handler(CONTROL, control),
+    ]
+
+
+def _unary(handler: Handler) -> grpc.RpcMethodHandler:
+    """Bytes in, bytes out; refusals become statuses."""
+
+    async def call(raw: bytes, context: grpc.aio.ServicerContext) -> bytes:
+        remaining = context.time_remaining()
+        if remaining is not None and remaining <= 0:
+            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline passed before work began")
+        try:
+            return await handler(raw, context)
+        except errors.Refused as refused:
+            await errors.abort(context, refused)
+        except StoreError as error:
+            await errors.abort(context, errors.unavailable("STORE_UNAVAILABLE", str(error), 0.25))
+        raise AssertionError
+
+    return grpc.unary_unary_rpc_method_handler(call)
+
+
+class _Local:
+    """A call that any shard answers."""
+
+    def __init__(self, shard: Shard, request: type[Message], work: Callable[..., Awaitable[Message]]) -> None:
+        self.shard = shard
+        self.request = request
+        self.work = work
+
+    async def __call__(self, raw: bytes, context: grpc.aio.ServicerContext) -> bytes:
+        return (await self.work(self.shard, parse(self.request, raw), raw)).SerializeToString()
+
+
+class _Forwarding(_Local):
+    """A call for the owner of a model: answered here, or forwarded once."""
+
+    def __init__(self, shard: Shard, service: str, method: str, request: type[Message], work: Any) -> None:
+        super().__init__(shard, request, work)
+        self.path = f"/{service}/{method}"
+
+    async def __call__(self, raw: bytes, context: grpc.aio.ServicerContext) -> bytes:
+        request: Any = parse(self.request, raw)
+        self.shard.check_route(request.route)
+        model = _model_of(request)
+        if self.shard.owns(model):
+            return (await self.work(self.shard, request, raw)).SerializeToString()
+        if any(key == HOP[0] for key, _ in context.invocation_metadata() or ()):
+            raise errors.wrong_map(self.shard.map, f"model {model!r} is not here, and was forwarded before")
+        call = self.shard.channel_to(model).unary_unary(self.path)
+        try:
+            return await call(raw, timeout=context.time_remaining(), metadata=(HOP,))
+        except grpc.aio.AioRpcError as error:
+            raise errors.from_rpc_error(error) from error
+
+
+def _model_of(request: Any) -> str:
+    if isinstance(request, pb.CreateModelRequest):
+        from service.shard.shard import parse_spec
+
+        return parse_spec(request.spec_json).name
+    return request.model if hasattr(request, "model") else request.name
+
+
+# The data plane
+
+
+async def _predict(shard: Shard, request: pb.PredictRequest, raw: bytes) -> Message:
+    partition = shard.owned(request.model)
+    position, predicted, classes = await partition.predict(request)
+    labels = classes if partition.spec.target.kind != "regression" else ()
+    code = predicted.code if labels or partition.spec.target.kind == "multiclass" else None
+    message = predictions_to_proto(position, predicted.value, code, labels, predicted.probabilities)
+    return pb.PredictReply(predictions=message)
+
+
+async def _update(shard: Shard, request: pb.UpdateRequest, raw: bytes) -> Message:
+    answer = await shard.owned(request.model).update(request, raw)
+    return pb.UpdateReply(predictions=_predictions(answer), duplicate=answer.duplicate)
+
+
+def _predictions(answer: Answer) -> pb.Predictions:
+    code = answer.code if answer.classes else None
+    return predictions_to_proto(answer.position, answer.value, code, answer.classes, outcome=answer.outcome)
+
+
+def _learn(shard: Shard) -> grpc.RpcMethodHandler:
+    """The bidirectional stream: one reply for each request, in order; the reader runs ahead of the answers."""
+
+    async def learn(requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> AsyncIterator[bytes]:
+        stream = _LearnStream(shard)
+        replies: asyncio.Queue[Any] = asyncio.Queue(IN_FLIGHT)
+        reader = asyncio.create_task(stream.read(requests, replies))
+        try:
+            while (entry := await replies.get()) is not None:
+                yield (await stream.reply(*entry)).SerializeToString()
+        except errors.Refused as refused:
+            reader.cancel()
+            await errors.abort(context, refused)
+        finally:
+            reader.cancel()
+
+    return grpc.stream_stream_rpc_method_handler(learn)
+
+
+class _LearnStream:
+    """One open `Learn` stream."""
+
+    def __init__(self, shard: Shard) -> None:
+        self._shard = shard
+
+    async def read(self, requests: AsyncIterator[bytes], replies: asyncio.Queue[Any]) -> None:
+        """Admits requests as they come and queues (request, future answer or refusal)."""
+        last: tuple[str, str, int] | None = None
+        try:
+            async for raw in requests:
+                request = pb.LearnRequest()
+                try:
+                    request = parse(pb.LearnRequest, raw)
+                    self._check_sequence(request, last)
+                    outcome: Any = await self._admit(request, raw)
+                except errors.Refused as refused:
+                    outcome = refused
+                except StoreError as error:
+                    outcome = errors.unavailable("STORE_UNAVAILABLE", str(error), 0.25)
+                last = (request.model, request.producer, request.sequence + request.columns.rows)
+                await replies.put((request, outcome))
+                if isinstance(outcome, errors.Refused) and outcome.code in _ENDS_THE_STREAM:
+                    return  # a later batch must not pass the mark of one that the client will send again
+            await replies.put(None)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            log.exception("reading a Learn stream failed")
+            await replies.put((pb.LearnRequest(), errors.unavailable("STREAM_FAILED", str(error))))
+
+    async def _admit(self, request: pb.LearnRequest, raw: bytes) -> asyncio.Future[Answer]:
+        self._shard.check_route(request.route)
+        if not self._shard.owns(request.model):
+            raise errors.wrong_map(self._shard.map, f"model {request.model!r} is served by another shard")
+        return await self._shard.owned(request.model).learn(request, raw)
+
+    def _check_sequence(self, request: pb.LearnRequest, last: tuple[str, str, int] | None) -> None:
+        """A stream may begin anywhere; after that a producer's batches follow one another."""
+        if last is not None and last[:2] == (request.model, request.producer) and request.sequence > last[2]:
+            raise errors.wrong_sequence(request.producer, request.sequence, last[2])
+
+    async def reply(self, request: pb.LearnRequest, outcome: Any) -> pb.LearnReply:
+        """The reply to a request once its answer is there.
+
+        Raises:
+            service.errors.Refused: the stream cannot go on in order.
+        """
+        end = request.sequence + request.columns.rows
+        if isinstance(outcome, errors.Refused):
+            refused = outcome
+        else:
+            try:
+                answer = await outcome
+                return pb.LearnReply(
+                    sequence=request.sequence,
+                    accepted=_predictions(answer),
+                    next_sequence=end,
+                    duplicate=answer.duplicate,
+                )
+            except errors.Refused as error:
+                refused = error
+        if refused.code in _ENDS_THE_STREAM:
+            raise refused
+        return pb.LearnReply(sequence=request.sequence, refused=refused.to_status(), next_sequence=end)
+
+
+_ENDS_THE_STREAM = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.ABORTED)
+"""Nothing after such a refusal can be taken in order: the client resends from the oldest unanswered batch."""
+
+
+async def _map(shard: Shard, request: pb.GetPartitionMapRequest, raw: bytes) -> Message:
+    return shard.map
+
+
+# The control plane
+
+
+async def _create(shard: Shard, request: pb.CreateModelRequest, raw: bytes) -> Message:
+    return shard.describe(await shard.create(request.spec_json, request.exist_ok))
+
+
+async def _get(shard: Shard, request: pb.GetModelRequest, raw: bytes) -> Message:
+    return shard.describe(shard.owned(request.name))
+
+
+async def _list(shard: Shard, request: pb.ListModelsRequest, raw: bytes) -> Message:
+    models = await asyncio.to_thread(shard.catalog.list)
+    reply = pb.ListModelsReply()
+    for name, spec in models.items():
+        here = shard.partitions.get(name)
+        reply.models.append(shard.describe(here) if here else pb.Model(name=name, spec_json=spec))
+    return reply
+
+
+async def _delete(shard: Shard, request: pb.DeleteModelRequest, raw: bytes) -> Message:
+    await shard.delete(request.name)
+    return pb.DeleteModelReply()
+
+
+async def _snapshot(shard: Shard, request: pb.SnapshotRequest, raw: bytes) -> Message:
+    written = await shard.snapshot(request.name)
+    return pb.SnapshotReply(position=written.position, digest=written.digest, rows=written.rows, bytes=written.bytes)
+
+
+async def _statistics(shard: Shard, request: pb.GetStatisticsRequest, raw: bytes) -> Message:
+    return await shard.statistics(request.name, request.digest)

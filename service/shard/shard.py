@@ -1,0 +1,381 @@
+"""The shard: the partitions that one process owns, and what it knows of the others.
+
+A plain class on an asyncio loop; `service.shard.actor` puts it into a Ray actor. Model number h belongs to shard
+h modulo the number of shards, h the 64-bit hash of its name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import grpc
+from pydantic import ValidationError
+
+from learners.fingerprint import fingerprint
+from learners.spec import ModelSpec
+from service import errors
+from service.api import continual_v1_pb2 as pb
+from service.shard.partition import Partition
+from service.shard.recovery import Recovery
+from service.shard.snapshots import Snapshotter, Written
+from service.store.catalog import Catalog
+from service.store.connect import RANK, connect, connect_async, durability
+from service.store.errors import MapConflict, ModelExists, StoreError, StoreUnavailable
+from service.store.ownership import OwnerRecord
+from service.store.partition import Partition as Store
+from service.wire import key_hash
+
+log = logging.getLogger(__name__)
+
+DEPLOYMENT = "continual"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class ShardConfig:
+    """What a shard needs to know.
+
+    Attributes:
+        redis: URL of the store.
+        index: number of this shard.
+        shards: how many there are.
+        host: interface that its ports are bound on.
+        port: the node's public port, shared by its shards.
+        advertise: host under which others reach this shard.
+    """
+
+    redis: str
+    index: int = 0
+    shards: int = 1
+    host: str = "127.0.0.1"
+    port: int = 50051
+    advertise: str = "127.0.0.1"
+
+    @property
+    def name(self) -> str:
+        """Name of the shard."""
+        return f"shard-{self.index}"
+
+
+class Shard:
+    """See the module's docstring.
+
+    Args:
+        config: see `ShardConfig`.
+        exit: called with a cause when the process must end (default: `os._exit(1)`, after logging it).
+    """
+
+    def __init__(self, config: ShardConfig, exit: Callable[[BaseException], None] | None = None) -> None:
+        self.config = config
+        self.address = ""
+        self.client = connect(config.redis)
+        self.catalog = Catalog(self.client, DEPLOYMENT)
+        self.partitions: dict[str, Partition] = {}
+        self.snapshots: dict[str, Snapshotter] = {}
+        self.deployment = ""
+        self.on_health: Callable[[bool], None] = lambda serving: None
+        self._map = pb.PartitionMap()
+        self._exit = exit or _exit
+        self._channels: dict[str, grpc.aio.Channel] = {}
+        self._tasks: set[asyncio.Task] = set()
+        self._creating = asyncio.Lock()
+
+    # Life
+
+    async def start(self, address: str) -> None:
+        """Opens every partition of this shard and publishes where it answers.
+
+        Args:
+            address: host:port of this shard's own server.
+        """
+        self.address = address
+        self.deployment = await asyncio.to_thread(until_served, self.catalog.deployment_id)
+        await asyncio.to_thread(self._publish)
+        models = await asyncio.to_thread(self.catalog.list)
+        mine = [ModelSpec.model_validate_json(spec) for name, spec in models.items() if self._is_mine(name)]
+        await asyncio.gather(*(self._open(spec) for spec in mine))
+        await asyncio.to_thread(self._publish)
+        self.on_health(True)
+        self._spawn(self._refresh_map())
+
+    async def stop(self) -> None:
+        """Answers what was admitted, writes a last snapshot, gives ownership up."""
+        self.on_health(False)
+        for task in self._tasks:
+            task.cancel()
+        for name, partition in list(self.partitions.items()):
+            serving = partition.state == "serving"
+            await partition.stop()
+            if serving:
+                try:
+                    await self.snapshots[name].take()
+                    await asyncio.to_thread(partition.store.release, partition.token)
+                except StoreError as error:
+                    log.warning("model %s: no last snapshot: %s", name, error)
+        for channel in self._channels.values():
+            await channel.close()
+
+    def _is_mine(self, name: str) -> bool:
+        return key_hash(name.encode()) % self.config.shards == self.config.index
+
+    def _spawn(self, work) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _fail(self, cause: BaseException) -> None:
+        self.on_health(False)
+        self._exit(cause)
+
+    # Partitions
+
+    async def _open(self, spec: ModelSpec) -> Partition:
+        """Takes ownership, recovers, serves."""
+        store = Store(self.client, DEPLOYMENT, spec.name)
+        record = OwnerRecord.here(self.config.name, self.address)
+        token = await asyncio.to_thread(store.acquire, record)
+        partition = Partition(spec, store, token, connect_async(self.config.redis), self._fail)
+        self.partitions[spec.name] = partition
+        snapshotter = self.snapshots[spec.name] = Snapshotter(partition)
+        partition.on_progress = lambda: self._snapshot_if_due(partition, snapshotter)
+        recovery = Recovery(partition)
+        try:
+            head = await asyncio.to_thread(recovery.run)
+        except BaseException as cause:
+            log.exception("model %s: recovery failed", spec.name)
+            self._fail(cause)
+            raise
+        partition.start(head)
+        log.info("model %s: serving at position %d, %d events replayed", spec.name, head, recovery.replayed)
+        if partition.snapshot_position < 0 or not recovery.same_numerics:
+            await snapshotter.take()
+        return partition
+
+    def _snapshot_if_due(self, partition: Partition, snapshotter: Snapshotter) -> None:
+        due = partition.learner.position - max(0, partition.snapshot_position) >= partition.spec.deployment.snapshot_every
+        if due and not snapshotter.running:
+            self._spawn(self._snapshot(partition, snapshotter))
+
+    async def _snapshot(self, partition: Partition, snapshotter: Snapshotter) -> None:
+        try:
+            await snapshotter.take()
+        except StoreUnavailable as error:
+            log.warning("model %s: snapshot put off: %s", partition.spec.name, error)
+        except StoreError as error:
+            self._fail(error)
+
+    # The partition map
+
+    def _publish(self) -> None:
+        """Puts this shard's part of the map in place of its former part."""
+        while True:
+            record = self.catalog.partition_map()
+            parts = json.loads(record.body) if record.body else {"shards": {}, "partitions": {}}
+            parts["shards"][self.config.name] = self.address
+            kept = {n: p for n, p in parts["partitions"].items() if p["shard"] != self.config.name}
+            mine = {n: {"shard": self.config.name, "address": self.address} for n in self.partitions}
+            parts["partitions"] = kept | mine
+            try:
+                version = self.catalog.set_partition_map(record.version, json.dumps(parts, sort_keys=True).encode())
+            except MapConflict:
+                continue
+            self._take_map(version, parts)
+            return
+
+    def _take_map(self, version: int, parts: dict) -> None:
+        message = pb.PartitionMap(deployment=self.deployment, version=version)
+        for name, part in parts["partitions"].items():
+            partition = self.partitions.get(name)
+            message.partitions.add(
+                model=name,
+                first_hash=0,
+                last_hash=2**64 - 1,
+                shard=part["shard"],
+                address=part["address"],
+                state=partition.state if partition else "serving",
+            )
+        self._map = message
+        self._shards = parts["shards"]
+
+    async def _refresh_map(self) -> None:
+        while True:
+            await asyncio.sleep(1.0)
+            try:
+                record = await asyncio.to_thread(self.catalog.partition_map)
+            except StoreUnavailable:
+                continue
+            if record.body and record.version != self._map.version:
+                self._take_map(record.version, json.loads(record.body))
+
+    @property
+    def map(self) -> pb.PartitionMap:
+        """Who owns which partition, as this shard knows it."""
+        for entry in self._map.partitions:
+            partition = self.partitions.get(entry.model)
+            if partition:
+                entry.state = partition.state
+        return self._map
+
+    def check_route(self, route: pb.Route) -> None:
+        """Raises FAILED_PRECONDITION with the map for a caller with another deployment or map in mind."""
+        if route.deployment and route.deployment != self.deployment:
+            raise errors.wrong_map(self.map, f"this is deployment {self.deployment}, not {route.deployment}")
+        if route.map_version and route.map_version != self._map.version:
+            raise errors.wrong_map(self.map)
+
+    def owns(self, model: str) -> bool:
+        """Whether a model, existing or not, belongs to this shard."""
+        return model in self.partitions or self._is_mine(model)
+
+    def owned(self, model: str) -> Partition:
+        """The partition of a model that belongs to this shard.
+
+        Raises:
+            service.errors.Refused: there is no such model.
+        """
+        if model not in self.partitions:
+            raise errors.model_not_found(model)
+        return self.partitions[model]
+
+    def channel_to(self, model: str) -> grpc.aio.Channel:
+        """A channel to the shard that owns (or would own) a model.
+
+        Raises:
+            service.errors.Refused: that shard has not published its address yet.
+        """
+        name = f"shard-{key_hash(model.encode()) % self.config.shards}"
+        address = self._shards.get(name)
+        if address is None:
+            raise errors.unavailable("SHARD_STARTING", f"{name} is starting", 0.5)
+        if address not in self._channels:
+            self._channels[address] = grpc.aio.insecure_channel(address)
+        return self._channels[address]
+
+    # Models
+
+    async def create(self, spec_json: str, exist_ok: bool) -> Partition:
+        """Creates a model and serves it.
+
+        Raises:
+            service.errors.Refused: the spec does not validate, the model exists, or the store promises too little.
+        """
+        spec = parse_spec(spec_json)
+        async with self._creating:
+            offered = await asyncio.to_thread(durability, self.client)
+            if RANK[offered] < RANK[spec.deployment.durability]:
+                raise errors.invalid(
+                    "deployment.durability", spec.deployment.durability, f"at most {offered!r}, which the store offers"
+                )
+            try:
+                created = await asyncio.to_thread(self.catalog.create, spec.name, spec.to_json())
+            except ModelExists as error:
+                raise errors.model_exists(spec.name) from error
+            if not created:
+                if not exist_ok:
+                    raise errors.model_exists(spec.name)
+                if spec.name in self.partitions:
+                    return self.partitions[spec.name]
+            partition = await self._open(spec)
+            await asyncio.to_thread(self._publish)
+            return partition
+
+    async def delete(self, name: str) -> None:
+        """Deletes a model with its log and state.
+
+        Raises:
+            service.errors.Refused: there is no such model.
+        """
+        async with self._creating:
+            partition = self.owned(name)
+            del self.partitions[name]
+            del self.snapshots[name]
+            await partition.stop()
+            await asyncio.to_thread(partition.store.delete, partition.token)
+            await asyncio.to_thread(self.catalog.delete, name)
+            await asyncio.to_thread(self._publish)
+
+    async def snapshot(self, name: str) -> Written:
+        """Writes a snapshot now."""
+        partition = self.owned(name)
+        partition.check_serving()
+        return await self.snapshots[name].take()
+
+    async def statistics(self, name: str, digest: bool) -> pb.Statistics:
+        """Counts, metrics and, when asked for, the digest of a model."""
+        partition = self.owned(name)
+        async with partition.turn:
+            position = partition.learner.position
+            counts, metrics = partition.statistics.counts(), partition.statistics.metrics()
+            value = ""
+            if digest:
+                partition.check_serving()
+                loop = asyncio.get_running_loop()
+                value = await loop.run_in_executor(partition.pool, partition.learner.digest)
+        return pb.Statistics(
+            name=name,
+            position=position,
+            snapshot_position=max(0, partition.snapshot_position),
+            counts=counts | {"duplicates": partition.duplicates, "refused": partition.refused},
+            metrics=metrics,
+            keys_resident=partition.learner.resident_keys(),
+            digest=value,
+            fingerprint=json.dumps(fingerprint()),
+        )
+
+    def describe(self, partition: Partition) -> pb.Model:
+        """A model as the API shows it."""
+        return pb.Model(
+            name=partition.spec.name,
+            spec_json=partition.spec.to_json(),
+            position=partition.head,
+            snapshot_position=max(0, partition.snapshot_position),
+            state=partition.state,
+        )
+
+
+def parse_spec(spec_json: str) -> ModelSpec:
+    """A spec from JSON.
+
+    Raises:
+        service.errors.Refused: with a violation for every field that does not fit.
+    """
+    try:
+        return ModelSpec.model_validate_json(spec_json)
+    except ValidationError as error:
+        violations = [
+            errors.Violation(
+                "spec." + ".".join(map(str, item["loc"])), errors.shorten(item.get("input")), item["msg"]
+            )
+            for item in error.errors(include_url=False, include_context=False)
+        ]
+        raise errors.invalid_fields(violations, "INVALID_SPEC") from error
+
+
+def until_served(function: Callable[[], T], seconds: float = 10.0) -> T:
+    """Repeats a first call to a store that is still starting.
+
+    Raises:
+        service.store.errors.StoreUnavailable: it did not answer within `seconds`.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return function()
+        except StoreUnavailable:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+
+
+def _exit(cause: BaseException) -> None:
+    log.critical("this shard stops: %s: %s", type(cause).__name__, cause, exc_info=cause)
+    logging.shutdown()
+    os._exit(1)

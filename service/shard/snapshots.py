@@ -1,0 +1,105 @@
+"""Writing a snapshot while the fold goes on.
+
+At position P the shared arrays are copied; keyed rows follow in pieces between folds, each as it stood at P (a row
+that a fold is about to change is copied first). One small write commits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from learners.base import hash_shared
+from learners.fingerprint import fingerprint
+from service.shard.partition import Partition
+from service.shard.rows import StoreRows
+
+PIECE_BYTES = 1 << 18
+"""Rows copied and written at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A committed snapshot: its position, the keyed rows and the bytes written for it, the digest of the shared state."""
+
+    position: int
+    rows: int
+    bytes: int
+    digest: str
+
+
+class Snapshotter:
+    """Takes the snapshots of one partition, one at a time."""
+
+    def __init__(self, partition: Partition) -> None:
+        self._p = partition
+        self._one = asyncio.Lock()
+        self._last: Written | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether a snapshot is being written."""
+        return self._one.locked()
+
+    async def take(self) -> Written:
+        """Writes a snapshot at the current position; returns the last one if nothing was folded since.
+
+        Raises:
+            service.store.errors.StoreError: the store cannot serve, or another owner took over; the partition goes on
+                from the snapshot before.
+        """
+        async with self._one:
+            if self._last is not None and self._last.position == self._p.learner.position:
+                return self._last
+            self._last = await self._write()
+            return self._last
+
+    async def _write(self) -> Written:
+        p = self._p
+        async with p.turn:
+            p.snapshot_done.clear()
+            position = p.learner.position
+            arrays = p.learner.begin_capture(p.snapshot_position)
+            manifest = {
+                "spec_digest": p.spec.digest(),
+                "shared_digest": hash_shared(p.learner.shared_arrays()).hexdigest(),
+                "producers": list(p.producers.logged.items()),
+                "statistics": p.statistics.to_dict(),
+                "fingerprint": fingerprint(),
+            }
+            arrays |= p.window.arrays()
+        committed = None
+        try:
+            written = await self._store(position, arrays, manifest)
+            committed = position
+        finally:
+            async with p.turn:
+                p.learner.end_capture(committed)
+                if committed is not None:
+                    p.snapshot_position = committed
+                    p.cold.committed = committed
+            p.snapshot_done.set()
+        await asyncio.to_thread(self._trim)
+        return written
+
+    async def _store(self, position: int, arrays: dict, manifest: dict) -> Written:
+        p = self._p
+        rows_out = StoreRows(p.store, p.token, p.snapshot_position)
+        writer = await asyncio.to_thread(p.store.begin_snapshot, p.token, position)
+        await asyncio.to_thread(writer.write, arrays)
+        rows = size = 0
+        while True:
+            async with p.turn:
+                piece = p.learner.capture(PIECE_BYTES)
+            if piece is None:
+                break
+            wrote = await asyncio.to_thread(rows_out.put_rows, piece)
+            rows, size = rows + wrote[0], size + wrote[1]
+        await asyncio.to_thread(writer.commit, manifest)
+        return Written(position, rows, size + writer.bytes, manifest["shared_digest"])
+
+    def _trim(self) -> None:
+        """Two snapshots back, or the deduplication window, whichever reaches further."""
+        p = self._p
+        oldest = p.store.oldest_snapshot_position()
+        p.store.trim(p.token, min(oldest, p.snapshot_position - p.spec.deployment.dedupe_window))

@@ -8,13 +8,14 @@ must satisfy.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
-from streams.batch import Batch
+from streams.batch import Batch, Keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,15 +27,23 @@ class Folded:
             probability of the likeliest class; NaN for a label by id.
         code: int32 [n], the likeliest class (index in `classes()`), -1 where there is none.
         outcome: uint8 [n], sum of the outcome flags of `kernels.cpu.layout`.
-        scored: float64 [n, 4]; for every label that met its prediction: the predicted value and class as they were
-            made, the key's label before (NaN: none), and the label itself (for multi-class its index in
-            `classes()`). NaN rows elsewhere.
+        scored: float64 [n, 4]; for every label that met its prediction, as that was made: the predicted value
+            (multi-class: the probability given to this label, NaN for a label by id), the predicted class, the key's
+            label before (NaN: none), and the label itself (multi-class: its index in `classes()`). NaN rows elsewhere.
     """
 
     value: np.ndarray
     code: np.ndarray
     outcome: np.ndarray
     scored: np.ndarray
+
+    @classmethod
+    def concat(cls, parts: Sequence[Folded]) -> Folded:
+        """The answers of consecutive batches in one."""
+        if len(parts) == 1:
+            return parts[0]
+        columns = zip(*((part.value, part.code, part.outcome, part.scored) for part in parts))
+        return cls(*(np.concatenate(column) for column in columns))
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,20 +97,38 @@ class Learner(Protocol):
     def load(self, shared: dict[str, np.ndarray], cold: ColdRows) -> None:
         """Takes on a snapshot: shared arrays, and keyed rows read from `cold` as they are met."""
 
+    def attach(self, cold: ColdRows) -> None:
+        """A fresh learner keeps its cold rows there (before the first event)."""
+
+    def pass_over(self, events: int) -> None:
+        """Moves the position over quarantined events; nothing else changes."""
+
     def digest(self) -> str:
         """SHA-256 (hex) over shared arrays by name, then keyed rows by key, wherever they reside."""
 
     def begin_capture(self, since: int) -> dict[str, np.ndarray]:
-        """Starts a snapshot at the current position: shared arrays (copies); keyed rows changed after `since` follow."""
+        """Starts a snapshot at the current position: shared arrays (copies); rows changed after `since` follow."""
 
     def capture(self, limit: int) -> list[Row] | None:
-        """Up to about `limit` bytes of captured rows, as they stood when the capture began; None when all are out."""
+        """About `limit` bytes of captured rows as they stood when the capture began; None when all are out."""
 
-    def end_capture(self) -> None:
-        """The snapshot is committed (or given up): evictions are free again."""
+    def end_capture(self, written: int | None = None) -> None:
+        """The snapshot is committed at position `written` (or given up: None): evictions are free again."""
 
     def resident_keys(self) -> int:
         """Keys in memory."""
+
+    def resident(self, keys: Keys) -> bool:
+        """Whether all these keys are in memory: then folding or predicting them does not touch the store."""
+
+
+def hash_shared(arrays: dict[str, np.ndarray]) -> hashlib._Hash:
+    """SHA-256 over shared arrays by name: the beginning of every digest."""
+    sha = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        sha.update(f"{name}:{array.dtype.str}:{array.shape};".encode())
+        sha.update(np.ascontiguousarray(array).tobytes())
+    return sha
 
 
 class MemoryRows:

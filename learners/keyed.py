@@ -10,15 +10,22 @@ from __future__ import annotations
 import numpy as np
 
 from kernels.cpu import keys as table_ops
-from kernels.cpu.layout import H_POSITION, H_SEEN
-from learners.base import ColdRows, Row
+from kernels.cpu.layout import H_POSITION, H_SEEN, plain
+from learners.base import ColdRows, Folded, Row
 from streams.batch import Keys
 
 Columns = dict[str, np.ndarray]
 
 
-class CaptureActive(RuntimeError):
-    """A row changed after the running snapshot began would have to leave memory: the snapshot must finish first."""
+class CaptureActive(RuntimeError):  # noqa: N818 - it says when, not what went wrong
+    """A row changed after the running snapshot began would have to leave memory: the snapshot must finish first.
+
+    Attributes:
+        folded: what the interrupted fold said of the events before the one that needs the room; None if there are
+            none. Fold the rest once the snapshot is committed.
+    """
+
+    folded: Folded | None = None
 
 
 class KeyedRows:
@@ -52,11 +59,11 @@ class KeyedRows:
     @staticmethod
     def _new_table(capacity: int, arena: np.ndarray, old: table_ops.Table | None = None) -> table_ops.Table:
         cells = np.zeros(1 << max(4, (2 * capacity - 1).bit_length()), np.int64)
-        fields = [np.zeros(capacity, dtype) for dtype in (np.uint64, np.int64, np.int64)]
+        fields: list[np.ndarray] = [np.zeros(capacity, dtype) for dtype in (np.uint64, np.int64, np.int64)]
         if old is not None:
             for new, field in zip(fields, (old.hash, old.start, old.length)):
                 new[: len(field)] = field
-        return table_ops.Table(cells, *fields, arena)
+        return table_ops.Table._make([cells, *fields, arena])
 
     def __len__(self) -> int:
         return int(self._used.sum())
@@ -71,7 +78,7 @@ class KeyedRows:
     def lookup(self, keys: Keys) -> np.ndarray:
         """int64 [n]: the slot of each key, -1 where it is not resident. Changes nothing."""
         slots = np.empty(len(keys), np.int64)
-        table_ops.lookup(self._table, keys.offsets, keys.data, slots)
+        table_ops.lookup(self._table, plain(keys.offsets), plain(keys.data), slots)
         return slots
 
     def key(self, slot: int) -> bytes:
@@ -127,7 +134,7 @@ class KeyedRows:
             CaptureActive: a victim changed since the running snapshot began; finish it and call again.
         """
         slots = np.empty(len(keys), np.int64)
-        if table_ops.lookup(self._table, keys.offsets, keys.data, slots) == 0:
+        if table_ops.lookup(self._table, plain(keys.offsets), plain(keys.data), slots) == 0:
             return slots, len(keys)
         absent: dict[bytes, int] = {}
         rows = len(keys)
@@ -135,7 +142,7 @@ class KeyedRows:
         if len(resident) + int((slots < 0).sum()) > self._slots:
             rows = self._prefix(keys, slots)
             resident = np.unique(slots[:rows][slots[:rows] >= 0])
-        for row in np.flatnonzero(slots[:rows] < 0):
+        for row in np.flatnonzero(slots[:rows] < 0).tolist():
             absent.setdefault(keys[row], len(absent))
         self._make_room(len(absent), resident)
         names = list(absent)
@@ -145,7 +152,7 @@ class KeyedRows:
             where = np.array([place for place, _ in found])
             self.unpack([row[1] for _, row in found], self.columns, where)
             self._written[where] = [row[0] for _, row in found]
-        for row in np.flatnonzero(slots[:rows] < 0):
+        for row in np.flatnonzero(slots[:rows] < 0).tolist():
             slots[row] = places[absent[keys[row]]]
         return slots[:rows], rows
 
@@ -279,7 +286,7 @@ class KeyedRows:
 
     def all_rows(self, at: int, chunk: int = 1024):
         """Yields every existing row by key, resident or cold, as (key, content)."""
-        resident = {self.key(slot): slot for slot in np.flatnonzero(self._used)}
+        resident = {self.key(slot): slot for slot in np.flatnonzero(self._used).tolist()}
         keys = sorted(set(resident) | set(self.cold.iter_keys()))
         for start in range(0, len(keys), chunk):
             part = keys[start : start + chunk]

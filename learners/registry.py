@@ -21,7 +21,7 @@ def load_learners() -> None:
     Raises:
         ImportError: a module named by `CONTINUAL_LEARNERS` cannot be imported.
     """
-    import learners.methods as methods
+    from learners import methods
 
     for module in pkgutil.iter_modules(methods.__path__, methods.__name__ + "."):
         importlib.import_module(module.name)

@@ -118,7 +118,8 @@ class Deployment(Strict):
     durability: Literal["fsync", "everysec", "memory"] = Field(
         "fsync",
         description="What an acknowledged event survives: `fsync` power loss; `everysec` a process crash, and "
-        "power loss but for the last second or so; `memory` nothing beyond the store's process. The store must offer at least this.",
+        "power loss but for the last second or so; `memory` nothing beyond the store's process. The store must offer "
+        "at least this.",
     )
 
 

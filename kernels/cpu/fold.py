@@ -72,6 +72,16 @@ def _new_class(config, shared, y, h, x, s):
 
 
 @nb.njit(**INLINE)
+def _class_of(config, shared, events, y):
+    """The model's index of a class of the batch. A new class takes the next one; -1 when there is no more."""
+    index = events.classes[int(y)]
+    if index < 0 and shared.counters[C_CLASSES] < config.max_classes:
+        index = shared.counters[C_CLASSES]
+        events.classes[int(y)] = index
+    return float(index)
+
+
+@nb.njit(**INLINE)
 def _note_label(shared, head, y, seen):
     """The key's last label, its change and the observation it belongs to."""
     head[H_CHANGE] = y - head[H_LABEL] if head[H_LABELS] > 0 else 0.0
@@ -113,6 +123,8 @@ def _observe(config, shared, rows, events, out, s, t, slot):
     head[H_TIME] = max(head[H_TIME], float(time))
     head[H_POSITION] = shared.counters[C_POSITION]
     y = events.y[t]
+    if events.kind[t] != 0 and config.task == MULTICLASS:
+        y = _class_of(config, shared, events, y)
     if events.kind[t] == 0 or (config.task == MULTICLASS and y < 0):
         advance(s.x, trace, config.units, config.width, s)
         if events.kind[t] == 0:
@@ -122,8 +134,11 @@ def _observe(config, shared, rows, events, out, s, t, slot):
             outcome |= CLASS_LIMIT
     else:
         if config.task == MULTICLASS:
+            given = s.logits[int(y)] if y < shared.counters[C_CLASSES] else 0.0
+            _score(out, t, given, code, base)
             _new_class(config, shared, y, s.h, s.x, s)
-        _score(out, t, value, code, base)
+        else:
+            _score(out, t, value, code, base)
         observe_change(config, shared, head, y)
         logit_rows, finite = _error(config, shared, base, y, s)
         if finite:
@@ -192,14 +207,16 @@ def _label(config, shared, rows, events, out, s, t, slot):
     note = rows.pending_head[slot, place]
     head[H_POSITION] = shared.counters[C_POSITION]
     note[P_AT] = 0.0
-    if config.task == MULTICLASS and y < 0:
-        out.outcome[t] = CLASS_LIMIT
-        return
+    if config.task == MULTICLASS:
+        y = _class_of(config, shared, events, y)
+        if y < 0:
+            out.outcome[t] = CLASS_LIMIT
+            return
     width, units = config.width, config.units
     body = rows.pending_body[slot, place]
     x = body[:width]
     h = body[width : width + units]
-    _score(out, t, note[P_VALUE], note[P_CODE], note[P_BASE])
+    _score(out, t, math.nan if config.task == MULTICLASS else note[P_VALUE], note[P_CODE], note[P_BASE])
     predict(config, shared, note[P_BASE], h, x, s)
     if config.task == MULTICLASS:
         _new_class(config, shared, y, h, x, s)

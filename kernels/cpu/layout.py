@@ -61,6 +61,7 @@ class Config(NamedTuple):
     ignore_out_of_order: int
     pending: int
     horizon: float
+    max_classes: int
 
 
 class Shared(NamedTuple):
@@ -110,11 +111,13 @@ class Events(NamedTuple):
     """float32 [n, d]."""
     kind: np.ndarray
     y: np.ndarray
-    """float64 [n]; for multi-class the index in the model's class table, -1 beyond its limit."""
+    """float64 [n]; for multi-class an index into `classes`."""
     slot: np.ndarray
     """int64 [n]; -1: the key has no row (only for a label by id)."""
     time: np.ndarray
     id: np.ndarray
+    classes: np.ndarray
+    """int64 [m]: the model's index of each class of the batch, -1 until the fold learns it; the fold fills it in."""
 
 
 class Out(NamedTuple):
@@ -127,8 +130,9 @@ class Out(NamedTuple):
     outcome: np.ndarray
     """uint8 [n]."""
     scored: np.ndarray
-    """float64 [n, 3]: for a learned label the prediction as it was made (value, class) and the label before it
-    of the same key (NaN: none); NaN rows elsewhere."""
+    """float64 [n, 3]: for a label that met its prediction, as that was made: the prediction (multi-class: the
+    probability given to this label, NaN for a label by id), its class, and the key's label before (NaN: none).
+    NaN rows elsewhere."""
 
 
 class Scratch(NamedTuple):
@@ -154,3 +158,12 @@ class Scratch(NamedTuple):
     """float64 [K]."""
     d_logits: np.ndarray
     """float64 [K]: dL/dlogits."""
+
+
+def plain(array: np.ndarray) -> np.ndarray:
+    """The array itself if it is contiguous, aligned and writeable, else a copy that is.
+
+    Arrays over received bytes are read-only and may be misaligned; to the compiler each such kind is another type,
+    for which it would compile the whole fold anew, in the middle of serving.
+    """
+    return array if array.flags.carray else array.copy()

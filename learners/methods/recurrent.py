@@ -11,7 +11,6 @@ also carries terms of earlier weights, as in every online RTRL (Irie et al., ICL
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from typing import Annotated, Literal
@@ -22,13 +21,17 @@ from pydantic import Field
 from kernels.cpu import fold as kernel
 from kernels.cpu import layout
 from kernels.cpu.layout import Config, Events, Out, Rows, Scratch, Shared
-from learners.base import ColdRows, Folded, MemoryRows, Predicted, Row
-from learners.keyed import KeyedRows
+from learners.base import ColdRows, Folded, MemoryRows, Predicted, Row, hash_shared
+from learners.keyed import CaptureActive, KeyedRows
 from learners.spec import LearnerSpec, ModelSpec, MulticlassTarget, Strict
-from streams.batch import LABEL, OBSERVATION, Batch
+from streams.batch import OBSERVATION, Batch, Keys
 
 CLASS_SLOTS = 8
 """Inputs that carry the previous label of a multi-class target: one-hot of its index modulo this."""
+
+
+Decay = Annotated[float, Field(ge=0, le=0.99999)]
+"""Decay of a moment; closer to 1 its complement would be rounding in float32."""
 
 
 class MinGRU(Strict):
@@ -47,8 +50,8 @@ class Adam(Strict):
 
     kind: Literal["adam"] = "adam"
     rate: float = Field(1e-3, gt=0, le=10, description="Step size.")
-    betas: tuple[float, float] = Field((0.9, 0.999), description="Decay of the first and second moment, in [0, 1).")
-    epsilon: float = Field(1e-8, gt=0, le=1, description="Added to the root of the second moment.")
+    betas: tuple[Decay, Decay] = Field((0.9, 0.999), description="Decay of the first and second moment.")
+    epsilon: float = Field(1e-8, ge=1e-16, le=1, description="Added to the root of the second moment.")
 
 
 class SGD(Strict):
@@ -71,7 +74,7 @@ class RecurrentSpec(LearnerSpec):
         True, description="The key's last label that has arrived is an input (with its age when labels are delayed)."
     )
     window: int = Field(5000, ge=2, description="Events over which means and deviations run.")
-    clip: float = Field(5.0, gt=0, le=1e6, description="Bound on a standardised input, in deviations.")
+    clip: float = Field(5.0, gt=0, le=1e3, description="Bound on a standardised input, in deviations.")
     residual_clip: float = Field(
         5.0, gt=0, description="Regression: residuals beyond this many running deviations count linearly (Huber)."
     )
@@ -108,6 +111,7 @@ def _config(model: ModelSpec, spec: RecurrentSpec) -> Config:
         ignore_out_of_order=int(model.labels.out_of_order == "ignore"),
         pending=model.labels.pending,
         horizon=float(model.labels.horizon),
+        max_classes=model.target.max_classes if isinstance(model.target, MulticlassTarget) else 0,
     )
 
 
@@ -155,11 +159,15 @@ class RecurrentLearner:
 
         k = self._capacity
         return Shared(
-            weights.reshape(-1).astype(self._dtype),
-            zeros(2 * j * n),
-            zeros(2 * j * n),
-            *(zeros(k, n) for _ in range(3)),
-            *(zeros(k, j) for _ in range(3)),
+            cell=weights.reshape(-1).astype(self._dtype),
+            m_cell=zeros(2 * j * n),
+            v_cell=zeros(2 * j * n),
+            out=zeros(k, n),
+            m_out=zeros(k, n),
+            v_out=zeros(k, n),
+            skip=zeros(k, j),
+            m_skip=zeros(k, j),
+            v_skip=zeros(k, j),
             scaler=np.zeros((c.features + int(c.task == layout.REGRESSION), 3)),
             target=np.zeros(4),
             decay=np.ones(2),
@@ -168,8 +176,10 @@ class RecurrentLearner:
 
     def _new_scratch(self) -> Scratch:
         c = self._config
-        units = (np.zeros(c.units, self._dtype) for _ in range(7))
-        return Scratch(np.zeros(c.width, self._dtype), *units, np.zeros(self._capacity), np.zeros(self._capacity))
+        sizes = [c.width, *[c.units] * 7]
+        return Scratch._make(
+            [*(np.zeros(size, self._dtype) for size in sizes), np.zeros(self._capacity), np.zeros(self._capacity)]
+        )
 
     # Folding
 
@@ -189,45 +199,58 @@ class RecurrentLearner:
 
         Raises:
             learners.keyed.CaptureActive: a running snapshot must finish first; the events before the one that
-                raised are folded (`position` tells how many), the rest are not.
+                raised are folded (`CaptureActive.folded`), the rest are not.
         """
         parts: list[Folded] = []
         start = 0
         while start < len(batch):
             rest = batch.slice(start, len(batch)) if start else batch
-            slots, rows = self.rows.admit(rest.key, self.position)
+            try:
+                slots, rows = self.rows.admit(rest.key, self.position)
+            except CaptureActive as stopped:
+                stopped.folded = Folded.concat(parts) if parts else None
+                raise
             piece = rest.slice(0, rows) if rows < len(rest) else rest
             self.rows.before_write(slots)
             parts.append(self._fold_resident(piece, slots))
             start += rows
-        if len(parts) == 1:
-            return parts[0]
-        return Folded(*(np.concatenate(columns) for columns in zip(*((p.value, p.code, p.outcome, p.scored) for p in parts))))
+        return Folded.concat(parts or [self._fold_resident(batch, np.zeros(0, np.int64))])
 
     def _fold_resident(self, batch: Batch, slots: np.ndarray) -> Folded:
         n = len(batch)
-        y = self._class_indices(batch) if self._config.task == layout.MULTICLASS else batch.y
+        y, classes = batch.y, np.zeros(0, np.int64)
+        if self._config.task == layout.MULTICLASS:
+            y, classes = self._class_indices(batch)
+        new = classes < 0
         out = Out(np.empty(n), np.empty(n, np.int32), np.empty(n, np.uint8), np.full((n, 3), np.nan))
-        events = Events(batch.x, batch.kind, y, slots, batch.time, batch.id)
+        events = Events._make(map(layout.plain, (batch.x, batch.kind, y, slots, batch.time, batch.id, classes)))
         kernel.fold(self._config, self._shared, Rows(**self.rows.columns), events, out, self._scratch)
+        if len(classes):
+            learned = np.flatnonzero(new & (classes >= 0))
+            for code in learned[np.argsort(classes[learned])]:
+                self._classes[batch.classes[code]] = int(classes[code])
+            y = np.append(classes, -1)[np.where(np.isnan(y), -1, y).astype(np.int64)]
         label = np.where(np.isnan(out.scored[:, 1]), np.nan, y)
         return Folded(out.value, out.code, out.outcome, np.column_stack([out.scored, label]))
 
-    def _class_indices(self, batch: Batch) -> np.ndarray:
-        """The labels as indices in the model's class table, which takes on new ones in order of appearance."""
-        labelled = batch.kind != OBSERVATION
-        codes, first = np.unique(batch.y[labelled].astype(np.int64), return_index=True)
-        limit = self.spec.target.max_classes if isinstance(self.spec.target, MulticlassTarget) else 0
-        indices = np.full(len(batch.classes) + 1, -1, np.int64)
-        for code in codes[np.argsort(first)]:
+    def _class_indices(self, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+        """The labels as codes, and the model's index of each code, -1 where the fold may have to choose one.
+
+        The fold chooses when it learns a label, so that a label without effect leaves no class behind.
+        """
+        y = batch.y
+        indices = np.full(len(batch.classes), -1, np.int64)
+        codes: dict[int | str, int] = {}
+        for code in np.unique(y[batch.kind != OBSERVATION]).astype(np.int64):
             label = batch.classes[code]
-            if label not in self._classes and len(self._classes) < limit:
-                self._classes[label] = len(self._classes)
+            if label in codes:  # the batch lists this label twice
+                y = np.where(y == code, codes[label], y)
+                continue
+            codes[label] = int(code)
             indices[code] = self._classes.get(label, -1)
-        self._reserve(len(self._classes))
-        y = np.full(len(batch), np.nan)
-        y[labelled] = indices[batch.y[labelled].astype(np.int64)]
-        return y
+        fresh = sum(indices[code] < 0 for code in codes.values())
+        self._reserve(min(self._config.max_classes, len(self._classes) + fresh))
+        return y, indices
 
     def _reserve(self, classes: int) -> None:
         """Room for `classes` logits; capacity is not state."""
@@ -255,7 +278,7 @@ class RecurrentLearner:
             self._predict_from(self.rows.columns, batch.x, slots, value, code, table)
         else:
             absent = np.flatnonzero(~resident)
-            columns = self.rows.peek([batch.key[row] for row in absent], self.position)
+            columns = self.rows.peek([batch.key[row] for row in absent.tolist()], self.position)
             parts = [(columns, absent, np.arange(len(absent)))]
             if resident.any():
                 parts.append((self.rows.columns, np.flatnonzero(resident), slots[resident]))
@@ -271,7 +294,9 @@ class RecurrentLearner:
 
     def _predict_from(self, columns, x, slots, value, code, table) -> None:
         wanted = table if self._config.task == layout.MULTICLASS else np.zeros((0, 0), np.float32)
-        kernel.predict_each(self._config, self._shared, Rows(**columns), x, slots, value, code, wanted, self._reading)
+        kernel.predict_each(
+            self._config, self._shared, Rows(**columns), layout.plain(x), slots, value, code, wanted, self._reading
+        )
 
     # State
 
@@ -305,12 +330,13 @@ class RecurrentLearner:
         """Sends evictions to `cold` from now on (before the first event)."""
         self.rows.reset(cold)
 
+    def pass_over(self, events: int) -> None:
+        """See `learners.base.Learner`."""
+        self._shared.counters[layout.C_POSITION] += events
+
     def digest(self) -> str:
         """See `learners.base.Learner`."""
-        sha = hashlib.sha256()
-        for name, array in sorted(self.shared_arrays().items()):
-            sha.update(f"{name}:{array.dtype.str}:{array.shape};".encode())
-            sha.update(np.ascontiguousarray(array).tobytes())
+        sha = hash_shared(self.shared_arrays())
         for key, content in self.rows.all_rows(self.position):
             sha.update(len(key).to_bytes(4, "little") + key + content)
         return sha.hexdigest()
@@ -332,5 +358,6 @@ class RecurrentLearner:
         """Keys in memory."""
         return len(self.rows)
 
-
-__all__ = ["LABEL", "RecurrentLearner", "RecurrentSpec"]
+    def resident(self, keys: Keys) -> bool:
+        """See `learners.base.Learner`."""
+        return bool((self.rows.lookup(keys) >= 0).all())

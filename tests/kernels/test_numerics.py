@@ -1,0 +1,109 @@
+"""Elementary functions against correctly rounded decimals, and NaN through every one of them."""
+
+from __future__ import annotations
+
+import math
+from decimal import Decimal, localcontext
+
+import numba as nb
+import numpy as np
+import pytest
+
+from kernels.cpu import numerics
+
+
+def over(function):
+    """The inlined function applied to an array by compiled code, so that it is tested as the fold uses it."""
+
+    @nb.njit(error_model="numpy", fastmath=False)
+    def apply(x):
+        y = np.empty_like(x)
+        for i in range(len(x)):
+            y[i] = function(x[i])
+        return y
+
+    return apply
+
+
+exp, sigmoid, tanh = over(numerics.exp), over(numerics.sigmoid), over(numerics.tanh)
+
+
+@nb.njit(error_model="numpy", fastmath=False)
+def dot(a, b, n):
+    return numerics.dot(a, b, n, a.dtype.type(0))
+
+
+def decimal_exp(x: float) -> Decimal:
+    with localcontext() as context:
+        context.prec = 40
+        return Decimal(x).exp()
+
+
+def points(bound: float, n: int = 3000) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    spread = rng.uniform(-bound, bound, n)
+    small = rng.normal(0, 1, n) * 10.0 ** rng.uniform(-12, 0, n)
+    edges = np.array([0.0, -0.0, 1.0, -1.0, bound, -bound, 0.5 * math.log(2), -0.5 * math.log(2), 5e-324])
+    return np.concatenate([spread, small, edges])
+
+
+def test_exp_is_within_two_ulp() -> None:
+    x = points(708.0)
+    for value, got in zip(x, exp(x)):
+        exact = decimal_exp(value)
+        assert abs(Decimal(float(got)) - exact) <= 2 * Decimal(math.ulp(float(exact))), value
+
+
+def test_exp_is_clamped() -> None:
+    low, high = exp(np.array([-1e300, 1e300]))
+    assert low == exp(np.array([-708.0]))[0] > 0.0
+    assert high == exp(np.array([708.0]))[0] < math.inf
+    np.testing.assert_array_equal(exp(np.array([-math.inf, math.inf])), [low, high])
+
+
+def test_sigmoid_and_tanh() -> None:
+    x = points(40.0)
+    with localcontext() as context:
+        context.prec = 40
+        for value, s, t in zip(x, sigmoid(x), tanh(x)):
+            e = decimal_exp(value)
+            exact = e / (1 + e)
+            assert abs(Decimal(float(s)) - exact) <= Decimal("1e-15") * exact, value
+            exact = (e * e - 1) / (e * e + 1)
+            assert abs(Decimal(float(t)) - exact) <= Decimal("4e-16"), value
+    assert tanh(np.zeros(1))[0] == 0.0
+    np.testing.assert_array_equal(sigmoid(np.array([-1e308, 1e308])) > 0.5, [False, True])
+    np.testing.assert_array_equal(tanh(np.array([-1e308, 1e308])), [-1.0, 1.0])
+
+
+@pytest.mark.parametrize("function", [exp, sigmoid, tanh])
+def test_nan_stays_nan(function) -> None:
+    x = np.zeros(17)
+    x[::2] = math.nan
+    np.testing.assert_array_equal(np.isnan(function(x)), np.isnan(x))
+
+
+@pytest.mark.parametrize("n", [0, 1, 7, 8, 9, 16, 31, 64, 65])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_dot(n, dtype) -> None:
+    rng = np.random.default_rng(n)
+    a, b = rng.normal(size=n).astype(dtype), rng.normal(size=n).astype(dtype)
+    exact = math.fsum(float(x) * float(y) for x, y in zip(a, b))
+    size = math.fsum(abs(float(x) * float(y)) for x, y in zip(a, b))
+    assert abs(float(dot(a, b, n)) - exact) <= (n + 1) * np.finfo(dtype).eps * size
+    if n:
+        a[n // 2] = math.nan
+        assert math.isnan(dot(a, b, n))
+
+
+def test_dot_adds_in_the_order_it_declares() -> None:
+    """The order is part of the bits: eight interleaved sums, added as a tree, then the rest."""
+    rng = np.random.default_rng(7)
+    a, b = (rng.normal(size=43).astype(np.float32) for _ in range(2))
+    sums = [np.float32(0)] * 8
+    for i in range(40):
+        sums[i % 8] += a[i] * b[i]
+    total = ((sums[0] + sums[4]) + (sums[2] + sums[6])) + ((sums[1] + sums[5]) + (sums[3] + sums[7]))
+    for i in range(40, 43):
+        total += a[i] * b[i]
+    assert dot(a, b, 43) == total

@@ -12,6 +12,8 @@ import os
 import sys
 import threading
 
+import uvloop
+
 from service.shard.server import Server
 from service.shard.shard import Shard, ShardConfig
 
@@ -23,7 +25,7 @@ class ShardProcess:
 
     def __init__(self, config: ShardConfig) -> None:
         self._config = config
-        self._loop = asyncio.new_event_loop()
+        self._loop = uvloop.new_event_loop()
         self._stopping = asyncio.Event()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, name=config.name, daemon=True)

@@ -96,6 +96,7 @@ class Partition:
         self._room = asyncio.Event()
         self._room.set()
         self._entries: asyncio.Queue[tuple[int, list[Item]]] = asyncio.Queue(2)
+        self._idle = False
         self._head = 0
         self._confirmed = time.monotonic()
         self._available = True
@@ -290,7 +291,10 @@ class Partition:
         for item in items:
             if item.producer:
                 self.producers.note(item.producer, item.end)
-        await self._entries.put((position, items))
+        if self._idle and count * self._row_seconds < INLINE_SECONDS:
+            await self._answer(position, items)  # no hand-over between tasks for a few events
+        else:
+            await self._entries.put((position, items))
 
     def _refuse_all(self, items: list[Item], error: Exception) -> None:
         """Answers everything that waits with UNAVAILABLE: callers repeat by id or sequence."""
@@ -342,23 +346,28 @@ class Partition:
 
     async def _fold_loop(self) -> None:
         while True:
+            self._idle = self._entries.empty()
             position, items = await self._entries.get()
-            batch = Batch.concat([item.batch for item in items])
-            folded = await self.fold(batch)
-            classes = self.learner.classes()
-            at = 0
-            for item in items:
-                rows = slice(at, at + len(item.batch))
-                answer = Answer(position + at, folded.value[rows], folded.code[rows], folded.outcome[rows], classes)
-                at += len(item.batch)
-                if item.producer:
-                    self.producers.answered(item, answer)
-                else:
-                    self.window.waiting.pop(item.id, None)
-                    self.window.note(item.id, item.payload, answer)
-                if not item.done.done():
-                    item.done.set_result(answer)
-            self.on_progress()
+            self._idle = False
+            await self._answer(position, items)
+
+    async def _answer(self, position: int, items: list[Item]) -> None:
+        """Folds a logged entry and answers its requests."""
+        folded = await self.fold(Batch.concat([item.batch for item in items]))
+        classes = self.learner.classes()
+        at = 0
+        for item in items:
+            rows = slice(at, at + len(item.batch))
+            answer = Answer(position + at, folded.value[rows], folded.code[rows], folded.outcome[rows], classes)
+            at += len(item.batch)
+            if item.producer:
+                self.producers.answered(item, answer)
+            else:
+                self.window.waiting.pop(item.id, None)
+                self.window.note(item.id, item.payload, answer)
+            if not item.done.done():
+                item.done.set_result(answer)
+        self.on_progress()
 
     async def fold(self, batch: Batch) -> Folded:
         """Folds logged events in pieces of about 2 ms, so that predictions find a place between them."""

@@ -39,8 +39,13 @@ def connect(url: str) -> redis.Redis:
 
 
 def connect_async(url: str) -> redis.asyncio.Redis:
-    """The same for asyncio."""
-    return redis.asyncio.Redis.from_url(url, retry=AsyncRetry(NoBackoff(), 0), **_options())
+    """The same for asyncio, on one connection of its own.
+
+    It has no timeout per read and write, which would cost a tenth of an append: `Script.run_async` bounds the
+    whole call.
+    """
+    options = _options() | {"socket_timeout": None, "single_connection_client": True}
+    return redis.asyncio.Redis.from_url(url, retry=AsyncRetry(NoBackoff(), 0), **options)
 
 
 def durability(client: redis.Redis) -> Durability:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +17,10 @@ local holder = redis.call('HGET', KEYS[1], 'token')
 if holder ~= ARGV[1] then return {-1, holder or ''} end
 """
 """Opens every script that writes for an owner: KEYS[1] is the owner's key, ARGV[1] its token."""
+
+
+CALL_SECONDS = 5.0
+"""After this long an asyncio call counts as unanswered: what it wrote is in doubt."""
 
 
 class Script:
@@ -40,12 +45,16 @@ class Script:
             raise translated(error) from error
 
     async def run_async(self, client: redis.asyncio.Redis, keys: Sequence[str], args: Sequence[Any]) -> Any:
-        """The same on an asyncio client."""
+        """The same on an asyncio client, within `CALL_SECONDS`."""
         try:
-            try:
-                return await client.execute_command("EVALSHA", self.sha, len(keys), *keys, *args)
-            except redis.exceptions.NoScriptError:
-                return await client.execute_command("EVAL", self.text, len(keys), *keys, *args)
+            async with asyncio.timeout(CALL_SECONDS):
+                try:
+                    return await client.execute_command("EVALSHA", self.sha, len(keys), *keys, *args)
+                except redis.exceptions.NoScriptError:
+                    return await client.execute_command("EVAL", self.text, len(keys), *keys, *args)
+        except TimeoutError as error:
+            late = redis.exceptions.TimeoutError(f"no answer within {CALL_SECONDS} s")
+            raise translated(late) from error
         except redis.RedisError as error:
             raise translated(error) from error
 

@@ -18,6 +18,7 @@ from service.store.embedded import EmbeddedRedis
 
 READY_SECONDS = 60.0
 STATE_FILE = "serve.json"
+LOGS = "logs"
 
 
 class PortTaken(Exception):  # noqa: N818 (says what is the case)
@@ -64,6 +65,7 @@ class Deployment:
         self.store: EmbeddedRedis | None = None
         self.redis_url = options.redis or ""
         self.actors: dict[str, Any] = {}
+        self.logs = options.data.resolve() / LOGS
         self._say = say
 
     def __enter__(self) -> Self:
@@ -95,6 +97,7 @@ class Deployment:
             "deployment": self.deployment,
             "redis": self.redis_url,
             "shards": list(self.actors),
+            "logs": str(self.logs),
         }
         (self.options.data / STATE_FILE).write_text(json.dumps(state, indent=2) + "\n")
 
@@ -115,6 +118,8 @@ class Deployment:
 
     def _start_shards(self) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        # Ray prints what its daemons report ("A worker died ...") on the driver's output; its own logs have it too.
+        os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
         import ray
 
         shards = self.options.shards or max(1, (os.cpu_count() or 2) - 1)
@@ -128,9 +133,16 @@ class Deployment:
                 **(local if self.options.ray is None else {}),
             )
         remote = ray.remote(ShardActor)
+        self.logs.mkdir(parents=True, exist_ok=True)
         for index in range(shards):
             config = ShardConfig(
-                self.redis_url, index, shards, self.options.host, self.options.port, advertise=self.options.host
+                self.redis_url,
+                index,
+                shards,
+                self.options.host,
+                self.options.port,
+                advertise=self.options.host,
+                log=str(self.logs / f"shard-{index}.log") if self.options.ray is None else "",
             )
             name = f"{self.deployment}/{config.name}"
             self.actors[config.name] = remote.options(

@@ -66,7 +66,7 @@ class ShardActor:
     """The Ray actor around a `ShardProcess`."""
 
     def __init__(self, config: ShardConfig) -> None:
-        configure_logging()
+        configure_logging(config.log)
         self._process = ShardProcess(config)
 
     def ready(self) -> int:
@@ -79,10 +79,14 @@ class ShardActor:
         self._process.stop()
 
 
-def configure_logging() -> None:
-    """One line per record on standard error."""
+def configure_logging(path: str = "") -> None:
+    """One line per record, in a file that is appended to or on standard error."""
+    handler = logging.FileHandler(path) if path else logging.StreamHandler(sys.stderr)
     logging.basicConfig(
-        stream=sys.stderr, level=os.environ.get("CONTINUAL_LOG", "INFO"), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+        handlers=[handler],
+        level=os.environ.get("CONTINUAL_LOG", "INFO"),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        force=True,
     )
 
 
@@ -91,8 +95,9 @@ def main() -> None:
     import json
     import signal
 
-    configure_logging()
-    process = ShardProcess(ShardConfig(**json.loads(sys.argv[1])))
+    config = ShardConfig(**json.loads(sys.argv[1]))
+    configure_logging(config.log)
+    process = ShardProcess(config)
     done = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: done.set())

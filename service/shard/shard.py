@@ -50,6 +50,7 @@ class ShardConfig:
         host: interface that its ports are bound on.
         port: the node's public port, shared by its shards.
         advertise: host under which others reach this shard.
+        log: file that its log goes to; "": standard error.
     """
 
     redis: str
@@ -58,6 +59,7 @@ class ShardConfig:
     host: str = "127.0.0.1"
     port: int = 50051
     advertise: str = "127.0.0.1"
+    log: str = ""
 
     @property
     def name(self) -> str:

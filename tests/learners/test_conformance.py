@@ -1,0 +1,61 @@
+"""The conformance kit on the recurrent learner, and on learners that break it."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from learners import conformance
+from learners.spec import ModelSpec
+from streams.batch import LABEL
+
+
+def make_spec(target: str, arrive: str, dtype: str, **changes) -> ModelSpec:
+    return ModelSpec.model_validate(
+        {
+            "name": "m",
+            "features": [{"name": "a", "missing": "mean"}, "b", {"name": "c", "missing": "mean"}],
+            "target": {"kind": target} | ({"max_classes": 8} if target == "multiclass" else {}),
+            "labels": {"arrive": arrive, "pending": 3 if arrive == "delayed" else 0},
+            "learner": {"kind": "recurrent", "cell": {"units": 9}, "dtype": dtype, **changes},
+        }
+    )
+
+
+GRID = list(
+    itertools.product(("binary", "multiclass", "regression"), ("immediate", "delayed"), ("float32", "float64"))
+)
+
+
+@pytest.mark.parametrize("name", conformance.CHECKS)
+@pytest.mark.parametrize("point", GRID, ids="-".join)
+def test_recurrent(point, name) -> None:
+    conformance.check(name, make_spec(*point), seed=GRID.index(point))
+
+
+@pytest.mark.parametrize("changes", [{"optimizer": {"kind": "sgd"}}, {"previous_label": False}], ids=str)
+def test_recurrent_otherwise(changes) -> None:
+    conformance.check_learner(make_spec("regression", "delayed", "float32", **changes), seed=50)
+
+
+def test_a_label_at_once_leaves_the_same_weights() -> None:
+    for target in ("binary", "multiclass", "regression"):
+        spec = make_spec(target, "delayed", "float32")
+        log = conformance.random_log(spec, 3, plain=True)
+        whole, split = spec.learner.build(spec), spec.learner.build(spec)
+        whole.fold(log)
+        for row in range(len(log)):
+            event = log.slice(row, row + 1)
+            observation = type(log)(event.x, event.kind * 0, event.y * np.nan, event.key, event.time, event.id)
+            split.fold(observation)
+            label = event.kind * 0 + LABEL
+            split.fold(type(log)(event.x * 0, label, event.y, event.key, event.time, event.id, event.classes))
+        a, b = whole.shared_arrays(), split.shared_arrays()
+        assert a.pop("counters")[1:].tobytes() == b.pop("counters")[1:].tobytes()
+        assert {name: array.tobytes() for name, array in a.items()} == {n: array.tobytes() for n, array in b.items()}
+        keys = sorted({log.key[row] for row in range(len(log))})
+        slots = [learner.rows.lookup(type(log.key).pack(keys)) for learner in (whole, split)]
+        rows = [learner.rows.columns["body"][where] for learner, where in zip((whole, split), slots)]
+        assert rows[0].tobytes() == rows[1].tobytes()

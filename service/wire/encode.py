@@ -138,6 +138,8 @@ def _rows(column: Any, rows: int, name: str) -> Any:
 def _put_values(columns: pb.Columns, y: Any, target: TargetSpec | None) -> np.ndarray:
     """Writes the label column and returns bool [n], whether the row has a label."""
     values = np.asarray(y)
+    if values.dtype.kind == "U" and not isinstance(y, np.ndarray):
+        values = np.asarray(y, object)  # numpy has turned the integers among texts into text
     _rows(values, columns.rows, "y")
     if values.ndim != 1:
         raise ValueError(f"y: got shape {values.shape}; accepted: [rows]")

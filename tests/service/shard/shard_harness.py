@@ -1,0 +1,210 @@
+"""A shard in this process or in its own, and the fold that it has to equal."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from learners.base import Folded, Learner
+from learners.spec import ModelSpec
+from service.api import continual_v1_pb2 as pb
+from service.client import Client
+from service.shard.server import Server
+from service.shard.shard import Shard, ShardConfig
+from service.wire import Schema, columns_from, decode_columns, slice_columns
+from streams.batch import Batch
+
+FEATURES = ("a", "b", "c")
+TARGETS: dict[str, dict[str, Any]] = {
+    "binary": {"kind": "binary", "labels": ["DOWN", "UP"]},
+    "multiclass": {"kind": "multiclass"},
+    "regression": {"kind": "regression"},
+}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def spec_of(name: str, kind: str = "binary", *, units: int = 4, labels: Any = None, **deployment: Any) -> ModelSpec:
+    return ModelSpec.model_validate(
+        {
+            "name": name,
+            "features": [{"name": f, "missing": "mean" if f == "c" else "refuse"} for f in FEATURES],
+            "target": TARGETS[kind],
+            "learner": {"kind": "recurrent", "cell": {"units": units}},
+            "labels": labels or {},
+            "deployment": deployment,
+        }
+    )
+
+
+class LocalShard:
+    """A shard on a thread of this process; what would end its process is kept in `failures`."""
+
+    def __init__(self, redis: str, **config: Any) -> None:
+        self.failures: list[BaseException] = []
+        self.config = ShardConfig(redis, **{"port": free_port(), **config})
+        self.target = f"127.0.0.1:{self.config.port}"
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+        self._thread.start()
+        self.run(self._start())
+
+    async def _start(self) -> None:
+        self.shard = Shard(self.config, self.failures.append)
+        self.server = Server(self.shard)
+        await self.shard.start(await self.server.start())
+        await self.server.open_public()
+
+    def run(self, work: Coroutine[Any, Any, Any], timeout: float = 60.0) -> Any:
+        """The result of a coroutine on the shard's loop."""
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(timeout)
+
+    def learner(self, model: str) -> Any:
+        return self.shard.partitions[model].learner
+
+    def stop(self) -> None:
+        async def stop() -> None:
+            await self.server.stop(0.5)
+            await self.shard.stop()
+
+        self.run(stop())
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join()
+
+
+class ShardOfItsOwn:
+    """A shard as a process."""
+
+    def __init__(self, redis: str, *, wait: bool = True, **config: Any) -> None:
+        self.config = ShardConfig(redis, **{"port": free_port(), **config})
+        self.target = f"127.0.0.1:{self.config.port}"
+        self.start(wait)
+
+    def start(self, wait: bool = True) -> None:
+        """Starts the process (again, on the same port)."""
+        command = [sys.executable, "-m", "service.shard.actor", json.dumps(asdict(self.config))]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        if wait:
+            self.wait_ready()
+
+    def wait_ready(self) -> None:
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == "ready\n"
+
+    def end(self, number: int) -> int:
+        """Sends a signal and waits for the end; returns the exit code."""
+        self.process.send_signal(number)
+        return self.process.wait(30)
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
+@contextmanager
+def shard_of_its_own(redis: str, **config: Any) -> Iterator[ShardOfItsOwn]:
+    shard = ShardOfItsOwn(redis, **config)
+    try:
+        yield shard
+    finally:
+        shard.close()
+
+
+def events(kind: str, rows: int, *, keys: int = 7, seed: int = 0, by_id: bool = False) -> dict[str, Any]:
+    """Columns as `columns_from` takes them; labels depend on the features and the key's past."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(rows, len(FEATURES))).astype(np.float32)
+    key = rng.integers(0, keys, rows)
+    y: Any
+    score = x[:, 0] + 0.5 * np.sin(np.arange(rows) / 9.0)
+    if kind == "binary":
+        y = np.where(score > 0, "UP", "DOWN").tolist()
+    elif kind == "regression":
+        y = score.astype(float)
+    else:  # texts and integers, new ones as the stream goes on
+        names = ["red", 7, "green", -3, "blau", 2**40]
+        limit = 2 + np.arange(rows) * len(names) // rows
+        y = [names[min(int(v * 2) % len(names), m - 1)] for v, m in zip(np.abs(score), np.minimum(limit, len(names)))]
+    out: dict[str, Any] = {"x": x, "y": y, "key": [f"k{k}" for k in key]}
+    if by_id:
+        out["id"] = [f"e{i}" for i in range(rows)]
+    return out
+
+
+def columns(spec: ModelSpec, given: dict[str, Any]) -> pb.Columns:
+    return columns_from(**given, target=spec.target)
+
+
+def cut(whole: pb.Columns, schema: Schema, sizes: Iterator[int] | list[int]) -> list[pb.Columns]:
+    """The rows of `whole` in pieces of `sizes`, the last one short or as long as what is left."""
+    pieces, at = [], 0
+    for size in sizes:
+        if at >= whole.rows:
+            break
+        pieces.append(head_of(slice_columns(whole, at, schema), min(size, whole.rows - at), schema))
+        at += size
+    if at < whole.rows:
+        pieces.append(slice_columns(whole, at, schema))
+    return pieces
+
+
+def head_of(whole: pb.Columns, rows: int, schema: Schema) -> pb.Columns:
+    """The first rows of columns."""
+    lengths = np.frombuffer(whole.key_length, "<u4")[:rows]
+    ids = np.frombuffer(whole.id_length, "<u4")[:rows]
+    return pb.Columns(
+        rows=rows,
+        x=whole.x[: rows * schema.width * 4],
+        kind=whole.kind[:rows],
+        y=whole.y[: rows * 8],
+        code=whole.code[: rows * 4],
+        labels=whole.labels,
+        key=whole.key[: int(lengths.sum())],
+        key_length=lengths.tobytes(),
+        time_us=whole.time_us[: rows * 8],
+        id=whole.id[: int(ids.sum())],
+        id_length=ids.tobytes(),
+    )
+
+
+def batch_of(spec: ModelSpec, given: dict[str, Any]) -> Batch:
+    return decode_columns(columns(spec, given), Schema.of(spec))
+
+
+def fold(spec: ModelSpec, *batches: Batch) -> tuple[Learner, Folded]:
+    """The fold in this process, without slots to be short of."""
+    free = spec.model_copy(update={"deployment": spec.deployment.model_copy(update={"slots": 65_536})})
+    learner = free.learner.build(free)
+    return learner, Folded.concat([learner.fold(batch) for batch in batches])
+
+
+def digest(client: Client, model: str) -> str:
+    return client.models.statistics(model, digest=True).digest
+
+
+def same_answers(results: list[Any], folded: Folded) -> None:
+    """The answers of a stream, in order, against those of the fold: to the bit."""
+    value = np.concatenate([r.predictions.value for r in results])
+    np.testing.assert_array_equal(value.view(np.int64), folded.value.view(np.int64))
+    np.testing.assert_array_equal(np.concatenate([r.predictions.outcome for r in results]), folded.outcome)
+    if len(results[0].predictions.code):
+        np.testing.assert_array_equal(np.concatenate([r.predictions.code for r in results]), folded.code)
+    positions = [r.predictions.position for r in results]
+    assert positions == np.cumsum([0] + [r.rows for r in results])[:-1].tolist()

@@ -178,6 +178,9 @@ class KeyedRows:
         age = self.columns["head"][victims, H_POSITION]
         many = min(len(victims), max(short, self._slots // 16))
         coldest = victims[np.argpartition(age, many - 1)[:many]] if many < len(victims) else victims
+        if self._capture_at >= 0:  # take no more than may leave now, unless that is too few
+            movable = coldest[self.columns["head"][coldest, H_POSITION] <= self._capture_at]
+            coldest = movable if len(movable) >= short else coldest
         self.evict(coldest)
 
     def evict(self, slots: np.ndarray) -> None:

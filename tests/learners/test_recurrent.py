@@ -94,6 +94,22 @@ def test_an_interrupted_fold_returns_what_it_did() -> None:
     np.testing.assert_array_equal(learner.fold(log.slice(4, 6)).value, wanted.value[4:])
 
 
+def test_a_snapshot_holds_up_only_an_eviction_that_needs_it() -> None:
+    """Rows leave a few at a time, so as not to look for room at every key; a snapshot may allow only some of them."""
+    spec = make_spec(slots=32)
+    learner = spec.learner.build(spec)
+    rng = np.random.default_rng(0)
+    names = [b"%d" % i for i in range(34)]
+    log = Batch.of(rng.normal(size=(34, 2)), rng.integers(0, 2, 34), key=names)
+    learner.fold(log.slice(0, 32))
+    learner.begin_capture(0)
+    learner.fold(log.slice(1, 32))
+    learner.fold(log.slice(32, 33))
+    assert learner.resident(log.slice(1, 33).key)
+    with pytest.raises(CaptureActive):
+        learner.fold(log.slice(33, 34))
+
+
 def test_a_class_listed_twice_is_one_class() -> None:
     spec = make_spec("multiclass")
     rng = np.random.default_rng(0)

@@ -50,6 +50,14 @@ class Keys:
     def __getitem__(self, row: int) -> bytes:
         return self.data[self.offsets[row] : self.offsets[row + 1]].tobytes()
 
+    @classmethod
+    def concat(cls, columns: Sequence[Keys]) -> Keys:
+        """Several columns in one, in order."""
+        lengths = np.concatenate([np.diff(column.offsets) for column in columns])
+        offsets = np.zeros(len(lengths) + 1, np.int64)
+        np.cumsum(lengths, out=offsets[1:])
+        return cls(offsets, np.concatenate([column.data for column in columns]))
+
     def slice(self, start: int, stop: int) -> Keys:
         """Rows `start:stop` as a column of their own (the bytes are shared)."""
         offsets = self.offsets[start : stop + 1]
@@ -105,6 +113,29 @@ class Batch:
         time = np.zeros(rows, np.int64) if time is None else np.ascontiguousarray(time, np.int64)
         id = np.zeros((rows, 2), np.uint64) if id is None else np.ascontiguousarray(id, np.uint64)
         return cls(x, np.ascontiguousarray(kind, np.uint8), y, key, time, id, classes)
+
+    @classmethod
+    def concat(cls, batches: Sequence[Batch]) -> Batch:
+        """The events of several batches of one model in one, in order; class dictionaries are merged."""
+        if len(batches) == 1:
+            return batches[0]
+        ys = [batch.y for batch in batches]
+        classes = batches[0].classes
+        if any(batch.classes != classes for batch in batches):
+            index: dict[int | str, int] = {}
+            for i, batch in enumerate(batches):
+                table = np.array([index.setdefault(label, len(index)) for label in batch.classes] + [np.nan])
+                ys[i] = table[np.where(np.isnan(batch.y), -1, batch.y).astype(np.int64)]
+            classes = tuple(index)
+        return cls(
+            np.concatenate([batch.x for batch in batches]),
+            np.concatenate([batch.kind for batch in batches]),
+            np.concatenate(ys),
+            Keys.concat([batch.key for batch in batches]),
+            np.concatenate([batch.time for batch in batches]),
+            np.concatenate([batch.id for batch in batches]),
+            classes,
+        )
 
     def slice(self, start: int, stop: int) -> Batch:
         """Rows `start:stop` as a batch of their own (views, nothing is copied but key offsets)."""

@@ -7,14 +7,16 @@ import importlib
 import click
 
 COMMANDS = {
-    "serve": "continual.commands.serve",
-    "demo": "continual.commands.demo",
-    "bench": "continual.bench",
-    "models": "continual.commands.models",
-    "events": "continual.commands.events",
-    "doctor": "continual.commands.doctor",
+    "serve": ("continual.commands.serve", "Run the service: store, shards and the gRPC port."),
+    "demo": ("continual.commands.demo", "See it work, and survive the kill of a shard."),
+    "bench": ("continual.bench", "Measure speed, accuracy and faults survived."),
+    "models": ("continual.commands.models", "Create, list, inspect, snapshot and delete models."),
+    "events": ("continual.commands.events", "Send a file to a service, or fold one without it."),
+    "doctor": ("continual.commands.doctor", "Check this machine and say what to do."),
 }
-"""Command -> module whose attribute of the same name is the click command; imported when it is called."""
+"""Command -> module whose attribute of the same name is the click command, and its line in `--help`.
+
+The module is imported when the command is called, and not for the list of commands."""
 
 
 class Lazy(click.Group):
@@ -28,13 +30,22 @@ class Lazy(click.Group):
         """The command of that name, or None."""
         if name not in COMMANDS:
             return None
-        return getattr(importlib.import_module(COMMANDS[name]), name)
+        return getattr(importlib.import_module(COMMANDS[name][0]), name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list of commands, from `COMMANDS` alone."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
 
 
 @click.group(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="continual")
 def main() -> None:
-    """Learners that update on every event: served over gRPC, durable in Redis."""
+    """Learners that update on every event: served over gRPC, durable in Redis.
+
+    Begin with `continual demo`, or with `continual serve` in one terminal and `continual models create` and
+    `continual events send` in another.
+    """
 
 
 if __name__ == "__main__":

@@ -83,12 +83,17 @@ def to_batch(table: pa.Table, mapping: Mapping) -> tuple[Batch, list[Refused]]:
 def _features(table: pa.Table, mapping: Mapping, refuse: Any) -> np.ndarray:
     x = np.empty((table.num_rows, len(mapping.features)), np.float32)
     for position, name in enumerate(mapping.features):
-        x[:, position] = table.column(name).to_numpy()
+        x[:, position] = _values(table.column(name).combine_chunks())
     if not np.isfinite(x).all():
         for position, name in enumerate(mapping.features):
             bad = np.isinf(x[:, position])
             refuse(bad if name in mapping.missing else bad | np.isnan(x[:, position]), name)
     return x
+
+
+def _values(column: pa.Array) -> np.ndarray:
+    """The numbers of a column, NaN where one is missing; `to_numpy` would import pandas, which takes a while."""
+    return column.to_numpy(zero_copy_only=False) if column.null_count else np.from_dlpack(column)
 
 
 def _labels(table: pa.Table, mapping: Mapping, refuse: Any) -> tuple[np.ndarray, tuple[int | str, ...]]:
@@ -110,7 +115,8 @@ def _labels(table: pa.Table, mapping: Mapping, refuse: Any) -> tuple[np.ndarray,
     elif pa.types.is_boolean(column.type):
         column = column.cast(pa.int64())
     encoded = column.dictionary_encode()
-    codes = pc.fill_null(encoded.indices, -1).to_numpy()
+    indices = encoded.indices
+    codes = _values(pc.fill_null(indices, -1) if indices.null_count else indices)
     seen = encoded.dictionary.to_pylist()
     # The last entry is where code -1, no label, lands.
     if mapping.target == "multiclass":

@@ -1,0 +1,217 @@
+"""`continual models`: the models of a running service."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from continual.commands._shared import (
+    Problem,
+    connected,
+    json_option,
+    plain_errors,
+    show_either,
+    show_json,
+    show_table,
+    target_option,
+)
+
+
+@click.group()
+def models() -> None:
+    """Create, list, inspect, snapshot and delete the models of a service."""
+
+
+@models.command()
+@click.argument("what", metavar="SPEC.yaml | NAME")
+@click.option("--from", "source", metavar="FILE", help="Propose a spec that fits this file (or river:NAME), and use it.")
+@click.option("--label", metavar="COLUMN", help="With --from: the column to predict.")
+@click.option("--key", metavar="COLUMN", help="With --from: the column that names the entity.")
+@click.option("--time", metavar="COLUMN", help="With --from: the column with the event time.")
+@click.option("--dry-run", is_flag=True, help="Print the spec and create nothing.")
+@target_option
+@json_option
+def create(what: str, source: str | None, dry_run: bool, target: str, as_json: bool, **roles: str | None) -> None:
+    """Create a model from a spec file, or from the look of a data file.
+
+    \b
+    continual models create examples/binary.yaml
+    continual models create flights --from flights.csv --label delayed --dry-run > flights.yaml
+    """
+    with plain_errors():
+        spec, notes = _proposed(what, source, roles) if source else (_from_file(what, roles), [])
+        from learners.spec import ModelSpec
+
+        model = ModelSpec.model_validate(spec)
+    if dry_run:
+        _print_spec(spec if not as_json else model.model_dump(mode="json"), notes, as_json)
+        return
+    with connected(target) as client:
+        created = client.models.create(model)
+    if as_json:
+        show_json(_described(created))
+        return
+    for note in notes:
+        click.echo(note)
+    click.echo(f"Created {model.name}: {len(model.features)} features, {model.target.kind} target, {model.learner.kind} learner.")
+    click.echo(f"Next:  continual events send {source or 'FILE'} --model {model.name}{_label_note(source, roles)}")
+
+
+def _label_note(source: str | None, roles: dict[str, str | None]) -> str:
+    if source is None or source.startswith("river:"):
+        return ""
+    return "".join(f" --{part} {column}" for part, column in roles.items() if column)
+
+
+def _proposed(name: str, source: str, roles: dict[str, str | None]) -> tuple[dict[str, Any], list[str]]:
+    from continual.commands._sources import propose
+
+    if roles["label"] is None and not source.startswith("river:"):
+        raise Problem("--from needs --label: the column to predict", 2)
+    spec, found = propose(name, source, **roles)
+    if found is None:
+        return spec, []
+    notes = [f"looked at {found.rows:,} rows of {source}"]
+    if found.ignored:
+        notes.append(f"not used (not numeric): {', '.join(found.ignored)}")
+    return spec, notes
+
+
+def _from_file(path: str, roles: dict[str, str | None]) -> dict[str, Any]:
+    import yaml
+
+    if any(roles.values()):
+        raise Problem("--label, --key and --time belong to --from FILE; a spec file says all by itself", 2)
+    if not Path(path).is_file():
+        raise Problem(f"{path}: no such spec file; to propose a spec for a data file: models create {path} --from FILE --label COLUMN", 2)
+    return yaml.safe_load(Path(path).read_text())
+
+
+def _print_spec(spec: dict[str, Any], notes: list[str], as_json: bool) -> None:
+    import yaml
+
+    if as_json:
+        show_json(spec)
+        return
+    for note in notes:
+        click.echo(f"# {note}")
+    click.echo(yaml.safe_dump(spec, sort_keys=False, allow_unicode=True), nl=False)
+
+
+def _described(model: Any) -> dict[str, Any]:
+    return {
+        "name": model.name,
+        "state": model.state,
+        "position": model.position,
+        "snapshot_position": model.snapshot_position,
+        "spec": json.loads(model.spec_json),
+    }
+
+
+@models.command(name="list")
+@target_option
+@json_option
+def list_models(target: str, as_json: bool) -> None:
+    """List the models."""
+    with connected(target) as client:
+        held = [_described(client.models.get(model.name)) for model in client.models.list()]
+
+    def people() -> None:
+        if not held:
+            click.echo("No models yet: continual models create --help")
+            return
+        rows = [
+            [m["name"], m["spec"]["target"]["kind"], len(m["spec"]["features"]), m["position"], m["snapshot_position"], m["state"]]
+            for m in held
+        ]
+        show_table(["model", "target", "features", "events", "snapshot at", "state"], rows)
+
+    show_either({"models": held}, as_json, people)
+
+
+@models.command()
+@click.argument("name")
+@target_option
+@json_option
+def get(name: str, target: str, as_json: bool) -> None:
+    """Show a model's state and its complete spec."""
+    with connected(target) as client:
+        held = _described(client.models.get(name))
+
+    def people() -> None:
+        import yaml
+
+        click.echo(f"# {held['state']}, {held['position']:,} events, snapshot at {held['snapshot_position']:,}")
+        click.echo(yaml.safe_dump(held["spec"], sort_keys=False, allow_unicode=True), nl=False)
+
+    show_either(held, as_json, people)
+
+
+@models.command()
+@click.argument("name")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@target_option
+@json_option
+def delete(name: str, yes: bool, target: str, as_json: bool) -> None:
+    """Delete a model with its log and its state, for good."""
+    with connected(target) as client:
+        position = client.models.get(name).position
+        if not yes and not as_json:
+            click.confirm(f"Delete {name} with {position:,} events for good?", abort=True)
+        client.models.delete(name)
+    show_either({"deleted": name, "events": position}, as_json, lambda: click.echo(f"Deleted {name} ({position:,} events)."))
+
+
+@models.command()
+@click.argument("name")
+@target_option
+@json_option
+def snapshot(name: str, target: str, as_json: bool) -> None:
+    """Write a snapshot now and wait until it is committed."""
+    with connected(target) as client:
+        written = client.models.snapshot(name)
+    held = {"name": name, "position": written.position, "rows": written.rows, "bytes": written.bytes, "digest": written.digest}
+    line = f"Snapshot of {name} at {written.position:,} events: {written.rows:,} keyed rows, {written.bytes:,} bytes."
+    show_either(held, as_json, lambda: click.echo(line))
+
+
+@models.command()
+@click.argument("name")
+@click.option("--digest", is_flag=True, help="Also the digest of the state (reads every keyed row).")
+@target_option
+@json_option
+def stats(name: str, digest: bool, target: str, as_json: bool) -> None:
+    """Show counts and prequential metrics: every event was predicted before it was learned."""
+    with connected(target) as client:
+        found = client.models.statistics(name, digest=digest)
+    held = {
+        "name": name,
+        "position": found.position,
+        "snapshot_position": found.snapshot_position,
+        "keys_resident": found.keys_resident,
+        "counts": dict(sorted(found.counts.items())),
+        "metrics": dict(sorted(found.metrics.items())),
+        **({"digest": found.digest} if digest else {}),
+    }
+
+    def people() -> None:
+        click.echo(f"{name}: {found.position:,} events folded, snapshot at {found.snapshot_position:,}, {found.keys_resident:,} keys in memory")
+        show_table(["metric", "value"], sorted(found.metrics.items()) or [["(no labels yet)", ""]])
+        show_table(["count", "events"], sorted(found.counts.items()))
+        if digest:
+            click.echo(f"digest {found.digest}")
+
+    show_either(held, as_json, people)
+
+
+@models.command()
+@json_option
+def schema(as_json: bool) -> None:
+    """Every field of a spec: a table, or with --json the JSON schema (for editors and validators)."""
+    from continual.commands._schema import fields, spec_schema
+
+    document = spec_schema()
+    show_either(document, as_json, lambda: show_table(["field", "accepted", "default", "meaning"], fields(document)))

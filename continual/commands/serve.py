@@ -1,0 +1,187 @@
+"""`continual serve`: the service in the foreground."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from continual.commands._shared import DEFAULT_PORT, INTERRUPTED, Problem, connected, explain, json_option, show_json
+
+PORT_TAKEN, FOLDER_IN_USE, STORE_UNFIT = 3, 4, 5
+
+
+@click.command()
+@click.option(
+    "--data",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path(".continual"),
+    show_default=True,
+    help="Folder of the embedded store and the logs; the same folder continues the same models.",
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Interface to listen on.")
+@click.option(
+    "--port", type=click.IntRange(1, 65535), default=DEFAULT_PORT, show_default=True, help="Public port of all shards."
+)
+@click.option(
+    "--shards", type=click.IntRange(0), default=0, show_default=True, help="Shard processes; 0: one per core but one."
+)
+@click.option("--redis", metavar="URL", help="Use this Redis (redis://, rediss://, unix://) and start none.")
+@click.option("--ray", metavar="ADDRESS", help="Use this Ray cluster and start none; with it, give --redis.")
+@click.option(
+    "--appendfsync",
+    type=click.Choice(["always", "everysec", "no"]),
+    default="always",
+    show_default=True,
+    help="When the embedded store syncs: before every reply, every second, or when the system likes.",
+)
+@click.option(
+    "--model",
+    "specs",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="SPEC.yaml",
+    help="Create this model if it is not there yet; may be repeated.",
+)
+@json_option
+def serve(data: Path, host: str, port: int, as_json: bool, **options: Any) -> None:
+    """Serve in the foreground until Ctrl-C or SIGTERM.
+
+    Everything of a deployment is in the store: start again with the same --data (or --redis) and every model goes
+    on where it stopped. Ends with 3 if the port is taken, 4 if another process uses the folder, 5 if the Redis is
+    unfit, 1 on any other problem.
+
+    \b
+    continual serve                                  # 127.0.0.1:50051, data in ./.continual
+    continual serve --model examples/binary.yaml     # with a model from the start
+    continual serve --redis redis://10.0.0.5:6379    # an external store; its durability is read and reported
+    """
+    done = threading.Event()
+    stop = _until_signalled(done)
+    say = (lambda line: None) if as_json else (lambda line: click.echo(f"  {line}"))
+    began = time.perf_counter()
+    models = _read(options.pop("specs"))
+    with _problems(data / "logs"):
+        from service.serve import Deployment, ServeOptions
+
+        deployment = Deployment(ServeOptions(data=data, host=host, port=port, **options), say)
+        with deployment:
+            stop()  # Ray has put handlers of its own in place
+            listed = _create(deployment.address, models)
+            seconds = time.perf_counter() - began
+            _announce(deployment, listed, seconds, as_json)
+            done.wait()
+            if not as_json:
+                click.echo("\nStopping: answering what was admitted, writing snapshots ...")
+    if not as_json:
+        click.echo(f"Stopped. `continual serve --data {data}` goes on from here.")
+
+
+def _until_signalled(done: threading.Event) -> Callable[[], None]:
+    """Sets `done` at SIGINT or SIGTERM once serving; before that a signal breaks the start off.
+
+    Returns:
+        A function that switches from one to the other.
+    """
+
+    def break_off(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    def switch() -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: done.set())
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, break_off)
+    return switch
+
+
+@contextmanager
+def _problems(logs: Path) -> Iterator[None]:
+    """Ends the command in one line for everything that the surroundings can cause."""
+    from ray.exceptions import RayError
+
+    from service.serve import PortTaken
+    from service.store.embedded import AlreadySupervisedError, OrphanError
+    from service.store.errors import StoreError, StoreRefused
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Problem("stopped before the service was up", INTERRUPTED) from None
+    except PortTaken as error:
+        raise Problem(str(error), PORT_TAKEN) from error
+    except (AlreadySupervisedError, OrphanError) as error:
+        raise Problem(str(error), FOLDER_IN_USE) from error
+    except StoreRefused as error:
+        raise Problem(f"this Redis is unfit: {error}", STORE_UNFIT) from error
+    except (StoreError, OSError, ValueError) as error:
+        raise Problem(str(error)) from error
+    except RayError as error:
+        raise Problem(f"a shard did not start, see {logs.resolve()}: {str(error).splitlines()[0]}") from error
+
+
+def _read(specs: tuple[Path, ...]) -> list[Any]:
+    """The models of the spec files, so that a mistake in one shows before anything is started."""
+    models = []
+    for path in specs:
+        try:
+            from learners.spec import ModelSpec
+
+            models.append(ModelSpec.load(path))
+        except Exception as error:
+            message = explain(error)
+            if message is None:
+                raise
+            raise Problem(f"{path}: {message}") from error
+    return models
+
+
+def _create(address: str, models: list[Any]) -> dict[str, int]:
+    """Creates what is not there yet; returns the position of every model."""
+    with connected(address) as client:
+        for model in models:
+            client.models.create(model, exist_ok=True)
+        names = [model.name for model in client.models.list()]
+        return {name: client.models.get(name).position for name in names}
+
+
+def _announce(deployment: Any, models: dict[str, int], seconds: float, as_json: bool) -> None:
+    """Says where everything is, and what to type next."""
+    data = deployment.options.data
+    state = {
+        "address": deployment.address,
+        "deployment": deployment.deployment,
+        "data": str(data.resolve()),
+        "redis": deployment.redis_url,
+        "shards": list(deployment.actors),
+        "logs": str(deployment.logs),
+        "models": models,
+        "seconds": round(seconds, 2),
+    }
+    if as_json:
+        show_json(state)
+        return
+    held = ", ".join(f"{name} ({position:,} events)" for name, position in models.items()) or "none yet"
+    target = "" if deployment.options.port == DEFAULT_PORT else f" --target {deployment.address}"
+    name = next(iter(models), None)
+    following = (
+        f"continual events send FILE.csv --model {name}{target}"
+        if name
+        else f"continual models create NAME --from FILE.csv --label COLUMN{target}"
+    )
+    for line in (
+        f"\nServing on {deployment.address} after {seconds:.1f} s (deployment {deployment.deployment})",
+        f"  models: {held}",
+        f"  logs:   {deployment.logs}",
+        f"  store:  {deployment.redis_url}",
+        f"\nNext, in another terminal:  {following}",
+        "Ctrl-C stops; nothing that was acknowledged is lost.",
+    ):
+        click.echo(line)

@@ -106,9 +106,15 @@ class Producers:
         self.note(producer, sequence + len(answer.value))
         self._keep(producer, sequence, answer)
 
-    def repeated(self, producer: str, sequence: int) -> Item | Answer | None:
-        """The batch sent before under this sequence: on its way, answered, or no longer remembered."""
-        return self._waiting.get((producer, sequence)) or self._answers.get((producer, sequence))
+    def answer_to(self, producer: str, sequence: int, rows: int) -> Answer | None:
+        """The answer that a batch got, if it was sent as this very batch and its answer is still kept."""
+        answer = self._answers.get((producer, sequence))
+        return answer if answer is not None and len(answer.value) == rows else None
+
+    def on_their_way(self, producer: str, sequence: int, end: int) -> list[Item]:
+        """The admitted and unanswered batches of `producer` that hold events in [sequence, end), in order."""
+        items = [item for (name, _), item in self._waiting.items() if name == producer]
+        return [item for item in items if item.sequence < end and item.end > sequence]
 
     def roll_back(self, items: Iterable[Item]) -> None:
         """What was admitted and may not have reached the log never was; everything else admitted is in it."""

@@ -180,7 +180,7 @@ class Partition:
         expected = self.producers.next_sequence(request.producer)
         if sequence < expected:
             if sequence + len(batch) <= expected:
-                return self._repeat(request.producer, sequence)
+                return self._repeat(request.producer, sequence, len(batch))
             batch = batch.slice(expected - sequence, len(batch))
             rest = slice_columns(request.columns, expected - sequence, self.schema)
             sequence = expected
@@ -193,15 +193,16 @@ class Partition:
         self._enqueue(item)
         return item.done
 
-    def _repeat(self, producer: str, sequence: int) -> asyncio.Future[Answer]:
-        """The answer to a batch that was sent before."""
+    def _repeat(self, producer: str, sequence: int, rows: int) -> asyncio.Future[Answer]:
+        """The answer to a batch that was sent before, once all of its events are in the log and folded."""
         self.duplicates += 1
-        found = self.producers.repeated(producer, sequence)
-        if isinstance(found, Item):
-            return found.done
+        items = self.producers.on_their_way(producer, sequence, sequence + rows)
+        if items:
+            waiting = asyncio.ensure_future(_repeated(items, sequence, rows))
+            waiting.add_done_callback(_seen)
+            return waiting
         done = _future()
-        empty = Answer(0, np.zeros(0), np.zeros(0, np.int32), np.zeros(0, np.uint8), (), duplicate=True)
-        done.set_result(empty if found is None else _as_duplicate(found))
+        done.set_result(_as_duplicate(self.producers.answer_to(producer, sequence, rows) or _FORGOTTEN))
         return done
 
     async def update(self, request: pb.UpdateRequest, raw: bytes) -> Answer:
@@ -436,6 +437,23 @@ class Partition:
 
 def _future() -> asyncio.Future[Answer]:
     return asyncio.get_running_loop().create_future()
+
+
+_FORGOTTEN = Answer(0, np.zeros(0), np.zeros(0, np.int32), np.zeros(0, np.uint8), ())
+"""To a batch that was applied, but not as this batch, or too long ago to remember its predictions."""
+
+
+async def _repeated(items: list[Item], sequence: int, rows: int) -> Answer:
+    """The answer to events that are on their way in `items`; refused if one of them is."""
+    answers = [await asyncio.shield(item.done) for item in items]
+    same = items[0].sequence == sequence and len(items[0].batch) == rows
+    return _as_duplicate(answers[0] if same else _FORGOTTEN)
+
+
+def _seen(waiting: asyncio.Future[Answer]) -> None:
+    """A caller that went away leaves no warning."""
+    if not waiting.cancelled():
+        waiting.exception()
 
 
 def _as_duplicate(answer: Answer) -> Answer:

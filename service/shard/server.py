@@ -223,12 +223,15 @@ class _LearnStream:
 
     def __init__(self, shard: Shard) -> None:
         self._shard = shard
+        self._ended = False
 
     async def read(self, requests: AsyncIterator[bytes], replies: asyncio.Queue[Any]) -> None:
         """Admits requests as they come and queues (request, future answer or refusal)."""
         last: tuple[str, str, int] | None = None
         try:
             async for raw in requests:
+                if self._ended:
+                    return
                 request = pb.LearnRequest()
                 try:
                     request = parse(pb.LearnRequest, raw)
@@ -253,7 +256,15 @@ class _LearnStream:
         self._shard.check_route(request.route)
         if not self._shard.owns(request.model):
             raise errors.wrong_map(self._shard.map, f"model {request.model!r} is served by another shard")
-        return await self._shard.owned(request.model).learn(request, raw)
+        answer = await self._shard.owned(request.model).learn(request, raw)
+        answer.add_done_callback(self._note_end)
+        return answer
+
+    def _note_end(self, answer: asyncio.Future[Answer]) -> None:
+        """Ends the reading at once, however long the refusal waits for a client that does not read its replies."""
+        if not answer.cancelled():
+            error = answer.exception()
+            self._ended |= isinstance(error, errors.Refused) and error.code in _ENDS_THE_STREAM
 
     def _check_sequence(self, request: pb.LearnRequest, last: tuple[str, str, int] | None) -> None:
         """A stream may begin anywhere; after that a producer's batches follow one another."""
@@ -271,7 +282,7 @@ class _LearnStream:
             refused = outcome
         else:
             try:
-                answer = await outcome
+                answer = await asyncio.shield(outcome)  # a call given up does not take the answer from others
                 return pb.LearnReply(
                     sequence=request.sequence,
                     accepted=_predictions(answer),

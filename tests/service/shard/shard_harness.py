@@ -8,9 +8,11 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Coroutine, Iterator
+import time
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,8 @@ from service.api import continual_v1_pb2 as pb
 from service.client import Client
 from service.shard.server import Server
 from service.shard.shard import Shard, ShardConfig
+from service.store.connect import connect
+from service.store.embedded import EmbeddedRedis
 from service.wire import Schema, columns_from, decode_columns, slice_columns
 from streams.batch import Batch
 
@@ -51,6 +55,14 @@ def spec_of(name: str, kind: str = "binary", *, units: int = 4, labels: Any = No
     )
 
 
+@cache
+def one_loop() -> asyncio.AbstractEventLoop:
+    """The event loop of all shards in this process, on a thread of its own: grpc.aio wants one per process."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, daemon=True).start()
+    return loop
+
+
 class LocalShard:
     """A shard on a thread of this process; what would end its process is kept in `failures`."""
 
@@ -58,9 +70,6 @@ class LocalShard:
         self.failures: list[BaseException] = []
         self.config = ShardConfig(redis, **{"port": free_port(), **config})
         self.target = f"127.0.0.1:{self.config.port}"
-        self.loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
-        self._thread.start()
         self.run(self._start())
 
     async def _start(self) -> None:
@@ -71,7 +80,7 @@ class LocalShard:
 
     def run(self, work: Coroutine[Any, Any, Any], timeout: float = 60.0) -> Any:
         """The result of a coroutine on the shard's loop."""
-        return asyncio.run_coroutine_threadsafe(work, self.loop).result(timeout)
+        return asyncio.run_coroutine_threadsafe(work, one_loop()).result(timeout)
 
     def learner(self, model: str) -> Any:
         return self.shard.partitions[model].learner
@@ -82,8 +91,6 @@ class LocalShard:
             await self.shard.stop()
 
         self.run(stop())
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self._thread.join()
 
 
 class ShardOfItsOwn:
@@ -208,3 +215,35 @@ def same_answers(results: list[Any], folded: Folded) -> None:
         np.testing.assert_array_equal(np.concatenate([r.predictions.code for r in results]), folded.code)
     positions = [r.predictions.position for r in results]
     assert positions == np.cumsum([0] + [r.rows for r in results])[:-1].tolist()
+
+
+def learn_requests(
+    spec: ModelSpec, given: dict[str, Any], sizes: Iterator[int] | list[int], producer: str = "p"
+) -> list[pb.LearnRequest]:
+    """What a producer sends for these events, cut into batches."""
+    out, at = [], 0
+    for piece in cut(columns(spec, given), Schema.of(spec), sizes):
+        out.append(pb.LearnRequest(model=spec.name, producer=producer, sequence=at, columns=piece))
+        at += piece.rows
+    return out
+
+
+@contextmanager
+def paused_writes(server: EmbeddedRedis, seconds: float = 5.0) -> Iterator[None]:
+    """Holds back every write in the store, as a slow disk would, until the block ends."""
+    client = connect(server.url)
+    client.execute_command("CLIENT", "PAUSE", int(seconds * 1000), "WRITE")
+    try:
+        yield
+    finally:
+        client.execute_command("CLIENT", "UNPAUSE")
+        client.close()
+
+
+def until(condition: Callable[[], Any], seconds: float = 20.0) -> Any:
+    """Waits for a condition; fails where it does not come true."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.005)
+    return value

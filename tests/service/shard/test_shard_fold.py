@@ -67,7 +67,9 @@ def test_a_prediction_is_what_the_fold_says_and_changes_nothing(shard, client, n
             table = predictions[1].probabilities[0]
             assert table.sum() == pytest.approx(1, abs=1e-5)
             assert np.argmax(table) == predictions[1].code[0]
-    assert met["unknown"] and met["resident"] and (met["cold"] or slots > 4)
+    assert met["unknown"]
+    assert met["resident"]
+    assert met["cold"] or slots > 4
 
 
 def test_predicting_a_key_does_not_keep_it_in_memory(shard, client, name):

@@ -72,7 +72,7 @@ def _accepted(document: dict[str, Any], held: dict[str, Any]) -> str:
     if "prefixItems" in held:
         return "[" + ", ".join(_accepted(document, one) for one in held["prefixItems"]) + "]"
     bounds = [text.format(held[name]) for name, text in _BOUNDS.items() if name in held]
-    return " ".join([held.get("type", ""), ", ".join(bounds)]).strip() + (f" {held['pattern']}" if "pattern" in held else "")
+    return " ".join(filter(None, [held.get("type"), ", ".join(bounds), held.get("pattern")]))
 
 
 def _text(value: Any) -> str:

@@ -83,7 +83,4 @@ class Score:
             return "no labels"
         if self.kind == "regression":
             return f"MAE {values['mae']:.4g} (no change {values['no_change_mae']:.4g})"
-        return (
-            f"accuracy {values['accuracy']:.2%} "
-            f"(no change {values['no_change']:.2%}, majority {values['majority']:.2%}, kappa {values['kappa']:.3f})"
-        )
+        return f"accuracy {values['accuracy']:.2%} (no change {values['no_change']:.2%}, kappa {values['kappa']:.3f})"

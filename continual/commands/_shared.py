@@ -29,6 +29,11 @@ class Problem(click.ClickException):
         self.exit_code = code
 
 
+def examples(*lines: str) -> str:
+    """The end of a command's help: lines to type, kept as they are."""
+    return "\n\n".join(["Examples:", "\n".join(["\b", *(f"  {line}" for line in lines)])])
+
+
 def target_option(command: Any) -> Any:
     """The option `--target`."""
     return click.option(
@@ -74,7 +79,7 @@ def explain(error: Exception, target: str = "") -> str | None:
 
     if isinstance(error, Refused):
         if error.reason in ("UNAVAILABLE", "DEADLINE_EXCEEDED") and target:
-            return f"nobody answers at {target}: start a service there with `continual serve`, or name another with --target"
+            return f"nobody answers at {target}: start a service with `continual serve`, or name another with --target"
         return f"{error.message} ({error.code.name} {error.reason})"
     if isinstance(error, ValidationError):
         return "; ".join(

@@ -83,9 +83,9 @@ def river_dataset(name: str) -> Any:
     if not (isinstance(found, type) and issubclass(found, base.Dataset)):
         known = [one for one in dir(datasets) if isinstance(getattr(datasets, one), type)]
         raise ValueError(f"{name}: River has no such data set; it has {', '.join(known)}")
-    dataset = found()
+    dataset: Any = found()  # type: ignore[call-arg]
     if not getattr(dataset, "is_downloaded", True):
-        dataset.download()  # type: ignore[attr-defined]
+        dataset.download()
     return dataset
 
 
@@ -147,7 +147,7 @@ def open_source(name: str, spec: Mapping[str, Any], roles: Mapping[str, str | No
     if name.startswith(RIVER):
         from streams.river_source import LABEL
 
-        chosen = {part: column or None for part, column in roles.items()}
+        chosen: dict[str, Any] = {part: column or None for part, column in roles.items()}
         if roles.get("label") is None:
             chosen["label"] = LABEL
         return Source(name, Columns(features, **chosen, **more), river_dataset(name))

@@ -15,6 +15,7 @@ from continual.commands._shared import (
     INTERRUPTED,
     Problem,
     connected,
+    examples,
     json_option,
     plain_errors,
     show_either,
@@ -35,18 +36,23 @@ def events() -> None:
 def _columns(command: Any) -> Any:
     for part in ("time", "key", "label"):
         command = click.option(
-            f"--{part}", metavar="COLUMN", help=f"Column of the {part}; '' for none. Default: the column named {part!r}."
+            f"--{part}", metavar="COLUMN", help=f"Column of the {part}, '' for none; by default the one named {part!r}."
         )(command)
     return command
 
 
-@events.command()
+@events.command(
+    epilog=examples(
+        "continual events send flights.csv.gz --model flights --label delayed",
+        "continual events send river:Shuttle --model shuttle",
+    )
+)
 @click.argument("source", metavar="FILE")
 @click.option("--model", required=True, help="Name of the model.")
 @_columns
 @click.option("--rows", type=click.IntRange(1, 65_536), default=1024, show_default=True, help="Events in a message.")
 @click.option(
-    "--in-flight", type=click.IntRange(1, 1024), default=16, show_default=True, help="Messages sent ahead of their answers."
+    "--in-flight", type=click.IntRange(1, 1024), default=16, show_default=True, help="Messages sent ahead of answers."
 )
 @click.option("--skip-bad", is_flag=True, help="Pass over rows that are no events, and list them at the end.")
 @click.option("--limit", type=click.IntRange(1), help="Send at most so many events.")
@@ -60,10 +66,6 @@ def send(source: str, model: str, target: str, as_json: bool, **options: Any) ->
 
     An event is identified by the digest of the file and its number there. So a file that is sent again adds nothing,
     and after an interruption the same command goes on where it stopped. (Use the same columns and --skip-bad again.)
-
-    \b
-    continual events send flights.csv.gz --model flights --label delayed
-    continual events send river:Shuttle --model shuttle
     """
     from continual.commands._sending import Sending
     from continual.commands._sources import open_source
@@ -80,7 +82,8 @@ def send(source: str, model: str, target: str, as_json: bool, **options: Any) ->
     show_either(summary, as_json, lambda: _report(sending, stats))
     if sending.stopped:
         if sending.stopped == "interrupted":
-            raise Problem(f"interrupted after {sending.sent:,} events; the same command goes on from there", INTERRUPTED)
+            message = f"interrupted after {sending.sent:,} events; the same command goes on from there"
+            raise Problem(message, INTERRUPTED)
         raise Problem(sending.stopped)
 
 
@@ -90,15 +93,14 @@ def _progress(sending: Sending, total: int | None, silent: bool) -> Iterator[Any
     if silent:
         yield lambda: None
         return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     total = total if sending.limit is None or total is None else min(total, sending.limit)
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
+        BarColumn(bar_width=12),
         MofNCompleteColumn(),
         TextColumn("{task.fields[speed]}"),
-        TimeRemainingColumn(),
         TextColumn("{task.fields[score]}"),
     )
     with Progress(*columns) as progress:
@@ -132,19 +134,20 @@ def _report(sending: Sending, stats: Any) -> None:
         show_table(["row", "column", "value", "accepted"], rows, title=f"bad rows{more}")
 
 
-@events.command()
+@events.command(
+    epilog=examples(
+        "continual events fold river:Shuttle examples/shuttle.yaml",
+    )
+)
 @click.argument("source", metavar="FILE")
 @click.argument("spec", metavar="SPEC.yaml", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @_columns
-@click.option("--rows", type=click.IntRange(1), default=4096, show_default=True, help="Events folded at a time (changes no bit).")
+@click.option("--rows", type=click.IntRange(1), default=4096, show_default=True, help="Events folded at a time.")
 @json_option
 def fold(source: str, spec: Path, rows: int, as_json: bool, **roles: str | None) -> None:
     """Fold FILE in this process, without a service: prequential metrics, time and the digest of the state.
 
     The same events through the same spec give the same digest as in a service, bit for bit.
-
-    \b
-    continual events fold river:Shuttle examples/shuttle.yaml
     """
     with plain_errors():
         from continual.commands._score import Score

@@ -11,6 +11,7 @@ import click
 from continual.commands._shared import (
     Problem,
     connected,
+    examples,
     json_option,
     plain_errors,
     show_either,
@@ -25,9 +26,14 @@ def models() -> None:
     """Create, list, inspect, snapshot and delete the models of a service."""
 
 
-@models.command()
+@models.command(
+    epilog=examples(
+        "continual models create examples/binary.yaml",
+        "continual models create flights --from flights.csv --label delayed --dry-run > flights.yaml",
+    )
+)
 @click.argument("what", metavar="SPEC.yaml | NAME")
-@click.option("--from", "source", metavar="FILE", help="Propose a spec that fits this file (or river:NAME), and use it.")
+@click.option("--from", "source", metavar="FILE", help="Propose a spec that fits this file (or river:NAME).")
 @click.option("--label", metavar="COLUMN", help="With --from: the column to predict.")
 @click.option("--key", metavar="COLUMN", help="With --from: the column that names the entity.")
 @click.option("--time", metavar="COLUMN", help="With --from: the column with the event time.")
@@ -36,10 +42,6 @@ def models() -> None:
 @json_option
 def create(what: str, source: str | None, dry_run: bool, target: str, as_json: bool, **roles: str | None) -> None:
     """Create a model from a spec file, or from the look of a data file.
-
-    \b
-    continual models create examples/binary.yaml
-    continual models create flights --from flights.csv --label delayed --dry-run > flights.yaml
     """
     with plain_errors():
         spec, notes = _proposed(what, source, roles) if source else (_from_file(what, roles), [])
@@ -56,7 +58,8 @@ def create(what: str, source: str | None, dry_run: bool, target: str, as_json: b
         return
     for note in notes:
         click.echo(note)
-    click.echo(f"Created {model.name}: {len(model.features)} features, {model.target.kind} target, {model.learner.kind} learner.")
+    kinds = f"{model.target.kind} target, {model.learner.kind} learner"
+    click.echo(f"Created {model.name}: {len(model.features)} features, {kinds}.")
     click.echo(f"Next:  continual events send {source or 'FILE'} --model {model.name}{_label_note(source, roles)}")
 
 
@@ -86,7 +89,8 @@ def _from_file(path: str, roles: dict[str, str | None]) -> dict[str, Any]:
     if any(roles.values()):
         raise Problem("--label, --key and --time belong to --from FILE; a spec file says all by itself", 2)
     if not Path(path).is_file():
-        raise Problem(f"{path}: no such spec file; to propose a spec for a data file: models create {path} --from FILE --label COLUMN", 2)
+        instead = f"models create {path} --from FILE --label COLUMN"
+        raise Problem(f"{path}: no such spec file; to propose a spec for a data file: {instead}", 2)
     return yaml.safe_load(Path(path).read_text())
 
 
@@ -123,10 +127,11 @@ def list_models(target: str, as_json: bool) -> None:
         if not held:
             click.echo("No models yet: continual models create --help")
             return
-        rows = [
-            [m["name"], m["spec"]["target"]["kind"], len(m["spec"]["features"]), m["position"], m["snapshot_position"], m["state"]]
-            for m in held
-        ]
+        rows = []
+        for one in held:
+            spec = one["spec"]
+            shape = [spec["target"]["kind"], len(spec["features"])]
+            rows.append([one["name"], *shape, one["position"], one["snapshot_position"], one["state"]])
         show_table(["model", "target", "features", "events", "snapshot at", "state"], rows)
 
     show_either({"models": held}, as_json, people)
@@ -162,7 +167,8 @@ def delete(name: str, yes: bool, target: str, as_json: bool) -> None:
         if not yes and not as_json:
             click.confirm(f"Delete {name} with {position:,} events for good?", abort=True)
         client.models.delete(name)
-    show_either({"deleted": name, "events": position}, as_json, lambda: click.echo(f"Deleted {name} ({position:,} events)."))
+    line = f"Deleted {name} ({position:,} events)."
+    show_either({"deleted": name, "events": position}, as_json, lambda: click.echo(line))
 
 
 @models.command()
@@ -173,7 +179,7 @@ def snapshot(name: str, target: str, as_json: bool) -> None:
     """Write a snapshot now and wait until it is committed."""
     with connected(target) as client:
         written = client.models.snapshot(name)
-    held = {"name": name, "position": written.position, "rows": written.rows, "bytes": written.bytes, "digest": written.digest}
+    held = {"name": name, **{part: getattr(written, part) for part in ("position", "rows", "bytes", "digest")}}
     line = f"Snapshot of {name} at {written.position:,} events: {written.rows:,} keyed rows, {written.bytes:,} bytes."
     show_either(held, as_json, lambda: click.echo(line))
 
@@ -198,9 +204,10 @@ def stats(name: str, digest: bool, target: str, as_json: bool) -> None:
     }
 
     def people() -> None:
-        click.echo(f"{name}: {found.position:,} events folded, snapshot at {found.snapshot_position:,}, {found.keys_resident:,} keys in memory")
+        at = f"snapshot at {found.snapshot_position:,}, {found.keys_resident:,} keys in memory"
+        click.echo(f"{name}: {found.position:,} events folded, {at}")
         show_table(["metric", "value"], sorted(found.metrics.items()) or [["(no labels yet)", ""]])
-        show_table(["count", "events"], sorted(found.counts.items()))
+        show_table(["count", ""], sorted(found.counts.items()))
         if digest:
             click.echo(f"digest {found.digest}")
 

@@ -12,12 +12,27 @@ from typing import Any
 
 import click
 
-from continual.commands._shared import DEFAULT_PORT, INTERRUPTED, Problem, connected, explain, json_option, show_json
+from continual.commands._shared import (
+    DEFAULT_PORT,
+    INTERRUPTED,
+    Problem,
+    connected,
+    examples,
+    explain,
+    json_option,
+    show_json,
+)
 
 PORT_TAKEN, FOLDER_IN_USE, STORE_UNFIT = 3, 4, 5
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "continual serve                                  # 127.0.0.1:50051, data in ./.continual",
+        "continual serve --model examples/binary.yaml     # with a model from the start",
+        "continual serve --redis redis://10.0.0.5:6379    # an external store; its durability is read and reported",
+    )
+)
 @click.option(
     "--data",
     type=click.Path(file_okay=False, path_type=Path),
@@ -56,11 +71,6 @@ def serve(data: Path, host: str, port: int, as_json: bool, **options: Any) -> No
     Everything of a deployment is in the store: start again with the same --data (or --redis) and every model goes
     on where it stopped. Ends with 3 if the port is taken, 4 if another process uses the folder, 5 if the Redis is
     unfit, 1 on any other problem.
-
-    \b
-    continual serve                                  # 127.0.0.1:50051, data in ./.continual
-    continual serve --model examples/binary.yaml     # with a model from the start
-    continual serve --redis redis://10.0.0.5:6379    # an external store; its durability is read and reported
     """
     done = threading.Event()
     stop = _until_signalled(done)

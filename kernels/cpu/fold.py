@@ -91,10 +91,11 @@ def _note_label(shared, head, y, seen):
 
 
 @nb.njit(**INLINE)
-def _score(out, t, value, code, base):
+def _score(out, t, value, code, base, y):
     out.scored[t, 0] = value
     out.scored[t, 1] = code
     out.scored[t, 2] = base
+    out.scored[t, 3] = y
 
 
 @nb.njit(**INLINE)
@@ -135,10 +136,10 @@ def _observe(config, shared, rows, events, out, s, t, slot):
     else:
         if config.task == MULTICLASS:
             given = s.logits[int(y)] if y < shared.counters[C_CLASSES] else 0.0
-            _score(out, t, given, code, base)
+            _score(out, t, given, code, base, y)
             _new_class(config, shared, y, s.h, s.x, s)
         else:
-            _score(out, t, value, code, base)
+            _score(out, t, value, code, base, y)
         observe_change(config, shared, head, y)
         logit_rows, finite = _error(config, shared, base, y, s)
         if finite:
@@ -216,7 +217,7 @@ def _label(config, shared, rows, events, out, s, t, slot):
     body = rows.pending_body[slot, place]
     x = body[:width]
     h = body[width : width + units]
-    _score(out, t, math.nan if config.task == MULTICLASS else note[P_VALUE], note[P_CODE], note[P_BASE])
+    _score(out, t, math.nan if config.task == MULTICLASS else note[P_VALUE], note[P_CODE], note[P_BASE], y)
     predict(config, shared, note[P_BASE], h, x, s)
     if config.task == MULTICLASS:
         _new_class(config, shared, y, h, x, s)
@@ -239,6 +240,8 @@ def fold(config, shared, rows, events, out, s):
     """Folds `events` into `shared` and `rows` and writes what was predicted and done to `out`."""
     for t in range(len(events.kind)):
         shared.counters[C_POSITION] += 1
+        for i in range(4):
+            out.scored[t, i] = math.nan
         if events.kind[t] == 2:
             _label(config, shared, rows, events, out, s, t, events.slot[t])
         else:

@@ -130,9 +130,9 @@ class Out(NamedTuple):
     outcome: np.ndarray
     """uint8 [n]."""
     scored: np.ndarray
-    """float64 [n, 3]: for a label that met its prediction, as that was made: the prediction (multi-class: the
-    probability given to this label, NaN for a label by id), its class, and the key's label before (NaN: none).
-    NaN rows elsewhere."""
+    """float64 [n, 4]: for a label that met its prediction, as that was made: the prediction (multi-class: the
+    probability given to this label, NaN for a label by id), its class, the key's label before (NaN: none), and the
+    label itself (multi-class: the model's index of its class). NaN rows elsewhere."""
 
 
 class Scratch(NamedTuple):

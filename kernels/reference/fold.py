@@ -92,7 +92,7 @@ def _observe(config: Config, shared: Shared, rows: Rows, events: Events, out: Ou
         return
     if config.task == MULTICLASS:
         value = _probability(config, shared, step.h, x, y)
-    out.scored[t] = value, code, base
+    out.scored[t] = value, code, base, y
     out.outcome[t] |= _learn(config, shared, head, x, step.h, trace, base, y)
     _note_label(head, y, head[H_SEEN])
 
@@ -128,7 +128,7 @@ def _label(config: Config, shared: Shared, rows: Rows, events: Events, out: Out,
     body = torch.from_numpy(rows.pending_body[slot, place])
     x, h, trace = body.split([config.width, config.units, 2 * config.width * config.units])
     base = float(note[P_BASE])
-    out.scored[t] = math.nan if config.task == MULTICLASS else note[P_VALUE], note[P_CODE], base
+    out.scored[t] = math.nan if config.task == MULTICLASS else note[P_VALUE], note[P_CODE], base, y
     trace = trace.view(2, config.width, config.units)
     out.outcome[t] = _learn(config, shared, head, x, h, trace, base, y)
     _note_label(head, y, note[P_SEEN])

@@ -222,16 +222,14 @@ class RecurrentLearner:
         if self._config.task == layout.MULTICLASS:
             y, classes = self._class_indices(batch)
         new = classes < 0
-        out = Out(np.empty(n), np.empty(n, np.int32), np.empty(n, np.uint8), np.full((n, 3), np.nan))
+        out = Out(np.empty(n), np.empty(n, np.int32), np.empty(n, np.uint8), np.empty((n, 4)))
         events = Events._make(map(layout.plain, (batch.x, batch.kind, y, slots, batch.time, batch.id, classes)))
         kernel.fold(self._config, self._shared, Rows(**self.rows.columns), events, out, self._scratch)
         if len(classes):
             learned = np.flatnonzero(new & (classes >= 0))
             for code in learned[np.argsort(classes[learned])]:
                 self._classes[batch.classes[code]] = int(classes[code])
-            y = np.append(classes, -1)[np.where(np.isnan(y), -1, y).astype(np.int64)]
-        label = np.where(np.isnan(out.scored[:, 1]), np.nan, y)
-        return Folded(out.value, out.code, out.outcome, np.column_stack([out.scored, label]))
+        return Folded(*out)
 
     def _class_indices(self, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
         """The labels as codes, and the model's index of each code, -1 where the fold may have to choose one.

@@ -84,7 +84,7 @@ def make_model(config: Config, rng: np.random.Generator, keys: int = 1, dtype=np
 
 
 def make_out(n: int) -> Out:
-    return Out(np.empty(n), np.empty(n, np.int32), np.empty(n, np.uint8), np.full((n, 3), np.nan))
+    return Out(np.empty(n), np.empty(n, np.int32), np.empty(n, np.uint8), np.full((n, 4), np.nan))
 
 
 def make_events(config: Config, rng: np.random.Generator, n: int, keys: int = 1, labelled: float = 0.7) -> Events:

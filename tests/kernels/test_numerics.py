@@ -54,6 +54,16 @@ def test_exp_is_within_two_ulp() -> None:
         assert abs(Decimal(float(got)) - exact) <= 2 * Decimal(math.ulp(float(exact))), value
 
 
+def test_float32_stays_float32_and_is_within_four_ulp() -> None:
+    x = points(87.0).astype(np.float32)
+    for function, oracle in ((exp, np.exp), (sigmoid, lambda v: 1.0 / (1.0 + np.exp(-v)))):
+        got, exact = function(x), oracle(x.astype(np.float64))
+        assert got.dtype == np.float32
+        assert (np.abs(got - exact) <= 4 * np.spacing(np.maximum(exact, 1e-37).astype(np.float32))).all()
+    assert (np.abs(tanh(x) - np.tanh(x.astype(np.float64))) <= 3e-7).all()
+    assert np.isnan([function(np.array([np.nan], np.float32))[0] for function in (exp, sigmoid, tanh)]).all()
+
+
 def test_exp_is_clamped() -> None:
     low, high = exp(np.array([-1e300, 1e300]))
     assert low == exp(np.array([-708.0]))[0] > 0.0

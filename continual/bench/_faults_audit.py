@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from continual.bench._faults_traffic import Ledger
 from learners.base import Folded, Learner
+from learners.fingerprint import fingerprint
 from learners.spec import ModelSpec
 from service.api import continual_v1_pb2 as pb
 from service.shard.partition import LEARN
@@ -72,7 +74,8 @@ def read_log(store: Store, spec: ModelSpec, ledger: Ledger) -> Logged:
             logged.batches.append(batch)
             position += len(batch)
         if position != entry.end:
-            raise ValueError(f"the entry at {entry.position} says {entry.count} events, holds {position - entry.position}")
+            held = position - entry.position
+            raise ValueError(f"the entry at {entry.position} says {entry.count} events, holds {held}")
     return logged
 
 
@@ -127,12 +130,20 @@ def audit(
         ledger: what clients were told.
         served: statistics of the model, with digest, after the last event.
         file: the events that were sent, where they were all the model got.
+
+    Raises:
+        ValueError: the model was served by other numerics than those of this process.
     """
+    if json.loads(served.fingerprint) != fingerprint():
+        raise ValueError(f"fingerprint: served by {served.fingerprint}; accepted: this process' own, {fingerprint()}")
     logged = read_log(store, spec, ledger)
     learner, folded, statistics = fold(spec, logged.batches, logged.quarantined)
     acknowledged = lost = untold = mispredicted = 0
     value = folded.value.view(np.int64)
-    told = [(answer.predictions, logged.streams[answer.producer][answer.sequence :][: answer.rows]) for answer in ledger.batches]
+    told = [
+        (answer.predictions, logged.streams[answer.producer][answer.sequence :][: answer.rows])
+        for answer in ledger.batches
+    ]
     for id, answers in ledger.updates.items():
         told += [(answer, np.array(logged.updates.get(id, [-1]))[:1]) for answer in answers[:1]]
         mispredicted += sum(answer.value.tobytes() != answers[0].value.tobytes() for answer in answers[1:])

@@ -70,7 +70,7 @@ def planned(kills: int, events: int, what: str, seed: int) -> tuple[list[str], l
     """
     span = int(events * 0.99) // max(1, kills)
     if span < 2 * (IN_FLIGHT + 1):
-        raise ValueError(f"kills: got {kills} over {events} events; accepted: at most one in {2 * IN_FLIGHT + 3} events")
+        raise ValueError(f"kills: got {kills} in {events} events; accepted: at most one in {2 * IN_FLIGHT + 3} events")
     rng = np.random.default_rng(seed)
     kinds = [str(rng.choice(KINDS)) if what == "mixed" else what for _ in range(kills)]
     positions = [span * index + int(rng.integers(span)) for index in range(kills)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -111,7 +111,11 @@ def score(probability: np.ndarray, batch: Batch) -> dict[str, float]:
 
 
 def alternate(rounds: int, work: dict[str, Callable[[], float]]) -> dict[str, list[float]]:
-    """Runs every item once a round, in turn, so that what disturbs the machine disturbs all; returns what they return."""
+    """Runs every item once a round, in turn, so that what disturbs the machine disturbs all of them.
+
+    Returns:
+        What each returned, round by round.
+    """
     figures: dict[str, list[float]] = {name: [] for name in work}
     for _ in range(rounds):
         for name, one in work.items():
@@ -144,7 +148,8 @@ def ratio_row(what: str, ours: float, against: str, theirs: float, target: float
     ratio = ours / theirs
     met = "" if math.isnan(target) else ("yes" if (ratio >= target if at_least else ratio <= target) else "NO")
     bound = "" if math.isnan(target) else f"{'>=' if at_least else '<='} {target:g}"
-    return {"figure": what, "ours": ours, "against": against, "theirs": theirs, "ratio": ratio, "target": bound, "met": met}
+    compared = {"against": against, "theirs": theirs, "ratio": ratio}
+    return {"figure": what, "ours": ours, **compared, "target": bound, "met": met}
 
 
 def value_row(what: str, ours: float, bound: float = math.nan, *, at_least: bool = False) -> Row:
@@ -193,19 +198,8 @@ def write_csv(stream: Stream, path: Path, copies: int = 1) -> Path:
 
     Features are written with the digits that give back the same float32.
     """
-    rows = [
-        ",".join([*map(str, x), str(int(y))]) for x, y in zip(stream.batch.x, stream.batch.y.tolist())
-    ]
+    rows = [",".join([*map(str, x), str(int(y))]) for x, y in zip(stream.batch.x, stream.batch.y.tolist())]
     body = "\n".join(rows) + "\n"
     label = stream.mapping.label or "label"
     path.write_text(",".join([*stream.mapping.features, label]) + "\n" + body * copies)
     return path
-
-
-def served(deployment: Any) -> Iterator[Any]:
-    """The processes of a deployment's shards, as `psutil.Process`."""
-    import psutil
-    import ray
-
-    for actor in deployment.actors.values():
-        yield psutil.Process(ray.get(actor.ready.remote()))

@@ -162,11 +162,15 @@ def _floor_rows(stream: Stream) -> list[Row]:
     rows = [value_row("floor: an empty compiled loop", 1e6 * _best(lambda: _empty(x, value)) / len(x))]
     for units in TARGETS:
         moved = _bytes_moved(stream, units)
-        source = np.zeros(moved // 8, np.float32)  # half of what is moved is read, half is written
-        target, times = np.zeros_like(source), 20_000
-        seconds = _best(lambda: _copy(source, target, times)) / times
-        rows.append(value_row(f"floor: {moved:,} bytes of {units} units' state, read or written", 1e6 * seconds))
+        rows.append(value_row(f"floor: {moved:,} bytes of {units} units' state, read or written", 1e6 * _moving(moved)))
     return rows
+
+
+def _moving(size: int, times: int = 20_000) -> float:
+    """Seconds to move `size` bytes within the cache, half of them read, half of them written."""
+    source = np.zeros(size // 8, np.float32)
+    target = np.zeros_like(source)
+    return _best(lambda: _copy(source, target, times)) / times
 
 
 def _bytes_moved(stream: Stream, units: int) -> int:

@@ -8,6 +8,7 @@ and passed over by every later replay.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
@@ -41,6 +42,8 @@ class Recovery:
     def __init__(self, partition: Partition) -> None:
         self._p = partition
         self.replayed = 0
+        self.load_seconds = 0.0
+        self.replay_seconds = 0.0
         self.same_numerics = True
 
     def run(self) -> int:
@@ -50,7 +53,10 @@ class Recovery:
             service.store.errors.StoreError: the store cannot serve, lost part of the log, or another owner took over.
         """
         p = self._p
+        began = time.perf_counter()
         start = self._load()
+        loaded = time.perf_counter()
+        self.load_seconds = loaded - began
         head = p.store.head().position
         attempts = p.store.attempts()
         if attempts or p.store.quarantined():
@@ -62,6 +68,7 @@ class Recovery:
                 p.store.record_attempt(p.token, start - 1)
                 self._replay(start)
             p.store.clear_attempts(p.token)
+        self.replay_seconds = time.perf_counter() - loaded
         return head
 
     def _load(self) -> int:

@@ -156,14 +156,17 @@ class Shard:
             self._fail(cause)
             raise
         partition.start(head)
-        log.info("model %s: serving at position %d, %d events replayed", spec.name, head, recovery.replayed)
+        log.info(
+            "model %s: serving at position %d, %d events replayed in %.3f s, snapshot loaded in %.3f s",
+            *(spec.name, head, recovery.replayed, recovery.replay_seconds, recovery.load_seconds),
+        )
         if partition.snapshot_position < 0 or not recovery.same_numerics:
             await snapshotter.take()
         return partition
 
     def _snapshot_if_due(self, partition: Partition, snapshotter: Snapshotter) -> None:
-        due = partition.learner.position - max(0, partition.snapshot_position) >= partition.spec.deployment.snapshot_every
-        if due and not snapshotter.running:
+        since = partition.learner.position - max(0, partition.snapshot_position)
+        if since >= partition.spec.deployment.snapshot_every and not snapshotter.running:
             self._spawn(self._snapshot(partition, snapshotter))
 
     async def _snapshot(self, partition: Partition, snapshotter: Snapshotter) -> None:
@@ -354,7 +357,7 @@ def parse_spec(spec_json: str) -> ModelSpec:
     except ValidationError as error:
         violations = [
             errors.Violation(
-                "spec." + ".".join(map(str, item["loc"])), errors.shorten(item.get("input")), item["msg"]
+                ".".join(map(str, ("spec", *item["loc"]))), errors.shorten(item.get("input")), item["msg"]
             )
             for item in error.errors(include_url=False, include_context=False)
         ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from service.shard.actor import NAMESPACE, ShardActor
 from service.shard.shard import DEPLOYMENT, ShardConfig, until_served
 from service.store.catalog import Catalog
 from service.store.connect import check_external, connect
-from service.store.embedded import EmbeddedRedis
+from service.store.embedded import AppendFsync, EmbeddedRedis
 
 READY_SECONDS = 60.0
 STATE_FILE = "serve.json"
@@ -46,7 +47,7 @@ class ServeOptions:
     shards: int = 0
     redis: str | None = None
     ray: str | None = None
-    appendfsync: str = "always"
+    appendfsync: AppendFsync = "always"
     store_env: dict[str, str] | None = None
 
 
@@ -129,7 +130,7 @@ class Deployment:
                 address=self.options.ray,
                 namespace=NAMESPACE,
                 log_to_driver=False,
-                logging_level="ERROR",
+                logging_level=logging.ERROR,
                 **(local if self.options.ray is None else {}),
             )
         remote = ray.remote(ShardActor)

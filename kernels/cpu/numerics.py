@@ -106,7 +106,7 @@ def exp(x):
     raise NotImplementedError("exp is for compiled code")
 
 
-@overload(exp, jit_options=INLINE)
+@overload(exp, jit_options=INLINE)  # type: ignore[arg-type]
 def _exp_of(x):
     if x == nb.float32:
         return lambda x: _exp32(x)
@@ -118,7 +118,7 @@ def sigmoid(x):
     raise NotImplementedError("sigmoid is for compiled code")
 
 
-@overload(sigmoid, jit_options=INLINE)
+@overload(sigmoid, jit_options=INLINE)  # type: ignore[arg-type]
 def _sigmoid_of(x):
     if x == nb.float32:
         return lambda x: _ONE_32 / (_ONE_32 + _exp32(-x))
@@ -133,7 +133,7 @@ def tanh(x):
     raise NotImplementedError("tanh is for compiled code")
 
 
-@overload(tanh, jit_options=INLINE)
+@overload(tanh, jit_options=INLINE)  # type: ignore[arg-type]
 def _tanh_of(x):
     if x == nb.float32:
         return lambda x: _ONE_32 - _TWO_32 / (_exp32(_TWO_32 * x) + _ONE_32)

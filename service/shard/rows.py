@@ -20,9 +20,9 @@ class StoreRows:
         """See `ColdRows`."""
         return self._store.get_rows(keys, at)
 
-    def put_rows(self, rows: Iterable[Row]) -> tuple[int, int]:
-        """See `ColdRows`; returns (rows, bytes) written."""
-        return self._store.put_rows(self._token, rows, self.committed)
+    def put_rows(self, rows: Iterable[Row]) -> None:
+        """See `ColdRows`."""
+        self._store.put_rows(self._token, rows, self.committed)
 
     def iter_keys(self) -> Iterator[bytes]:
         """See `ColdRows`."""

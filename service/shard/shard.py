@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import grpc
+import numpy as np
 from pydantic import ValidationError
 
 from learners.fingerprint import fingerprint
@@ -25,12 +26,14 @@ from service.api import continual_v1_pb2 as pb
 from service.shard.partition import Partition
 from service.shard.recovery import Recovery
 from service.shard.snapshots import Snapshotter, Written
+from service.shard.statistics import Statistics
 from service.store.catalog import Catalog
 from service.store.connect import RANK, connect, connect_async, durability
 from service.store.errors import MapConflict, ModelExists, StoreError, StoreUnavailable
 from service.store.ownership import OwnerRecord
 from service.store.partition import Partition as Store
 from service.wire import key_hash
+from streams.batch import Batch
 
 log = logging.getLogger(__name__)
 
@@ -141,6 +144,7 @@ class Shard:
 
     async def _open(self, spec: ModelSpec) -> Partition:
         """Takes ownership, recovers, serves."""
+        await asyncio.to_thread(_compile, spec)
         store = Store(self.client, DEPLOYMENT, spec.name)
         record = OwnerRecord.here(self.config.name, self.address)
         token = await asyncio.to_thread(store.acquire, record)
@@ -362,6 +366,17 @@ def parse_spec(spec_json: str) -> ModelSpec:
             for item in error.errors(include_url=False, include_context=False)
         ]
         raise errors.invalid_fields(violations, "INVALID_SPEC") from error
+
+
+def _compile(spec: ModelSpec) -> None:
+    """Folds and predicts one event with a learner to be thrown away: what is compiled now stalls no request later."""
+    fingerprint()
+    small = spec.model_copy(update={"deployment": spec.deployment.model_copy(update={"slots": 1})})
+    learner = spec.learner.build(small)
+    classes = (0,) if spec.target.kind == "multiclass" else ()
+    event = Batch.of(np.zeros((1, len(spec.features))), np.zeros(1), classes=classes)
+    learner.predict(event, probabilities=True)
+    Statistics(spec.target.kind).update(learner.fold(event))
 
 
 def until_served(function: Callable[[], T], seconds: float = 10.0) -> T:

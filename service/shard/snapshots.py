@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from learners.base import hash_shared
 from learners.fingerprint import fingerprint
 from service.shard.partition import Partition
-from service.shard.rows import StoreRows
 
 PIECE_BYTES = 1 << 18
 """Rows copied and written at a time."""
@@ -20,7 +19,7 @@ PIECE_BYTES = 1 << 18
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """A committed snapshot: its position, the keyed rows and the bytes written for it, the digest of the shared state."""
+    """A committed snapshot: position, keyed rows and bytes written, digest of the shared state."""
 
     position: int
     rows: int
@@ -84,7 +83,6 @@ class Snapshotter:
 
     async def _store(self, position: int, arrays: dict, manifest: dict) -> Written:
         p = self._p
-        rows_out = StoreRows(p.store, p.token, p.snapshot_position)
         writer = await asyncio.to_thread(p.store.begin_snapshot, p.token, position)
         await asyncio.to_thread(writer.write, arrays)
         rows = size = 0
@@ -93,7 +91,7 @@ class Snapshotter:
                 piece = p.learner.capture(PIECE_BYTES)
             if piece is None:
                 break
-            wrote = await asyncio.to_thread(rows_out.put_rows, piece)
+            wrote = await asyncio.to_thread(p.store.put_rows, p.token, piece, p.snapshot_position)
             rows, size = rows + wrote[0], size + wrote[1]
         await asyncio.to_thread(writer.commit, manifest)
         return Written(position, rows, size + writer.bytes, manifest["shared_digest"])

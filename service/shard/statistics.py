@@ -69,5 +69,5 @@ class Statistics:
     @classmethod
     def from_dict(cls, kind: str, state: dict[str, Any]) -> Statistics:
         """The inverse of `to_dict`."""
-        counts = (np.array(state[name], np.int64) for name in ("outcomes", "labels"))
-        return cls(kind, *counts, np.array(state["sums"], np.float64))
+        outcomes, labels = (np.array(state[name], np.int64) for name in ("outcomes", "labels"))
+        return cls(kind, outcomes, labels, np.array(state["sums"], np.float64))

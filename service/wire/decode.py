@@ -120,7 +120,7 @@ def _classes(
     if schema.kind == "binary":
         fields = enumerate(labels)  # type: ignore[arg-type, var-annotated]
         values = [binary_of(label, f"columns.labels[{i}]", schema) for i, label in fields]
-        return np.array([*values, np.nan]).take(code, mode="wrap"), ()  # code -1 takes the NaN at the end
+        return np.array([*values, np.nan])[code], ()  # code -1 is the NaN at the end
     classes = tuple(class_of(label, f"columns.labels[{i}]") for i, label in enumerate(labels))  # type: ignore[arg-type, var-annotated]
     if len(set(classes)) != count:
         twice = next(label for i, label in enumerate(classes) if label in classes[:i])

@@ -19,6 +19,7 @@ MAX_KEY_BYTES = 1024
 MAX_ID_BYTES = 256
 MAX_LABEL_BYTES = 256
 MAX_ABS_TARGET = 1e100
+INT64 = range(-(2**63), 2**63)
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 
 
@@ -51,6 +52,9 @@ class BinaryTarget(Strict):
     def _distinct(self) -> BinaryTarget:
         if self.labels[0] == self.labels[1]:
             raise ValueError(f"labels must differ, both are {self.labels[0]!r}")
+        for label in self.labels:
+            if not (label in INT64 if isinstance(label, int) else len(label.encode()) <= MAX_LABEL_BYTES):
+                raise ValueError(f"labels must be integers of 64 bits or text of at most {MAX_LABEL_BYTES} bytes")
         return self
 
 
@@ -140,6 +144,13 @@ class LearnerSpec(Strict):
         """Returns a fresh learner (see `learners.base.Learner`) for `model`, whose `learner` is this spec."""
         raise NotImplementedError(f"learner kind {self.kind!r} has no build method")
 
+    def check(self, model: ModelSpec) -> None:
+        """Refuses what only the whole model shows, such as a state too large to be held.
+
+        Raises:
+            ValueError: saying what is too large, and what is accepted.
+        """
+
 
 def _by_kind(value: Any, handler: Any) -> LearnerSpec:
     """Validates a learner's spec as the subclass that its `kind` names."""
@@ -151,7 +162,7 @@ def _by_kind(value: Any, handler: Any) -> LearnerSpec:
     if not isinstance(value, dict):
         raise ValueError(f"learner must be a mapping with a 'kind', got {type(value).__name__}")
     kind = value.get("kind", "recurrent")
-    if kind not in LearnerSpec.registry:
+    if not isinstance(kind, str) or kind not in LearnerSpec.registry:
         raise ValueError(f"unknown learner kind {kind!r}; known: {', '.join(sorted(LearnerSpec.registry))}")
     return LearnerSpec.registry[kind].model_validate(value)
 
@@ -183,6 +194,11 @@ class ModelSpec(Strict):
         if len(set(names)) != len(names):
             twice = sorted({name for name in names if names.count(name) > 1})
             raise ValueError(f"feature names must be unique, these appear twice: {twice}")
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_held(self) -> ModelSpec:
+        self.learner.check(self)
         return self
 
     @classmethod

@@ -29,6 +29,11 @@ from streams.batch import OBSERVATION, Batch, Keys
 CLASS_SLOTS = 8
 """Inputs that carry the previous label of a multi-class target: one-hot of its index modulo this."""
 
+MAX_ROW_BYTES = 64 << 20
+"""Bound on the row of a key: it is written to the store, and read from it, in one piece."""
+
+MAX_READ_OUT_BYTES = 256 << 20
+"""Bound on the weights of the read-out with all classes."""
 
 Decay = Annotated[float, Field(ge=0, le=0.99999)]
 """Decay of a moment; closer to 1 its complement would be rounding in float32."""
@@ -82,6 +87,27 @@ class RecurrentSpec(LearnerSpec):
     def build(self, model: ModelSpec) -> RecurrentLearner:
         """A fresh learner for `model`."""
         return RecurrentLearner(model)
+
+    def check(self, model: ModelSpec) -> None:
+        """See `learners.spec.LearnerSpec`: a key's row and the read-out of all classes are bounded.
+
+        Raises:
+            ValueError: they would take more than `MAX_ROW_BYTES` and `MAX_READ_OUT_BYTES`.
+        """
+        c, size = _config(model, self), np.dtype(self.dtype).itemsize
+        cell = 2 * c.width * c.units
+        row = size * (c.units + cell + c.pending * (c.width + c.units + cell))
+        if row > MAX_ROW_BYTES:
+            raise ValueError(
+                f"{c.features} features, {c.units} units and {c.pending} pending observations take {row} bytes per "
+                f"key, at most {MAX_ROW_BYTES} are accepted"
+            )
+        read_out = size * max(1, c.max_classes) * (c.units + c.width)
+        if read_out > MAX_READ_OUT_BYTES:
+            raise ValueError(
+                f"{c.max_classes} classes of {c.units} units and {c.width} inputs take {read_out} bytes, "
+                f"at most {MAX_READ_OUT_BYTES} are accepted"
+            )
 
 
 def _config(model: ModelSpec, spec: RecurrentSpec) -> Config:

@@ -69,3 +69,12 @@ def start_shard(own_server: EmbeddedRedis) -> Iterator[Callable[..., ShardOfItsO
     yield start
     for shard in shards:
         shard.close()
+
+
+@pytest.fixture
+def local(own_server: EmbeddedRedis) -> Iterator[LocalShard]:
+    """A shard of the test's own in this process."""
+    shard = LocalShard(own_server.url)
+    yield shard
+    shard.stop()
+    assert not shard.failures

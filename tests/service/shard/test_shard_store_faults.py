@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from shard_harness import (
     FEATURES,
-    LocalShard,
     batch_of,
     digest,
     events,
@@ -24,14 +23,6 @@ from service.client import Client
 from service.errors import Refused, from_rpc_error
 from service.store.connect import connect
 from service.wire import predictions_from_proto
-
-
-@pytest.fixture
-def local(own_server):
-    shard = LocalShard(own_server.url)
-    yield shard
-    shard.stop()
-    assert not shard.failures
 
 
 def pause_writes(server):

@@ -41,8 +41,7 @@ def models() -> None:
 @target_option
 @json_option
 def create(what: str, source: str | None, dry_run: bool, target: str, as_json: bool, **roles: str | None) -> None:
-    """Create a model from a spec file, or from the look of a data file.
-    """
+    """Create a model from a spec file, or from the look of a data file."""
     with plain_errors():
         spec, notes = _proposed(what, source, roles) if source else (_from_file(what, roles), [])
         from learners.spec import ModelSpec

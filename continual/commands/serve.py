@@ -77,7 +77,7 @@ def serve(data: Path, host: str, port: int, as_json: bool, **options: Any) -> No
     say = (lambda line: None) if as_json else (lambda line: click.echo(f"  {line}"))
     began = time.perf_counter()
     models = _read(options.pop("specs"))
-    with _problems(data / "logs"):
+    with problems(data / "logs"):
         from service.serve import Deployment, ServeOptions
 
         deployment = Deployment(ServeOptions(data=data, host=host, port=port, **options), say)
@@ -113,10 +113,8 @@ def _until_signalled(done: threading.Event) -> Callable[[], None]:
 
 
 @contextmanager
-def _problems(logs: Path) -> Iterator[None]:
+def problems(logs: Path) -> Iterator[None]:
     """Ends the command in one line for everything that the surroundings can cause."""
-    from ray.exceptions import RayError
-
     from service.serve import PortTaken
     from service.store.embedded import AlreadySupervisedError, OrphanError
     from service.store.errors import StoreError, StoreRefused
@@ -133,7 +131,11 @@ def _problems(logs: Path) -> Iterator[None]:
         raise Problem(f"this Redis is unfit: {error}", STORE_UNFIT) from error
     except (StoreError, OSError, ValueError) as error:
         raise Problem(str(error)) from error
-    except RayError as error:
+    except Exception as error:
+        from ray.exceptions import RayError  # not earlier: Ray reads its settings when it is imported
+
+        if not isinstance(error, RayError):
+            raise
         raise Problem(f"a shard did not start, see {logs.resolve()}: {str(error).splitlines()[0]}") from error
 
 

@@ -40,6 +40,9 @@ GATHER_MESSAGES = 512
 WAITING_ROWS = 65_536
 """Events admitted and not yet logged, at most: streams are paused beyond it, unary calls refused."""
 
+MAX_SEQUENCE = 2**62
+"""Of a producer's first row: the numbers after it are exact and fit everywhere."""
+
 PIECE_SECONDS = 2e-3
 """A fold is cut so that a prediction waits about this long at most."""
 
@@ -171,6 +174,8 @@ class Partition:
         self.check_serving()
         if not 1 <= len(request.producer.encode()) <= 256:
             raise errors.invalid("producer", request.producer, "1 to 256 bytes of UTF-8")
+        if request.sequence > MAX_SEQUENCE:
+            raise errors.invalid("sequence", request.sequence, f"at most {MAX_SEQUENCE}")
         batch = decode_columns(request.columns, self.schema)
         while self._queued_rows >= WAITING_ROWS:
             self._room.clear()

@@ -277,7 +277,7 @@ class _LearnStream:
         Raises:
             service.errors.Refused: the stream cannot go on in order.
         """
-        end = request.sequence + request.columns.rows
+        end = min(request.sequence + request.columns.rows, 2**64 - 1)
         if isinstance(outcome, errors.Refused):
             refused = outcome
         else:

@@ -29,10 +29,11 @@ GET_CHUNK = 128
 """Keys of one reading script."""
 
 # `struct` numbers are exact to 2**53 positions. ARGV: token, committed, then key and value of each row.
+# A commit whose reply was lost is one that the owner does not know of: what the store says counts.
 _PUT = Script(
     FENCE
     + """
-local committed = tonumber(ARGV[2])
+local committed = math.max(tonumber(ARGV[2]), tonumber(redis.call('HGET', KEYS[2], 'position') or '-1'))
 local pending = tonumber(redis.call('HGET', KEYS[2], 'pending') or '-1')
 local function span(position)
   if position <= committed then return 1 elseif position <= pending then return 2 else return 3 end

@@ -71,6 +71,18 @@ def test_a_row_evicted_while_a_snapshot_is_written_leaves_the_snapshot_its_own(
     assert versions(partition, client, b"a") == versions(partition, client, b"b") == [55, 80]
 
 
+def test_a_commit_that_its_owner_does_not_know_of_protects_its_rows(
+    partition: Partition, token: str, client: redis.Redis
+) -> None:
+    partition.append(token, 0, 100, [b"x"])
+    writer = partition.begin_snapshot(token, 60)
+    partition.put_rows(token, [(b"k", 55, b"snap")], -1)
+    writer.commit({})  # its reply is lost: the owner goes on from the snapshot before, -1
+    partition.put_rows(token, [(b"k", 70, b"evicted")], -1)
+    assert partition.get_rows([b"k"], 60) == [(55, b"snap")]
+    assert versions(partition, client, b"k") == [55, 70]
+
+
 def test_many_rows_and_large_ones_in_chunks(partition: Partition, token: str) -> None:
     rows = [(b"%d" % index, index + 1, bytes([index % 251]) * 2000) for index in range(3 * GET_CHUNK + 7)]
     rows.append((b"large", 7, b"z" * (CHUNK_BYTES + 1)))

@@ -71,9 +71,9 @@ def files(stream: str, events: int | None, rounds: int, out: Path | None, as_jso
         f"From a file to metrics, {n:,} events of {stream}, and ten copies of them",
         rows,
         notes=[
-            f"Medians of {rounds} rounds, a process each, in turn. Ours: `continual events fold` of CSV. Vowpal Wabbit reads "
-            f"its own text of the same events, `python -m vowpalwabbit {' '.join(VW_OPTIONS)}`. Both report progressive "
-            "metrics.",
+            f"Medians of {rounds} rounds, a process each, in turn. Ours: `continual events fold` of CSV. Vowpal Wabbit "
+            f"reads its own text of the same events, `python -m vowpalwabbit {' '.join(VW_OPTIONS)}`. Both report "
+            "progressive metrics.",
             "Both use two threads: one parses, one learns. The parts were timed one after the other in one process.",
         ],
         details={"median_s": wall, "min_s": {name: min(each) for name, each in seconds.items()}, "seconds": seconds},

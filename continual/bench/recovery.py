@@ -64,8 +64,8 @@ def recovery(stream: str, events: int | None, replayed: int, rounds: int, out: P
         f"Recovery: a shard killed with {replayed:,} events since its snapshot",
         _rows(measured, replayed),
         notes=[
-            f"Medians of {rounds} kills by SIGKILL. The log holds batches of {SIZE} events; the fold in process is of the "
-            "same batches. After every kill the digest is that of an uninterrupted fold.",
+            f"Medians of {rounds} kills by SIGKILL. The log holds batches of {SIZE} events; the fold in process is of "
+            "the same batches. After every kill the digest is that of an uninterrupted fold.",
             "Replay includes reading the log from the store, decoding it, and rebuilding the marks and answers for "
             "producers that resend.",
         ],

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import count
+from itertools import chain, count, repeat
 from pathlib import Path
 from typing import Any
 
@@ -274,8 +274,7 @@ def under_load(bench: Bench, stream: str, times: int) -> list[Row]:
             _served.line(feeding)
             before = bench.client.models.statistics(model).position
             began = time.perf_counter()
-            made = count()
-            measured = _timed(_raw_calls(bench, model, calls), lambda: next(made) >= times)
+            measured = _timed(_raw_calls(bench, model, calls), chain(repeat(False, times), [True]).__next__)
             rate = (bench.client.models.statistics(model).position - before) / (time.perf_counter() - began)
         check(rate > 1000, f"events are learned meanwhile, got {rate:.0f} a second")
         for name, spans in measured.items():
@@ -304,7 +303,7 @@ def during_snapshot(bench: Bench, keys: int) -> list[Row]:
 
         writing = threading.Thread(target=snapshot)
         update = {"Update": _raw_calls(bench, model, calls, b"key-0000000")["Update"]}
-        idle = _timed(update, iter([False] * 300 + [True]).__next__)["Update"]
+        idle = _timed(update, chain(repeat(False, 300), [True]).__next__)["Update"]
         writing.start()
         spans = _timed(update, lambda: not writing.is_alive())["Update"]
         writing.join()
@@ -329,13 +328,13 @@ def during_snapshot(bench: Bench, keys: int) -> list[Row]:
 
 def _notes(calls: int, rounds: int, learned: int, in_flight: int) -> list[str]:
     return [
-        f"Latency: {calls:,} calls of each kind, in turn, by blocking stubs over bytes from one process, to the echo as "
-        "to the shard; 'by the client library' includes what `service.client.Client` does. The echo is a `grpc.aio` "
+        f"Latency: {calls:,} calls of each kind, in turn, by blocking stubs over bytes from one process, to the echo "
+        "as to the shard; 'by the client library' includes what `service.client.Client` does. The echo is a `grpc.aio` "
         "server in a process of its own that replies with as many bytes.",
         "Appends of the same bytes go to the same store, through blocking redis-py over its unix socket; the store "
         "writes every one to the disk before it answers.",
-        f"Throughput: {learned:,} events, {in_flight} batches in flight, blocking client, medians of {rounds} rounds in "
-        "turn with the fold; every served state has the digest of the fold.",
-        "Under load, the client that learns is a process of its own with 16 batches in flight; a shard, a store and two "
-        "clients share the cores.",
+        f"Throughput: {learned:,} events, {in_flight} batches in flight, blocking client, medians of {rounds} rounds "
+        "in turn with the fold; every served state has the digest of the fold.",
+        "Under load, the client that learns is a process of its own with 16 batches in flight; a shard, a store and "
+        "two clients share the cores.",
     ]

@@ -52,8 +52,8 @@ def start(stream: str, events: int | None, rounds: int, out: Path | None, as_jso
             value_row("slowest of all, s", max(first + second), LIMIT),
         ],
         notes=[
-            f"Medians of {rounds} rounds. The folds were compiled before (the cache is on disk); the store, Ray and the "
-            "shards are started by the command. The second start serves the model with the digest of before."
+            f"Medians of {rounds} rounds. The folds were compiled before (the cache is on disk); the store, Ray and "
+            "the shards are started by the command. The second start serves the model with the digest of before."
         ],
         details={"first_s": first, "second_s": second},
         out=out,

@@ -11,7 +11,8 @@ import logging
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import chain
+from itertools import chain, islice
+from typing import TypeVar
 
 import numpy as np
 
@@ -96,12 +97,13 @@ class Recovery:
         return snapshot.position
 
     def _replay(self, start: int) -> None:
-        """Folds everything from `start`, entries together up to `REPLAY_ROWS`, while the next ones are read."""
+        """Folds everything from `start`, up to `REPLAY_ROWS` at a time, while the next entries are read and decoded."""
         pending: list[tuple[Entry, list[tuple[bytes, Batch]]]] = []
         rows = 0
         with ThreadPoolExecutor(1, "read-log") as pool:
-            for entry in _ahead(pool, self._p.store.read(start)):
-                pending.append((entry, self._decoded(entry)))
+            entries = ((entry, self._decoded(entry)) for entry in self._p.store.read(start))
+            for entry, decoded in _ahead(pool, entries):
+                pending.append((entry, decoded))
                 rows += entry.count
                 if rows >= REPLAY_ROWS:
                     self._fold(pending, start)
@@ -220,16 +222,16 @@ class Recovery:
             at = stop
 
 
-def _ahead(pool: ThreadPoolExecutor, entries: Iterator[Entry]) -> Iterator[Entry]:
-    """The same entries, each read from the store while those before it are folded."""
+T = TypeVar("T")
+AHEAD = 16
+"""Entries read and decoded at a time: few enough that the first fold does not wait for long."""
 
-    def some() -> list[Entry]:
-        out: list[Entry] = []
-        for entry in entries:
-            out.append(entry)
-            if len(out) == 64:
-                break
-        return out
+
+def _ahead(pool: ThreadPoolExecutor, entries: Iterator[T]) -> Iterator[T]:
+    """The same entries, each made in the pool while those before it are folded."""
+
+    def some() -> list[T]:
+        return list(islice(entries, AHEAD))
 
     reading = pool.submit(some)
     while part := reading.result():

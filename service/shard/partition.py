@@ -4,7 +4,8 @@
 
 Two tasks run side by side: while entry n is folded, entry n + 1 is being appended and requests for n + 2 gather.
 A batch is folded only after its own append is acknowledged, an answer follows both. `turn` is held by whoever
-touches the learner: a piece of a fold, a prediction, a piece of a snapshot.
+touches the learner: a piece of a fold, a prediction, a piece of a snapshot. `unsplit` is held from the first event
+of some requests until all of them are answered: a snapshot begun in between would not know the ids it has folded.
 """
 
 from __future__ import annotations
@@ -88,6 +89,7 @@ class Partition:
         self.snapshot_position = -1
         self.state = "starting"
         self.turn = asyncio.Lock()
+        self.unsplit = asyncio.Lock()
         self.folded = asyncio.Condition()
         self.snapshot_done = asyncio.Event()
         self.snapshot_done.set()
@@ -133,7 +135,7 @@ class Partition:
                 while self._queue or self._entries.qsize() or self.learner.position < self._head:
                     await asyncio.sleep(0.005)
         except TimeoutError:
-            pass  # the log has it, or its callers were never answered
+            self.cold.patient = False  # the log has it, or its callers were never answered
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -359,20 +361,21 @@ class Partition:
 
     async def _answer(self, position: int, items: list[Item]) -> None:
         """Folds a logged entry and answers its requests."""
-        folded = await self.fold(Batch.concat([item.batch for item in items]))
-        classes = self.learner.classes()
-        at = 0
-        for item in items:
-            rows = slice(at, at + len(item.batch))
-            answer = Answer(position + at, folded.value[rows], folded.code[rows], folded.outcome[rows], classes)
-            at += len(item.batch)
-            if item.producer:
-                self.producers.answered(item, answer)
-            else:
-                self.window.waiting.pop(item.id, None)
-                self.window.note(item.id, item.payload, answer)
-            if not item.done.done():
-                item.done.set_result(answer)
+        async with self.unsplit:
+            folded = await self.fold(Batch.concat([item.batch for item in items]))
+            classes = self.learner.classes()
+            at = 0
+            for item in items:
+                rows = slice(at, at + len(item.batch))
+                answer = Answer(position + at, folded.value[rows], folded.code[rows], folded.outcome[rows], classes)
+                at += len(item.batch)
+                if item.producer:
+                    self.producers.answered(item, answer)
+                else:
+                    self.window.waiting.pop(item.id, None)
+                    self.window.note(item.id, item.payload, answer)
+                if not item.done.done():
+                    item.done.set_result(answer)
         self.on_progress()
 
     async def fold(self, batch: Batch) -> Folded:
@@ -400,7 +403,7 @@ class Partition:
                 folded = self.learner.fold(piece)
             else:
                 loop = asyncio.get_running_loop()
-                folded = await loop.run_in_executor(self.pool, self.learner.fold, piece)
+                folded = await loop.run_in_executor(self.pool, self._fold_waiting, piece)
         except CaptureActive as stopped:
             if stopped.folded is None:
                 return None
@@ -410,6 +413,14 @@ class Partition:
             self._row_seconds += 0.2 * (seconds - self._row_seconds)
         self.statistics.update(folded)
         return folded
+
+    def _fold_waiting(self, piece: Batch) -> Folded:
+        """Folds in the fold thread; while the store is gone, rows that it has to read or write are waited for."""
+        self.cold.patient = True
+        try:
+            return self.learner.fold(piece)
+        finally:
+            self.cold.patient = False
 
     # Predictions
 
@@ -426,13 +437,32 @@ class Partition:
             batch = decode_columns(request.columns, self.schema)
         if (batch.kind == 2).any():
             raise errors.invalid("kind", 2, "observations or labelled events: a label alone has no prediction")
-        async with self.turn:
+        await self._take_turn()
+        try:
             if len(batch) * self._row_seconds < INLINE_SECONDS and self.learner.resident(batch.key):
                 predicted = self.learner.predict(batch, request.probabilities)
             else:
                 loop = asyncio.get_running_loop()
                 predicted = await loop.run_in_executor(self.pool, self.learner.predict, batch, request.probabilities)
             return self.learner.position, predicted, self.learner.classes()
+        finally:
+            self.turn.release()
+
+    async def _take_turn(self) -> None:
+        """Acquires `turn`, or raises UNAVAILABLE: a fold that waits for the store keeps it."""
+        if not self.turn.locked():
+            await self.turn.acquire()
+            return
+        try:
+            await asyncio.wait_for(self.turn.acquire(), LEASE_SECONDS)
+        except TimeoutError as error:
+            message = f"no turn for {LEASE_SECONDS:g} s; nothing was lost"
+            raise errors.unavailable("PARTITION_BUSY", message, RETRY_SECONDS) from error
+        try:
+            self.check_serving()
+        except errors.Refused:
+            self.turn.release()
+            raise
 
     async def in_fold_thread(self, function: Callable[..., Any], *args: Any) -> Any:
         """Runs `function` where the fold runs, with the learner to itself."""

@@ -55,7 +55,7 @@ class Snapshotter:
 
     async def _write(self) -> Written:
         p = self._p
-        async with p.turn:
+        async with p.unsplit, p.turn:
             p.snapshot_done.clear()
             position = p.learner.position
             arrays = p.learner.begin_capture(p.snapshot_position)

@@ -19,7 +19,7 @@ if holder ~= ARGV[1] then return {-1, holder or ''} end
 """Opens every script that writes for an owner: KEYS[1] is the owner's key, ARGV[1] its token."""
 
 
-CALL_SECONDS = 5.0
+CALL_SECONDS = 1.0
 """After this long an asyncio call counts as unanswered: what it wrote is in doubt."""
 
 

@@ -53,6 +53,11 @@ class Item:
         return self.sequence + len(self.batch)
 
 
+def new_future() -> asyncio.Future[Answer]:
+    """An answer to come, on the running loop."""
+    return asyncio.get_running_loop().create_future()
+
+
 def payload_hash(batch: Batch) -> int:
     """64-bit hash of what an event says (its id aside)."""
     label = batch.classes[int(batch.y[0])] if batch.classes and not np.isnan(batch.y[0]) else float(batch.y[0])

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -25,21 +24,16 @@ from learners.keyed import CaptureActive
 from learners.spec import ModelSpec
 from service import errors
 from service.api import continual_v1_pb2 as pb
-from service.shard.admission import Answer, Item, Producers, UpdateWindow, payload_hash, update_id
+from service.shard.admission import Answer, Item, Producers, UpdateWindow, new_future, payload_hash, update_id
 from service.shard.rows import StoreRows
 from service.shard.statistics import Statistics
-from service.store.errors import LogMismatch, StoreUnavailable
-from service.store.log import body_hash
+from service.shard.writer import LEASE_SECONDS, RETRY_SECONDS, WAITING_ROWS, LogWriter
 from service.store.partition import Partition as Store
 from service.wire import Schema, decode_columns, decode_event, slice_columns
 from streams.batch import Batch
 
-GATHER_ROWS = 8192
-GATHER_MESSAGES = 512
-"""Bounds on what one log entry gathers."""
-
-WAITING_ROWS = 65_536
-"""Events admitted and not yet logged, at most: streams are paused beyond it, unary calls refused."""
+ANSWER_ROWS = 1024
+"""An entry is folded and answered in groups of requests of about this many events."""
 
 MAX_SEQUENCE = 2**62
 """Of a producer's first row: the numbers after it are exact and fit everywhere."""
@@ -49,10 +43,6 @@ PIECE_SECONDS = 2e-3
 
 INLINE_SECONDS = 1e-4
 """Shorter folds of resident keys run on the event loop: a thread would take longer to wake."""
-
-LEASE_SECONDS = 1.0
-CONFIRM_SECONDS = 0.25
-RETRY_SECONDS = 0.25
 
 UPDATE, LEARN = b"U", b"L"
 """First byte of a message in the log: what kind of request follows."""
@@ -70,7 +60,12 @@ class Partition:
     """
 
     def __init__(
-        self, spec: ModelSpec, store: Store, token: str, client: redis.asyncio.Redis, fail: Callable[[BaseException], None]
+        self,
+        spec: ModelSpec,
+        store: Store,
+        token: str,
+        client: redis.asyncio.Redis,
+        fail: Callable[[BaseException], None],
     ) -> None:
         self.spec = spec
         self.schema = Schema.of(spec)
@@ -95,16 +90,9 @@ class Partition:
         self.snapshot_done.set()
         self.on_progress: Callable[[], None] = lambda: None
         self.pool = ThreadPoolExecutor(1, f"fold-{spec.name}")
-        self._queue: deque[Item] = deque()
-        self._queued_rows = 0
-        self._arrived = asyncio.Event()
-        self._room = asyncio.Event()
-        self._room.set()
+        self.writer = LogWriter(store, token, client, self.producers, self.window, self._logged)
         self._entries: asyncio.Queue[tuple[int, list[Item]]] = asyncio.Queue(2)
         self._idle = False
-        self._head = 0
-        self._confirmed = time.monotonic()
-        self._available = True
         self._row_seconds = 2e-6
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -112,10 +100,9 @@ class Partition:
 
     def start(self, head: int) -> None:
         """Begins to serve; the learner has folded the log up to `head`."""
-        self._head = head
-        self._confirmed = time.monotonic()
+        self.writer.begin(head)
         self.state = "serving"
-        loops = (self._append_loop(), self._fold_loop(), self._confirm_loop())
+        loops = (self.writer.append_loop(), self._fold_loop(), self.writer.confirm_loop())
         self._tasks = [asyncio.create_task(self._guard(loop)) for loop in loops]
 
     async def _guard(self, loop: Any) -> None:
@@ -132,7 +119,7 @@ class Partition:
         self.state = "stopping"
         try:
             async with asyncio.timeout(5):
-                while self._queue or self._entries.qsize() or self.learner.position < self._head:
+                while self.writer.waiting or self._entries.qsize() or self.learner.position < self.head:
                     await asyncio.sleep(0.005)
         except TimeoutError:
             self.cold.patient = False  # the log has it, or its callers were never answered
@@ -144,26 +131,13 @@ class Partition:
     @property
     def head(self) -> int:
         """Events in the log."""
-        return self._head
+        return self.writer.head
 
     def check_serving(self) -> None:
         """Raises UNAVAILABLE unless this process certainly owns the partition and can write its log."""
         if self.state != "serving":
             raise errors.unavailable("PARTITION_STARTING", f"model {self.spec.name!r} is {self.state}", 0.2)
-        if not self._available:
-            raise errors.unavailable("STORE_UNAVAILABLE", "the store does not answer; nothing was lost", RETRY_SECONDS)
-        if time.monotonic() - self._confirmed > LEASE_SECONDS:
-            raise errors.unavailable("LEASE_UNCONFIRMED", "ownership was not confirmed within 1 s", RETRY_SECONDS)
-
-    async def _confirm_loop(self) -> None:
-        while True:
-            sent = time.monotonic()
-            try:
-                await self.store.confirm_async(self.client, self.token)
-                self._confirmed = max(self._confirmed, sent)
-            except StoreUnavailable:
-                pass  # the lease runs out by itself
-            await asyncio.sleep(CONFIRM_SECONDS)
+        self.writer.check()
 
     # Admission
 
@@ -179,9 +153,8 @@ class Partition:
         if request.sequence > MAX_SEQUENCE:
             raise errors.invalid("sequence", request.sequence, f"at most {MAX_SEQUENCE}")
         batch = decode_columns(request.columns, self.schema)
-        while self._queued_rows >= WAITING_ROWS:
-            self._room.clear()
-            await self._room.wait()
+        while self.writer.full:
+            await self.writer.room()
             self.check_serving()
         sequence = request.sequence
         expected = self.producers.next_sequence(request.producer)
@@ -195,9 +168,9 @@ class Partition:
                 model=request.model, producer=request.producer, sequence=sequence, columns=rest
             )
             raw = cut.SerializeToString()
-        item = Item(batch, LEARN + raw, _future(), request.producer, sequence)
+        item = Item(batch, LEARN + raw, new_future(), request.producer, sequence)
         self.producers.admit(item)
-        self._enqueue(item)
+        self.writer.enqueue(item)
         return item.done
 
     def _repeat(self, producer: str, sequence: int, rows: int) -> asyncio.Future[Answer]:
@@ -208,7 +181,7 @@ class Partition:
             waiting = asyncio.ensure_future(_repeated(items, sequence, rows))
             waiting.add_done_callback(_seen)
             return waiting
-        done = _future()
+        done = new_future()
         done.set_result(_as_duplicate(self.producers.answer_to(producer, sequence, rows) or _FORGOTTEN))
         return done
 
@@ -235,11 +208,11 @@ class Partition:
             self._same_payload(found[0], payload, request.event.id)
             self.duplicates += 1
             return found[1]
-        if self._queued_rows >= WAITING_ROWS:
-            raise errors.exhausted("QUEUE_FULL", f"{self._queued_rows} events wait for the log", 0.05)
-        item = Item(batch, UPDATE + raw, _future(), id=id, payload=payload)
+        if self.writer.full:
+            raise errors.exhausted("QUEUE_FULL", f"{WAITING_ROWS} events wait for the log", 0.05)
+        item = Item(batch, UPDATE + raw, new_future(), id=id, payload=payload)
         self.window.waiting[id] = item
-        self._enqueue(item)
+        self.writer.enqueue(item)
         return await asyncio.shield(item.done)
 
     def _same_payload(self, before: int, now: int, id: str) -> None:
@@ -247,110 +220,15 @@ class Partition:
             self.refused += 1
             raise errors.conflict(id)
 
-    def _enqueue(self, item: Item) -> None:
-        self._queue.append(item)
-        self._queued_rows += len(item.batch)
-        self._arrived.set()
+    # The fold
 
-    # The log
-
-    async def _append_loop(self) -> None:
-        while True:
-            await self._arrived.wait()
-            items = self._gather()
-            if not items:
-                self._arrived.clear()
-                continue
-            await self._append(items)
-
-    def _gather(self) -> list[Item]:
-        """The next entry: everything that waits, up to a bound."""
-        items: list[Item] = []
-        rows = 0
-        while self._queue and len(items) < GATHER_MESSAGES:
-            if items and rows + len(self._queue[0].batch) > GATHER_ROWS:
-                break
-            item = self._queue.popleft()
-            rows += len(item.batch)
-            items.append(item)
-        self._queued_rows -= rows
-        if self._queued_rows < WAITING_ROWS:
-            self._room.set()
-        return items
-
-    async def _append(self, items: list[Item]) -> None:
-        position = self._head
-        count = sum(len(item.batch) for item in items)
-        messages = [item.message for item in items]
-        sent = time.monotonic()
-        try:
-            await self.store.append_async(self.client, self.token, position, count, messages)
-        except StoreUnavailable as error:
-            self._available = False
-            self._refuse_all(items, error)
-            logged = await self._was_logged(position, count, messages)
-            if logged:
-                self._await_fold(items)
-            self._available = True
-            if not logged:
-                return
-        self._confirmed = max(self._confirmed, sent)
-        self._head = position + count
-        for item in items:
-            if item.producer:
-                self.producers.note(item.producer, item.end)
-        if self._idle and count * self._row_seconds < INLINE_SECONDS:
+    async def _logged(self, position: int, items: list[Item]) -> None:
+        """Takes over a logged entry."""
+        rows = sum(len(item.batch) for item in items)
+        if self._idle and rows * self._row_seconds < INLINE_SECONDS:
             await self._answer(position, items)  # no hand-over between tasks for a few events
         else:
             await self._entries.put((position, items))
-
-    def _refuse_all(self, items: list[Item], error: Exception) -> None:
-        """Answers everything that waits with UNAVAILABLE: callers repeat by id or sequence."""
-        refusal = errors.unavailable("STORE_UNAVAILABLE", f"the store does not answer: {error}", RETRY_SECONDS)
-        refused = [*items, *self._queue]
-        for item in refused:
-            if not item.done.done():
-                item.done.set_exception(refusal)
-                item.done.exception()  # seen: a caller that went away leaves no warning
-            self.window.waiting.pop(item.id, None)
-        self.producers.roll_back(refused)
-        self._queue.clear()
-        self._queued_rows = 0
-        self._room.set()
-
-    def _await_fold(self, items: list[Item]) -> None:
-        """Refused in doubt, but logged: a caller that repeats one meets the original."""
-        for item in items:
-            item.done = _future()
-            if item.producer:
-                self.producers.admit(item)
-            else:
-                self.window.waiting[item.id] = item
-
-    async def _was_logged(self, position: int, count: int, messages: list[bytes]) -> bool:
-        """Waits for the store to answer again and says whether an append in doubt took place.
-
-        Raises:
-            LogMismatch: the log ends elsewhere: the store lost its tail, or another wrote.
-        """
-        while True:
-            try:
-                await self.store.confirm_async(self.client, self.token)
-                position_now, digest = await self._head_async()
-            except StoreUnavailable:
-                await asyncio.sleep(0.05)
-                continue
-            if position_now == position:
-                return False
-            if position_now == position + count and digest == body_hash(position, messages):
-                return True
-            raise LogMismatch(position, position_now, f"the log of {self.spec.name!r} after the store came back")
-
-    async def _head_async(self) -> tuple[int, bytes]:
-        head = await asyncio.get_running_loop().run_in_executor(self.pool, self.store.head)
-        return head.position, head.hash
-
-    # The fold
 
     async def _fold_loop(self) -> None:
         while True:
@@ -360,7 +238,19 @@ class Partition:
             await self._answer(position, items)
 
     async def _answer(self, position: int, items: list[Item]) -> None:
-        """Folds a logged entry and answers its requests."""
+        """Folds a logged entry and answers its requests, a group of them at a time."""
+        group: list[Item] = []
+        rows = 0
+        for item in items:
+            group.append(item)
+            rows += len(item.batch)
+            if rows >= ANSWER_ROWS or item is items[-1]:
+                await self._answer_group(position, group)
+                position += rows
+                group, rows = [], 0
+        self.on_progress()
+
+    async def _answer_group(self, position: int, items: list[Item]) -> None:
         async with self.unsplit:
             folded = await self.fold(Batch.concat([item.batch for item in items]))
             classes = self.learner.classes()
@@ -376,7 +266,7 @@ class Partition:
                     self.window.note(item.id, item.payload, answer)
                 if not item.done.done():
                     item.done.set_result(answer)
-        self.on_progress()
+        self.writer.answered(at)
 
     async def fold(self, batch: Batch) -> Folded:
         """Folds logged events in pieces of about 2 ms, so that predictions find a place between them."""
@@ -468,10 +358,6 @@ class Partition:
         """Runs `function` where the fold runs, with the learner to itself."""
         async with self.turn:
             return await asyncio.get_running_loop().run_in_executor(self.pool, function, *args)
-
-
-def _future() -> asyncio.Future[Answer]:
-    return asyncio.get_running_loop().create_future()
 
 
 _FORGOTTEN = Answer(0, np.zeros(0), np.zeros(0, np.int32), np.zeros(0, np.uint8), ())

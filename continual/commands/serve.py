@@ -73,11 +73,10 @@ def serve(data: Path, host: str, port: int, as_json: bool, **options: Any) -> No
     unfit, 1 on any other problem.
     """
     done = threading.Event()
-    stop = _until_signalled(done)
     say = (lambda line: None) if as_json else (lambda line: click.echo(f"  {line}"))
     began = time.perf_counter()
     models = _read(options.pop("specs"))
-    with problems(data / "logs"):
+    with _signals(done) as stop, problems(data / "logs"):
         from service.serve import Deployment, ServeOptions
 
         deployment = Deployment(ServeOptions(data=data, host=host, port=port, **options), say)
@@ -93,23 +92,26 @@ def serve(data: Path, host: str, port: int, as_json: bool, **options: Any) -> No
         click.echo(f"Stopped. `continual serve --data {data}` goes on from here.")
 
 
-def _until_signalled(done: threading.Event) -> Callable[[], None]:
-    """Sets `done` at SIGINT or SIGTERM once serving; before that a signal breaks the start off.
-
-    Returns:
-        A function that switches from one to the other.
-    """
+@contextmanager
+def _signals(done: threading.Event) -> Iterator[Callable[[], None]]:
+    """SIGINT and SIGTERM break the start off; once the function that this gives was called, they set `done`."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in numbers}
 
     def break_off(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
     def switch() -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in numbers:
             signal.signal(number, lambda *_: done.set())
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in numbers:
         signal.signal(number, break_off)
-    return switch
+    try:
+        yield switch
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

@@ -1,0 +1,319 @@
+"""The command line: against one running service, and what works without one."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from continual.cli import main
+from continual.data import shuttle_file
+from learners.spec import ModelSpec
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
+START_SECONDS = 120
+BAD_CSV = "a,b,label\n1,2,0\n2,x,1\n3,4,1\n5,inf,0\n7,8,0\n"
+
+
+def run(*arguments: Any, code: int = 0) -> Result:
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert result.exit_code == code, (result.output, result.exception)
+    return result
+
+
+def run_json(*arguments: Any, code: int = 0) -> Any:
+    return json.loads(run(*arguments, "--json", code=code).stdout)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Service:
+    """`continual serve` in a process group of its own, as a terminal would start it."""
+
+    def __init__(self, data: Path, *arguments: str) -> None:
+        self.port = free_port()
+        command = [sys.executable, "-m", "continual.cli", "serve", "--data", data, "--port", self.port, "--json"]
+        self.process = subprocess.Popen(
+            [*map(str, command), *arguments],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        assert self.process.stdout is not None
+        watchdog = threading.Timer(START_SECONDS, self.process.kill)
+        watchdog.start()
+        text = ""
+        for line in self.process.stdout:
+            text += line
+            if line == "}\n":
+                break
+        watchdog.cancel()
+        self.state = json.loads(text or "{}")
+
+    def interrupt(self) -> tuple[int, str]:
+        """Ctrl-C: SIGINT to the whole group; returns the exit code and what else was printed."""
+        os.killpg(self.process.pid, signal.SIGINT)
+        out, err = self.process.communicate(timeout=60)
+        return self.process.returncode, out + err
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    started = Service(tmp_path_factory.mktemp("serve") / "data", "--model", str(ROOT / "examples" / "shuttle.yaml"))
+    assert started.state, started.process.communicate()
+    yield started
+    if started.process.poll() is None:
+        started.interrupt()
+
+
+@pytest.fixture
+def target(service: Service, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("CONTINUAL_TARGET", service.state["address"])
+    return service.state["address"]
+
+
+@pytest.fixture
+def small(target: str, tmp_path: Path) -> Iterator[Path]:
+    """A file with two bad rows, and a model for it named `small`."""
+    path = tmp_path / "small.csv"
+    path.write_text(BAD_CSV)
+    spec = tmp_path / "small.yaml"
+    spec.write_text("name: small\nfeatures: [a, b]\ntarget: {kind: binary}\n")
+    run("models", "create", spec)
+    yield path
+    run("models", "delete", "small", "--yes")
+
+
+# Without a service
+
+
+def test_help_imports_no_command() -> None:
+    code = (
+        "import sys\n"
+        "from continual.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'numpy', 'grpc', 'ray', 'torch', 'numba', 'rich'} & set(sys.modules)))"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in ("serve", "demo", "bench", "models", "events", "doctor"):
+        assert f"\n  {name} " in shown
+    assert shown.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["serve"],
+        ["demo"],
+        ["doctor"],
+        *(["models", name] for name in ("create", "list", "get", "delete", "snapshot", "stats", "schema")),
+        ["events", "send"],
+        ["events", "fold"],
+    ],
+    ids=" ".join,
+)
+def test_every_command_explains_itself_and_speaks_json(command: list[str]) -> None:
+    shown = run(*command, "--help").output
+    assert "--json" in shown
+    assert len(shown.splitlines()) > 5
+
+
+def test_fold_needs_neither_ray_nor_grpc_nor_torch() -> None:
+    code = (
+        "import sys\n"
+        "from continual.cli import main\n"
+        f"try: main(['events', 'fold', {str(shuttle_file())!r}, 'examples/shuttle.yaml', '--json'])\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'grpc', 'ray', 'torch', 'river', 'redis', 'pandas'} & set(sys.modules)))"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert shown.splitlines()[-1] == "[]"
+
+
+def test_fold_is_the_same_however_it_is_read() -> None:
+    spec = ROOT / "examples" / "shuttle.yaml"
+    whole = run_json("events", "fold", shuttle_file(), spec)
+    cut = run_json("events", "fold", shuttle_file(), spec, "--rows", 777)
+    assert whole["events"] == 49_097
+    assert (whole["digest"], whole["prequential"]) == (cut["digest"], cut["prequential"])
+    assert whole["prequential"]["kappa"] > 0.95
+
+
+@pytest.mark.parametrize(("source", "spec"), [("river:ImageSegments", "segments"), ("river:TrumpApproval", "approval")])
+def test_fold_of_every_kind_of_target(source: str, spec: str) -> None:
+    held = run_json("events", "fold", source, ROOT / "examples" / f"{spec}.yaml")
+    assert held["events"] == held["prequential"]["events"]
+    assert "digest" in run("events", "fold", source, ROOT / "examples" / f"{spec}.yaml").output
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_examples_are_complete_specs(path: Path) -> None:
+    assert run_json("models", "create", path, "--dry-run") == ModelSpec.load(path).model_dump(mode="json")
+
+
+def test_schema_names_every_field_of_a_spec() -> None:
+    document = run_json("models", "schema")
+    assert set(document["properties"]) == set(ModelSpec.model_fields)
+    kind = document["$defs"]["RecurrentSpec"]["properties"]
+    assert {"cell", "optimizer", "window"} <= set(kind)
+    undocumented = [
+        f"{name}.{field}"
+        for name, part in document["$defs"].items()
+        for field, held in part.get("properties", {}).items()
+        if field != "kind" and not held.get("description")
+    ]
+    assert not undocumented
+    assert "residual_clip" in run("models", "schema").output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["models", "list", "--target", "127.0.0.1:1"], "nobody answers at 127.0.0.1:1"),
+        (["models", "create", "nowhere.yaml"], "nowhere.yaml: no such spec file"),
+        (["models", "create", "m", "--from", "nowhere.csv", "--label", "y", "--dry-run"], "nowhere.csv: no such file"),
+        (["models", "create", "m", "--from", "river:Nothing", "--dry-run"], "River has no such data set"),
+        (["events", "fold", "nowhere.csv", "examples/shuttle.yaml"], "nowhere.csv: no such file"),
+        (["serve", "--redis", "http://127.0.0.1", "--port", str(free_port())], "Redis URL must specify"),
+        (["serve", "--redis", "redis://127.0.0.1:1", "--port", str(free_port())], "Connection refused"),
+    ],
+    ids=lambda value: " ".join(value[:3]) if isinstance(value, list) else "",
+)
+def test_mistakes_end_in_one_line(arguments: list[str], words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code not in (0, None)
+    assert words in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_spec_out_of_range_names_the_field(tmp_path: Path) -> None:
+    spec = tmp_path / "bad.yaml"
+    spec.write_text("name: bad\nfeatures: [a]\ntarget: {kind: binary}\ndeployment: {slots: 0}\n")
+    error = run("models", "create", spec, "--dry-run", code=1).stderr
+    assert "deployment.slots" in error
+    assert "got 0" in error
+
+
+def test_doctor_finds_what_this_suite_needs() -> None:
+    held = run_json("doctor")
+    states = {finding["what"]: finding["state"] for finding in held["findings"]}
+    assert states["Redis"] == states["Ray"] == states["Python"] == "ok"
+    assert all(finding["do"] for finding in held["findings"] if finding["state"] != "ok")
+
+
+# Against a service
+
+
+def test_a_file_that_is_sent_twice_adds_nothing_and_its_state_is_that_of_the_fold(target: str) -> None:
+    first = run_json("events", "send", shuttle_file(), "--model", "shuttle", "--limit", 20_000)
+    assert (first["sent"], first["new"]) == (20_000, 20_000)
+    assert first["prequential"]["accuracy"] == pytest.approx(first["model_metrics"]["accuracy"])
+    # The rest, in messages that are cut elsewhere: what is there is passed over, also within a message.
+    rest = run_json("events", "send", shuttle_file(), "--model", "shuttle", "--rows", 999)
+    assert (rest["sent"], rest["new"], rest["already_there"]) == (49_097, 29_097, 20_000)
+    again = run_json("events", "send", shuttle_file(), "--model", "shuttle")
+    assert (again["new"], again["already_there"]) == (0, 49_097)
+    assert "0 new, 49,097 already there" in run("events", "send", shuttle_file(), "--model", "shuttle").output
+    stats = run_json("models", "stats", "shuttle", "--digest")
+    fold = run_json("events", "fold", shuttle_file(), ROOT / "examples" / "shuttle.yaml")
+    assert (stats["position"], stats["digest"]) == (49_097, fold["digest"])
+
+
+def test_a_bad_row_is_named_and_the_rows_before_it_are_sent(small: Path) -> None:
+    result = run("events", "send", small, "--model", "small", code=1)
+    assert "row 1, column 'b': 'x' does not fit" in result.stderr
+    assert run_json("models", "get", "small")["position"] == 1
+    skipped = run_json("events", "send", small, "--model", "small", "--skip-bad")
+    assert (skipped["sent"], skipped["new"], skipped["already_there"], skipped["bad"]) == (3, 2, 1, 2)
+    assert [bad["row"] for bad in skipped["bad_rows"]] == [1, 3]
+    assert "bad rows" in run("events", "send", small, "--model", "small", "--skip-bad").output
+
+
+def test_the_label_must_be_plain(small: Path) -> None:
+    small.write_text("a,b,one,two\n1,2,0,1\n")
+    assert "which column is the label?" in run("events", "send", small, "--model", "small", code=1).stderr
+    assert run_json("events", "send", small, "--model", "small", "--label", "two")["new"] == 1
+
+
+def test_a_model_from_the_look_of_a_file(target: str, tmp_path: Path) -> None:
+    path = tmp_path / "look.csv"
+    path.write_text("a,b,name,y\n1,2,x,no\n2,,y,yes\n3,4,z,no\n")
+    proposed = run("models", "create", "look", "--from", path, "--label", "y", "--dry-run").output
+    assert "# not used (not numeric): name" in proposed
+    run("models", "create", "look", "--from", path, "--label", "y")
+    spec = run_json("models", "get", "look")["spec"]
+    assert spec["target"] == {"kind": "binary", "labels": ["no", "yes"]}
+    assert [feature["missing"] for feature in spec["features"]] == ["refuse", "mean"]
+    assert run_json("events", "send", path, "--model", "look", "--label", "y")["new"] == 3
+    assert "ALREADY_EXISTS" in run("models", "create", "look", "--from", path, "--label", "y", code=1).stderr
+    assert run_json("models", "snapshot", "look")["position"] == 3
+    assert {"look", "shuttle"} <= {model["name"] for model in run_json("models", "list")["models"]}
+    assert "look" in run("models", "list").output
+    assert run_json("models", "delete", "look") == {"deleted": "look", "events": 3}
+    assert "NOT_FOUND" in run("models", "stats", "look", code=1).stderr
+
+
+def test_late_labels_are_counted(target: str) -> None:
+    from service.client import Client
+
+    run("models", "create", ROOT / "examples" / "payments.yaml")
+    with Client(target) as client:
+        client.update("payments", {"amount": 129.0, "hour": 3.0, "abroad": 1.0}, key="card-17", id="payment-1")
+        client.label("payments", id="payment-1", key="card-17", label="fraud")
+        client.label("payments", id="payment-2", key="card-17", label="fraud")
+    counts = run_json("models", "stats", "payments")["counts"]
+    assert (counts["observed"], counts["learned"], counts["unknown_id"]) == (1, 1, 1)
+
+
+def test_the_folder_and_the_port_belong_to_one(service: Service) -> None:
+    data = service.state["data"]
+    folder = run("serve", "--data", data, "--port", free_port(), code=4).stderr
+    assert f"in use by process {service.process.pid}" in folder
+    assert "is taken" in run("serve", "--data", data, "--port", service.port, code=3).stderr
+
+
+def test_an_unfit_redis_is_refused(tmp_path: Path) -> None:
+    from service.store.connect import connect
+    from service.store.embedded import EmbeddedRedis
+
+    with EmbeddedRedis(tmp_path / "redis") as redis:
+        connect(redis.url).config_set("maxmemory-policy", "allkeys-lru")
+        error = run("serve", "--data", tmp_path / "data", "--redis", redis.url, "--port", free_port(), code=5).stderr
+    assert "maxmemory-policy: got allkeys-lru; accepted: noeviction" in error
+
+
+def test_ctrl_c_stops_cleanly_and_the_next_start_goes_on(service: Service, target: str) -> None:
+    """The last of the module: it ends the service that the others use."""
+    before = run_json("models", "stats", "shuttle", "--digest")
+    code, printed = service.interrupt()
+    assert code == 0
+    assert "Traceback" not in printed
+    assert "raylet" not in printed
+    again = Service(Path(service.state["data"]))
+    try:
+        assert again.state["deployment"] == service.state["deployment"]
+        assert again.state["models"]["shuttle"] == before["position"]
+        after = run_json("models", "stats", "shuttle", "--digest", "--target", again.state["address"])
+        assert after["digest"] == before["digest"]
+        assert after["metrics"] == before["metrics"]
+    finally:
+        again.interrupt()

@@ -126,7 +126,8 @@ class Partition:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self.pool.shutdown()
+        async with self.turn:  # whoever takes it next sees the state first
+            self.pool.shutdown()
 
     @property
     def head(self) -> int:

@@ -39,6 +39,9 @@ log = logging.getLogger(__name__)
 
 DEPLOYMENT = "continual"
 
+FORWARDING = [("grpc.max_receive_message_length", -1), ("grpc.enable_retries", 0)]
+"""The owner has judged the size of its reply, and the caller knows what may be sent again."""
+
 T = TypeVar("T")
 
 
@@ -179,7 +182,8 @@ class Shard:
         except StoreUnavailable as error:
             log.warning("model %s: snapshot put off: %s", partition.spec.name, error)
         except StoreError as error:
-            self._fail(error)
+            if partition.state == "serving":  # a model that was deleted meanwhile refuses its last snapshot
+                self._fail(error)
 
     # The partition map
 
@@ -265,7 +269,7 @@ class Shard:
         if address is None:
             raise errors.unavailable("SHARD_STARTING", f"{name} is starting", 0.5)
         if address not in self._channels:
-            self._channels[address] = grpc.aio.insecure_channel(address)
+            self._channels[address] = grpc.aio.insecure_channel(address, FORWARDING)
         return self._channels[address]
 
     # Models

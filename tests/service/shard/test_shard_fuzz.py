@@ -28,6 +28,9 @@ ALLOWED = {
 }
 
 
+ENDS = (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.ABORTED, grpc.StatusCode.UNAVAILABLE)
+
+
 def mutate_bytes(rng, raw):
     """A few bytes flipped, set, cut out, doubled or put in."""
     data = bytearray(raw)
@@ -153,12 +156,9 @@ class Fuzz:
                     self.accepted(request.model, reply.accepted, decode_columns(request.columns, self.of(request)))
         except grpc.RpcError as error:
             answered += 1
-            self.note(from_rpc_error(error), requests[answered - 1])
-            assert from_rpc_error(error).code in (
-                grpc.StatusCode.FAILED_PRECONDITION,
-                grpc.StatusCode.ABORTED,
-                grpc.StatusCode.UNAVAILABLE,
-            )
+            refused = from_rpc_error(error)
+            self.note(refused, requests[answered - 1])
+            assert refused.code in ENDS
         assert answered
         return answered
 

@@ -50,8 +50,8 @@ def test_nothing_passes_a_refused_batch_of_a_client_that_does_not_read(own_serve
             to_send.put(request)
         until(lambda: partition.producers.next_sequence("p") == 50 * rows)
         os.kill(own_server.pid, signal.SIGKILL)
-        until(lambda: not partition._available)
-        until(lambda: partition._available)
+        until(lambda: not _serves(local, name))
+        until(lambda: _serves(local, name))
         assert partition.producers.next_sequence("p") == 40 * rows
         for request in requests[50:]:
             to_send.put(request)

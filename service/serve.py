@@ -119,6 +119,7 @@ class Deployment:
 
     def _start_shards(self) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 would put every client before the shards
         # Ray prints what its daemons report ("A worker died ...") on the driver's output; its own logs have it too.
         os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
         import ray

@@ -38,6 +38,9 @@ ANSWER_ROWS = 1024
 MAX_SEQUENCE = 2**62
 """Of a producer's first row: the numbers after it are exact and fit everywhere."""
 
+MAX_PROBABILITIES = 8 << 20
+"""Of one reply: its bytes fit a message, and its predictions do not keep the fold waiting for seconds."""
+
 PIECE_SECONDS = 2e-3
 """A fold is cut so that a prediction waits about this long at most."""
 
@@ -328,6 +331,10 @@ class Partition:
             batch = decode_columns(request.columns, self.schema)
         if (batch.kind == 2).any():
             raise errors.invalid("kind", 2, "observations or labelled events: a label alone has no prediction")
+        table = len(batch) * len(self.learner.classes())
+        if request.probabilities and table > MAX_PROBABILITIES:
+            accepted = f"at most {MAX_PROBABILITIES} probabilities in one reply: ask for fewer rows"
+            raise errors.invalid("probabilities", f"{table} ({len(batch)} rows)", accepted, "TOO_MANY_PROBABILITIES")
         await self._take_turn()
         try:
             if len(batch) * self._row_seconds < INLINE_SECONDS and self.learner.resident(batch.key):

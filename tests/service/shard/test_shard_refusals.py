@@ -483,3 +483,17 @@ def test_an_event_whose_deadline_has_passed_is_not_applied(client, channel, mode
     update = pb.UpdateRequest(model=models["binary"].name, event=good())
     assert refused_by(lambda: stub.Update(update, timeout=0.1)).code is grpc.StatusCode.DEADLINE_EXCEEDED
     assert client.models.get(models["binary"].name).position == 50
+
+
+def test_more_probabilities_than_a_reply_holds(client, channel, name):
+    spec = spec_of(name, "multiclass", units=1)
+    client.models.create(spec)
+    list(client.learn(name, [columns(spec, {"x": [[0.0] * 3] * 200, "y": list(range(200))})]))
+    before = digest(client, name)
+    many = columns(spec, {"x": np.zeros((65_536, 3), np.float32)})
+    request = pb.PredictRequest(model=name, columns=many, probabilities=True)
+    refused = refused_by(lambda: api.OnlineLearningStub(channel).Predict(request))
+    assert_says(refused, INVALID, "TOO_MANY_PROBABILITIES", "probabilities", "65536 rows", "at most 8388608")
+    request.probabilities = False
+    assert api.OnlineLearningStub(channel).Predict(request).predictions.rows == 65_536
+    assert digest(client, name) == before

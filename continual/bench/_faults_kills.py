@@ -12,7 +12,16 @@ import numpy as np
 
 from continual.bench._faults_audit import Audit, audit
 from continual.bench._faults_served import Served
-from continual.bench._faults_traffic import IN_FLIGHT, Acknowledged, Ledger, Stream, Updates, file_events, spec_of
+from continual.bench._faults_traffic import (
+    GIVE_UP_SECONDS,
+    IN_FLIGHT,
+    Acknowledged,
+    Ledger,
+    Stream,
+    Updates,
+    file_events,
+    spec_of,
+)
 
 KINDS = ("shard", "redis", "both")
 FILE, MIXED = "file", "mixed"
@@ -109,7 +118,7 @@ def run_kills(
 
     with served.client() as client, served.client() as second:
         for spec in specs.values():
-            client.models.create(spec)
+            client.models.create(spec, timeout=GIVE_UP_SECONDS)
         main = Stream(client, FILE, file, ledgers[FILE], largest=largest, seed=seed, before=attack.before, after=after)
 
         def share() -> float:

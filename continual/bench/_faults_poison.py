@@ -11,7 +11,7 @@ import numpy as np
 from continual.bench._faults_audit import Audit, audit
 from continual.bench._faults_learner import MARK
 from continual.bench._faults_served import Served
-from continual.bench._faults_traffic import Acknowledged, Ledger, Stream, file_events, spec_of
+from continual.bench._faults_traffic import GIVE_UP_SECONDS, Acknowledged, Ledger, Stream, file_events, spec_of
 from learners.spec import ModelSpec
 from service.api import continual_v1_pb2 as pb
 from service.shard.partition import LEARN
@@ -65,7 +65,7 @@ def run_poison(served: Served, *, how: str, events: int = 1000, seed: int = 0) -
         answered.append(time.monotonic())
 
     with served.client() as client:
-        client.models.create(spec)
+        client.models.create(spec, timeout=GIVE_UP_SECONDS)
         Stream(client, healthy.name, batch, ledger, largest=16, seed=seed, after=after).run()
         statistics = client.models.statistics(healthy.name, digest=True)
     store = served.store(healthy.name)
@@ -103,7 +103,7 @@ def run_overflow(served: Served, *, events: int = 1000, seed: int = 0) -> Outcom
     ledger = Ledger()
     answers: list[Acknowledged] = []
     with served.client() as client:
-        client.models.create(spec)
+        client.models.create(spec, timeout=GIVE_UP_SECONDS)
         Stream(client, spec.name, batch, ledger, largest=16, seed=seed, after=answers.append).run()
         statistics = client.models.statistics(spec.name, digest=True)
     store = served.store(spec.name)

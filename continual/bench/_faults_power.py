@@ -10,6 +10,7 @@ import os
 import shutil
 import struct
 import subprocess
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +19,13 @@ import numpy as np
 
 from continual.bench._faults_audit import Audit, audit
 from continual.bench._faults_served import Served
-from continual.bench._faults_traffic import IN_FLIGHT, Ledger, Stream, file_events, spec_of
+from continual.bench._faults_traffic import GIVE_UP_SECONDS, IN_FLIGHT, Ledger, Stream, file_events, spec_of
+from service.store.connect import connect
 
 DURABILITY = {"always": "fsync", "everysec": "everysec", "no": "memory"}
 SOURCE = Path(__file__).with_name("_powerloss.c")
 MODEL = "file"
+SYNC_SECONDS = 20.0
 
 
 class CannotCut(RuntimeError):  # noqa: N818 (says what is the case)
@@ -77,6 +80,24 @@ class Cut:
         return max(0, before - length)
 
 
+def sync_once(served: Served, cut: Cut, appendfsync: str) -> None:
+    """Has redis-server sync what it wrote so far, whatever `appendfsync` says otherwise.
+
+    Raises:
+        CannotCut: no sync was seen.
+    """
+    written = cut.log.stat().st_size
+    store = connect(served.redis_url)
+    store.config_set("appendfsync", "always")
+    deadline = time.monotonic() + SYNC_SECONDS
+    while cut.synced() < written:  # the owner's next confirmation is a write
+        if time.monotonic() > deadline:
+            raise CannotCut(f"no sync of {cut.log} was seen in {SYNC_SECONDS} s: is redis-server statically linked?")
+        time.sleep(0.01)
+    store.config_set("appendfsync", appendfsync)
+    store.close()
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What came of a run: losses of power, bytes that they cost, and the audit."""
@@ -113,10 +134,6 @@ def run_losses(
     preload = {"LD_PRELOAD": str(build_library(folder)), "CONTINUAL_SYNCED": str(cut.record)}
     served = Served(folder, appendfsync=appendfsync, store_env=preload)
     spec = spec_of(MODEL, DURABILITY[appendfsync], snapshot_every=300)
-    with served, served.client() as client:
-        client.models.create(spec)  # and stopped: what a stop syncs is there whatever `appendfsync` says
-    if not cut.synced():
-        raise CannotCut("redis-server was stopped and no sync of its file was seen: is it statically linked?")
     rng = np.random.default_rng(seed)
     span = int(events * 0.95) // losses
     positions = [span * index + int(rng.integers(span // 4, span)) for index in range(losses)]
@@ -133,6 +150,8 @@ def run_losses(
     events_sent = file_events(events, seed)
     largest = max(1, min(32, span // (4 * IN_FLIGHT)))
     with served, served.client() as client:
+        client.models.create(spec, timeout=GIVE_UP_SECONDS)
+        sync_once(served, cut, appendfsync)  # or a loss of power would take the model with it
         Stream(client, MODEL, events_sent, ledger, largest=largest, seed=seed, before=before).run()
         statistics = client.models.statistics(MODEL, digest=True)
         whole = events_sent if appendfsync == "always" else None

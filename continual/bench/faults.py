@@ -138,7 +138,7 @@ def report_poison(folder: Path, events: int, seed: int, out: Path | None, as_jso
         rows.append({"event": "overflows"} | poison_row(outcome))
         sound &= outcome.audit.sound and outcome.counts["nonfinite_skipped"] > 0
     notes = [
-        "A marked event stops the shard, is quarantined after it stopped its restarts too, and its request is kept as a "
+        "A marked event stops the shard and is quarantined when it stopped its restarts too; its request is kept as a "
         "dead letter, byte for byte; the state equals the fold of the log without it.",
         "An update that is not finite is skipped and counted; every number of the state and of the answers is finite.",
         "`silent s`: longest time between two answers. `kept`: the dead letter is the request. `skipped`: not finite.",

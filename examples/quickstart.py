@@ -1,4 +1,4 @@
-"""The quickstart of the README: needs a service, `continual serve`, on the default port."""
+"""The quickstart of the README: needs a service on the default port, `continual serve`."""
 
 import numpy as np
 
@@ -6,18 +6,16 @@ from service.client import Client
 
 rng = np.random.default_rng(0)
 x = rng.normal(size=(20_000, 3)).astype(np.float32)
-y = (x[:, 0] > np.roll(x[:, 1], 1)).astype(int)  # the answer needs the event before
+y = (x[:, 0] > np.roll(x[:, 1], 1)).astype(int)  # is a above the b of the event before?
 
 with Client("127.0.0.1:50051") as client:
     client.models.create({"name": "quick", "features": ["a", "b", "c"], "target": {"kind": "binary"}})
-
-    hits = [  # every batch is predicted before it is learned, and logged before it is answered
-        (result.predictions.code == y[result.sequence : result.sequence + result.rows]).mean()
-        for result in client.learn("quick", (dict(x=x[i : i + 1000], y=y[i : i + 1000]) for i in range(0, 20_000, 1000)))
+    batches = ({"x": x[i : i + 1000], "y": y[i : i + 1000]} for i in range(0, len(x), 1000))
+    hits = [  # every event is predicted before it is learned, and in the log before it is answered
+        (done.predictions.code == y[done.sequence : done.sequence + done.rows]).mean()
+        for done in client.learn("quick", batches)
     ]
-    print(f"first 1,000 events: {hits[0]:.1%} right; last 1,000: {hits[-1]:.1%}")
-
-    one = client.update("quick", {"a": 0.3, "b": 1.2, "c": 0.0}, label=1)  # one event; a retry counts once
-    print("logged at position", one.position)
-    print("probability of 1 for a=-1, 0, 1:", client.predict("quick", [[-1, 0, 0], [0, 0, 0], [1, 0, 0]]).value.round(2))
-    print(dict(client.models.statistics("quick").metrics))
+    print(f"right among the first 1,000: {hits[0]:.1%}, among the last: {hits[-1]:.1%}")
+    one = client.update("quick", {"a": 0.3, "b": 1.2, "c": 0.0}, label=1)  # a retry would count once
+    print(f"logged at {one.position:,}; now b was 1.2, so for a = 0, 1, 2 the probability of 1 is")
+    print(client.predict("quick", [[0, 0, 0], [1, 0, 0], [2, 0, 0]]).value.round(2))

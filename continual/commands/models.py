@@ -213,6 +213,47 @@ def stats(name: str, digest: bool, target: str, as_json: bool) -> None:
     show_either(held, as_json, people)
 
 
+@models.command(
+    epilog=examples(
+        "continual models predict quick a=0.3 b=1.2 c=0",
+        "continual models predict payments amount=12 hour=9 --key card-17",
+    )
+)
+@click.argument("name")
+@click.argument("features", nargs=-1, required=True, metavar="FEATURE=VALUE...")
+@click.option("--key", default="", help="The entity that the event belongs to.")
+@target_option
+@json_option
+def predict(name: str, features: tuple[str, ...], key: str, target: str, as_json: bool) -> None:
+    """Predict one event as the next one; nothing is changed."""
+    event = dict(map(_feature, features))
+    with connected(target) as client:
+        answer = client.predict(name, event=event, key=key, probabilities=True)
+    predicted = answer.predicted()[0]
+    classes = None if answer.probabilities is None else dict(zip(answer.labels, answer.probabilities[0].tolist()))
+    held = {"name": name, "position": answer.position, "predicted": predicted, "probabilities": classes}
+
+    def people() -> None:
+        shown = f"{predicted:g}" if isinstance(predicted, float) else predicted
+        click.echo(f"{shown}  (after {answer.position:,} events)")
+        if classes:
+            ranked = sorted(classes, key=classes.__getitem__, reverse=True)
+            show_table(["class", "probability"], [[name, classes[name]] for name in ranked])
+
+    show_either(held, as_json, people)
+
+
+def _feature(text: str) -> tuple[str, float]:
+    name, _, value = text.rpartition("=")
+    try:
+        number = float(value)
+    except ValueError:
+        name = ""
+    if name:
+        return name, number
+    raise Problem(f"{text!r} is no feature; accepted: NAME=NUMBER", 2)
+
+
 @models.command()
 @json_option
 def schema(as_json: bool) -> None:

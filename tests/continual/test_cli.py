@@ -124,7 +124,7 @@ def test_help_imports_no_command() -> None:
         ["serve"],
         ["demo"],
         ["doctor"],
-        *(["models", name] for name in ("create", "list", "get", "delete", "snapshot", "stats", "schema")),
+        *(["models", name] for name in ("create", "list", "get", "predict", "delete", "snapshot", "stats", "schema")),
         ["events", "send"],
         ["events", "fold"],
     ],
@@ -220,6 +220,11 @@ def test_doctor_finds_what_this_suite_needs() -> None:
     assert all(finding["do"] for finding in held["findings"] if finding["state"] != "ok")
 
 
+def test_the_readme_shows_the_quickstart_as_it_is() -> None:
+    code = (ROOT / "examples" / "quickstart.py").read_text().split('"""', 2)[2].strip()
+    assert f"```python\n{code}\n```" in (ROOT / "README.md").read_text()
+
+
 # Against a service
 
 
@@ -265,6 +270,12 @@ def test_a_model_from_the_look_of_a_file(target: str, tmp_path: Path) -> None:
     assert [feature["missing"] for feature in spec["features"]] == ["refuse", "mean"]
     assert run_json("events", "send", path, "--model", "look", "--label", "y")["new"] == 3
     assert "ALREADY_EXISTS" in run("models", "create", "look", "--from", path, "--label", "y", code=1).stderr
+    predicted = run_json("models", "predict", "look", "a=1", "b=2")
+    assert predicted["position"] == 3
+    assert sum(predicted["probabilities"].values()) == pytest.approx(1)
+    assert "after 3 events" in run("models", "predict", "look", "a=1").output
+    assert "event.features.a" in run("models", "predict", "look", "b=1", code=1).stderr
+    assert "accepted: NAME=NUMBER" in run("models", "predict", "look", "a:1", code=2).stderr
     assert run_json("models", "snapshot", "look")["position"] == 3
     assert {"look", "shuttle"} <= {model["name"] for model in run_json("models", "list")["models"]}
     assert "look" in run("models", "list").output

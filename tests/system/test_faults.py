@@ -209,3 +209,19 @@ def test_more_kills_than_the_stream_has_room_for_are_refused() -> None:
 
 def test_the_command_says_what_it_can_be_told() -> None:
     assert "--power-loss" in CliRunner().invoke(faults, ["--help"]).output
+
+
+def test_a_snapshot_begins_between_requests(served: Served) -> None:
+    rows = 3000
+    spec = spec_of("between", snapshot_every=10_000_000)
+    events = file_events(4 * rows, seed=5)
+    positions: set[int] = set()
+    with served.client() as client, served.client() as other, ThreadPoolExecutor(1) as pool:
+        client.models.create(spec)
+        batches = [events.slice(at, at + rows) for at in range(0, 4 * rows, rows)]
+        learning = pool.submit(lambda: list(client.learn("between", batches)))
+        while not learning.done():
+            positions.add(other.models.snapshot("between").position)
+        assert len(learning.result()) == 4
+    assert positions <= set(range(0, 5 * rows, rows))
+    assert len(positions) > 1

@@ -124,7 +124,7 @@ def problems(logs: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        raise Problem("stopped before the service was up", INTERRUPTED) from None
+        raise Problem("stopped", INTERRUPTED) from None
     except PortTaken as error:
         raise Problem(str(error), PORT_TAKEN) from error
     except (AlreadySupervisedError, OrphanError) as error:

@@ -116,6 +116,10 @@ class Producers:
         answer = self._answers.get((producer, sequence))
         return answer if answer is not None and len(answer.value) == rows else None
 
+    def unanswered(self) -> list[Item]:
+        """Every admitted batch that was not answered yet."""
+        return list(self._waiting.values())
+
     def on_their_way(self, producer: str, sequence: int, end: int) -> list[Item]:
         """The admitted and unanswered batches of `producer` that hold events in [sequence, end), in order."""
         items = [item for (name, _), item in self._waiting.items() if name == producer]

@@ -122,13 +122,18 @@ class Partition:
         self.state = "stopping"
         try:
             async with asyncio.timeout(5):
-                while self.writer.waiting or self._entries.qsize() or self.learner.position < self.head:
+                while self.writer.busy:
                     await asyncio.sleep(0.005)
         except TimeoutError:
             self.cold.patient = False  # the log has it, or its callers were never answered
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        refusal = errors.unavailable("PARTITION_STOPPED", f"model {self.spec.name!r} stopped; repeat the request", 0.2)
+        for item in [*self.producers.unanswered(), *self.window.waiting.values()]:
+            if not item.done.done():
+                item.done.set_exception(refusal)
+                item.done.exception()  # seen: a caller that went away leaves no warning
         async with self.turn:  # whoever takes it next sees the state first
             self.pool.shutdown()
 

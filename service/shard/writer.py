@@ -90,9 +90,9 @@ class LogWriter:
     # The queue
 
     @property
-    def waiting(self) -> bool:
-        """Whether requests wait for the log."""
-        return bool(self._queue)
+    def busy(self) -> bool:
+        """Whether admitted requests are not answered yet."""
+        return self._under_way > 0
 
     @property
     def full(self) -> bool:

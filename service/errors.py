@@ -62,7 +62,7 @@ class Refused(Exception):  # noqa: N818 (it is an answer of the protocol more th
         details: further detail messages, such as a `PartitionMap` or a `ResourceInfo`.
     """
 
-    def __init__(  # noqa: PLR0917
+    def __init__(
         self,
         code: grpc.StatusCode,
         reason: str,

@@ -83,7 +83,6 @@ class Partition:
         self.window = UpdateWindow(spec.deployment.dedupe_window)
         self.duplicates = 0
         self.refused = 0
-        self.evictions = 0
         self.snapshot_position = -1
         self.state = "starting"
         self.turn = asyncio.Lock()
@@ -161,7 +160,7 @@ class Partition:
             raise errors.invalid("producer", request.producer, "1 to 256 bytes of UTF-8")
         if request.sequence > MAX_SEQUENCE:
             raise errors.invalid("sequence", request.sequence, f"at most {MAX_SEQUENCE}")
-        batch = decode_columns(request.columns, self.schema)
+        batch = self._decoded(decode_columns, request.columns)
         while self.writer.full:
             await self.writer.room()
             self.check_serving()
@@ -184,7 +183,7 @@ class Partition:
 
     def _repeat(self, producer: str, sequence: int, rows: int) -> asyncio.Future[Answer]:
         """The answer to a batch that was sent before, once all of its events are in the log and folded."""
-        self.duplicates += 1
+        self.duplicates += rows
         items = self.producers.on_their_way(producer, sequence, sequence + rows)
         if items:
             waiting = asyncio.ensure_future(_repeated(items, sequence, rows))
@@ -204,7 +203,7 @@ class Partition:
         self.check_serving()
         if not request.event.id:
             raise errors.invalid("event.id", "", "an id of 1 to 256 bytes, the same in every retry of this event")
-        batch = decode_event(request.event, self.schema)
+        batch = self._decoded(decode_event, request.event)
         payload = payload_hash(batch)
         id = update_id(batch)
         known = self.window.waiting.get(id)
@@ -223,6 +222,14 @@ class Partition:
         self.window.waiting[id] = item
         self.writer.enqueue(item)
         return await asyncio.shield(item.done)
+
+    def _decoded(self, decode: Callable[[Any, Schema], Batch], message: Any) -> Batch:
+        """The events of a request; a request that does not fit is counted."""
+        try:
+            return decode(message, self.schema)
+        except errors.Refused:
+            self.refused += 1
+            raise
 
     def _same_payload(self, before: int, now: int, id: str) -> None:
         if before != now:
@@ -331,9 +338,9 @@ class Partition:
         """
         self.check_serving()
         if request.WhichOneof("events") == "event":
-            batch = decode_event(request.event, self.schema)
+            batch = self._decoded(decode_event, request.event)
         else:
-            batch = decode_columns(request.columns, self.schema)
+            batch = self._decoded(decode_columns, request.columns)
         if (batch.kind == 2).any():
             raise errors.invalid("kind", 2, "observations or labelled events: a label alone has no prediction")
         table = len(batch) * len(self.learner.classes())

@@ -17,6 +17,7 @@ from service.store.partition import Partition as Store
 
 GATHER_ROWS = 512
 GATHER_MESSAGES = 512
+GATHER_BYTES = 8 << 20
 """Bounds on what one log entry gathers. More rows are taken while they are less than half of those under way: if an
 entry took all, nothing would be left to append while it is folded."""
 
@@ -134,13 +135,15 @@ class LogWriter:
     def _gather(self) -> list[Item]:
         """The next entry: everything that waits, up to a bound."""
         items: list[Item] = []
-        rows = 0
+        rows = size = 0
         most = max(GATHER_ROWS, self._under_way // 2)
         while self._queue and len(items) < GATHER_MESSAGES:
-            if items and rows + len(self._queue[0].batch) > most:
+            item = self._queue[0]
+            rows, size = rows + len(item.batch), size + len(item.message)
+            if items and (rows > most or size > GATHER_BYTES):
+                rows -= len(item.batch)
                 break
-            item = self._queue.popleft()
-            rows += len(item.batch)
+            self._queue.popleft()
             items.append(item)
         self._queued_rows -= rows
         self._room.set()

@@ -53,7 +53,7 @@ def _dictionary(labels: tuple[int | str, ...]) -> bytes:
     return pb.Predictions(labels=[label_to_proto(value) for value in labels]).SerializeToString()
 
 
-def predictions_to_proto(  # noqa: PLR0917 (the columns of one message, in its order)
+def predictions_to_proto(
     position: int,
     value: np.ndarray,
     code: np.ndarray | None = None,

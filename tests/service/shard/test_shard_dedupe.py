@@ -63,7 +63,7 @@ def test_a_stream_sent_again_is_answered_as_before_and_adds_nothing(client, chan
     assert digest(client, spec.name) == before
     statistics = client.models.statistics(spec.name)
     assert statistics.position == ROWS
-    assert statistics.counts["duplicates"] == len(requests)
+    assert statistics.counts["duplicates"] == ROWS
 
 
 def test_a_stream_sent_again_in_other_batches_adds_nothing(client, channel, sent):
@@ -115,7 +115,7 @@ def test_batches_sent_twice_at_once_count_once(server, client, channel, name):
     with ThreadPoolExecutor(2) as pool:
         with paused_writes(server):
             streams = [pool.submit(answers, channel, requests) for _ in range(2)]
-            until(lambda: client.models.statistics(name).counts["duplicates"] == 8)
+            until(lambda: client.models.statistics(name).counts["duplicates"] == ROWS)
         one, two = [stream.result() for stream in streams]
     assert sorted([one[0].duplicate, two[0].duplicate]) == [False, True]
     for a, b in zip(one, two, strict=True):
@@ -142,7 +142,7 @@ def test_a_stream_given_up_in_flight_can_be_sent_again(server, shard, client, ch
             call.cancel()
             open_requests.put(None)
             again = pool.submit(answers, channel, requests)
-            until(lambda: client.models.statistics(name).counts["duplicates"] == 2)
+            until(lambda: client.models.statistics(name).counts["duplicates"] == 100)
         replies = again.result()
     assert [reply.duplicate for reply in replies] == [True, True]
     assert values(replies).tolist() == folded.value.view(np.int64).tolist()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import socket
 import time
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -171,6 +171,17 @@ def check(holds: bool, what: str) -> None:
     """
     if not holds:
         raise WrongResult(f"not compared, because the results are wrong: {what}")
+
+
+@contextmanager
+def logs_on_failure(folder: Path) -> Iterator[None]:
+    """When the block fails, the ends of the shards' logs in a data folder go to standard error."""
+    try:
+        yield
+    except BaseException:
+        for log in sorted(folder.glob("logs/*.log")):
+            click.echo("\n".join([f"{log.name}:", *log.read_text().splitlines()[-40:]]), err=True)
+        raise
 
 
 def free_port() -> int:

@@ -11,12 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import click
 import grpc
 import psutil
 import ray
 
-from continual.bench._helpers import free_port
+from continual.bench._helpers import free_port, logs_on_failure
 from service.client import Client
 from service.serve import Deployment, ServeOptions
 
@@ -32,13 +31,8 @@ def deployed() -> Iterator[Deployment]:
     """
     with tempfile.TemporaryDirectory() as folder:
         options = ServeOptions(data=Path(folder), port=free_port(), shards=1)
-        try:
-            with Deployment(options) as deployment:
-                yield deployment
-        except BaseException:
-            for log in Path(folder).glob("logs/*.log"):
-                click.echo("\n".join(log.read_text().splitlines()[-40:]), err=True)
-            raise
+        with logs_on_failure(options.data), Deployment(options) as deployment:
+            yield deployment
 
 
 @contextmanager

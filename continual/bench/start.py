@@ -19,6 +19,7 @@ from continual.bench._helpers import (
     cuts,
     free_port,
     load,
+    logs_on_failure,
     median,
     spec,
     stream_options,
@@ -62,7 +63,7 @@ def start(stream: str, events: int | None, rounds: int, out: Path | None, as_jso
 
 
 def _twice(stream: Stream) -> tuple[float, float]:
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, logs_on_failure(Path(folder)):
         with _serve(Path(folder)) as (client, first):
             client.models.create(spec(stream, name=MODEL))
             rows = sum(reply.rows for reply in client.learn(MODEL, cuts(stream.batch, 1024)))
@@ -80,16 +81,19 @@ def _serve(folder: Path) -> Iterator[tuple[Client, float]]:
     port = free_port()
     command = [sys.executable, "-m", "continual.cli", "serve", "--data", str(folder), "--port", str(port)]
     began = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
     try:
         until(lambda: process.poll() is not None or _healthy(port), 60, "serving", every=0.02)
         seconds = time.perf_counter() - began
         check(process.poll() is None, f"`continual serve` runs, but it ended with status {process.returncode}")
+        # It lists its models before it says so; one that is created meanwhile would confuse it.
+        check(any(said.startswith("Serving on") for said in process.stdout), "`continual serve` says where it serves")
         with Client(f"127.0.0.1:{port}") as client:
             yield client, seconds
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(60)
+        process.communicate(timeout=60)
 
 
 def _healthy(port: int) -> bool:

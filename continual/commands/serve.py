@@ -162,8 +162,7 @@ def _create(address: str, models: list[Any]) -> dict[str, int]:
     with connected(address) as client:
         for model in models:
             client.models.create(model, exist_ok=True)
-        names = [model.name for model in client.models.list()]
-        return {name: client.models.get(name).position for name in names}
+        return {model.name: model.position for model in client.models.list()}
 
 
 def _announce(deployment: Any, models: dict[str, int], seconds: float, as_json: bool) -> None:

@@ -95,6 +95,8 @@ class Shard:
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._tasks: set[asyncio.Task] = set()
         self._creating = asyncio.Lock()
+        self._listed = False  # whether the catalog was read: before that no model is known to be missing
+        self._opening: set[str] = set()  # in the catalog or about to be, not yet in `partitions`
 
     # Life
 
@@ -109,6 +111,8 @@ class Shard:
         await asyncio.to_thread(self._publish)
         models = await asyncio.to_thread(self.catalog.list)
         mine = [ModelSpec.model_validate_json(spec) for name, spec in models.items() if self._is_mine(name)]
+        self._opening.update(spec.name for spec in mine)
+        self._listed = True
         await asyncio.gather(*(self._open(spec) for spec in mine))
         await asyncio.to_thread(self._publish)
         self.on_health(True)
@@ -153,6 +157,7 @@ class Shard:
         token = await asyncio.to_thread(store.acquire, record)
         partition = Partition(spec, store, token, connect_async(self.config.redis), self._fail)
         self.partitions[spec.name] = partition
+        self._opening.discard(spec.name)
         snapshotter = self.snapshots[spec.name] = Snapshotter(partition)
         partition.on_progress = lambda: self._snapshot_if_due(partition, snapshotter)
         recovery = Recovery(partition)
@@ -254,6 +259,8 @@ class Shard:
         Raises:
             service.errors.Refused: there is no such model.
         """
+        if not self._listed or model in self._opening:
+            raise errors.unavailable("PARTITION_STARTING", f"model {model!r} is being opened", 0.2)
         if model not in self.partitions:
             raise errors.model_not_found(model)
         return self.partitions[model]
@@ -287,18 +294,24 @@ class Shard:
                 raise errors.invalid(
                     "deployment.durability", spec.deployment.durability, f"at most {offered!r}, which the store offers"
                 )
+            if spec.name not in self.partitions:
+                self._opening.add(spec.name)
             try:
-                created = await asyncio.to_thread(self.catalog.create, spec.name, spec.to_json())
-            except ModelExists as error:
-                raise errors.model_exists(spec.name) from error
-            if not created:
-                if not exist_ok:
-                    raise errors.model_exists(spec.name)
-                if spec.name in self.partitions:
-                    return self.partitions[spec.name]
-            partition = await self._open(spec)
+                return await self._created(spec, exist_ok)
+            finally:
+                self._opening.discard(spec.name)
+
+    async def _created(self, spec: ModelSpec, exist_ok: bool) -> Partition:
+        try:
+            created = await asyncio.to_thread(self.catalog.create, spec.name, spec.to_json())
+        except ModelExists as error:
+            raise errors.model_exists(spec.name) from error
+        if not created and not exist_ok:
+            raise errors.model_exists(spec.name)
+        if spec.name not in self.partitions:
+            await self._open(spec)
             await asyncio.to_thread(self._publish)
-            return partition
+        return self.partitions[spec.name]
 
     async def delete(self, name: str) -> None:
         """Deletes a model with its log and state.

@@ -82,9 +82,9 @@ def _rows(measured: list[dict[str, float]], replayed: int) -> list[dict]:
     return [
         ratio_row("replay, events/s", rates[0], "the fold in process", rates[1], 0.8, at_least=True),
         value_row("from kill to health SERVING, s", of["healthy"]),
-        value_row("of it: loading the snapshot and the compiled fold, s", of["load"]),
+        value_row("of it: loading the snapshot, s", of["load"]),
         value_row("of it: replay, s", of["replay"]),
-        value_row("of it: noticing, a new process, imports, ownership, s", rest),
+        value_row("of it: noticing, a new process, imports, the compiled fold, ownership, s", rest),
     ]
 
 

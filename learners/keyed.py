@@ -136,34 +136,37 @@ class KeyedRows:
         slots = np.empty(len(keys), np.int64)
         if table_ops.lookup(self._table, plain(keys.offsets), plain(keys.data), slots) == 0:
             return slots, len(keys)
-        absent: dict[bytes, int] = {}
-        rows = len(keys)
-        resident = np.unique(slots[slots >= 0])
-        if len(resident) + int((slots < 0).sum()) > self._slots:
-            rows = self._prefix(keys, slots)
-            resident = np.unique(slots[:rows][slots[:rows] >= 0])
-        for row in np.flatnonzero(slots[:rows] < 0).tolist():
-            absent.setdefault(keys[row], len(absent))
-        self._make_room(len(absent), resident)
-        names = list(absent)
+        missing = np.flatnonzero(slots < 0)
+        first, group = self._distinct(keys, missing)
+        rows = self._prefix(slots, missing, group)
+        here = int(np.searchsorted(missing, rows))
+        missing, group = missing[:here], group[:here]
+        names = [keys[row] for row in first[: int(group.max(initial=-1)) + 1].tolist()]
+        self._make_room(len(names), np.unique(slots[:rows][slots[:rows] >= 0]))
         places = np.array([self._take(name) for name in names], np.int64)
         found = [(place, row) for place, row in zip(places, self.cold.get_rows(names, at)) if row is not None]
         if found:
             where = np.array([place for place, _ in found])
             self.unpack([row[1] for _, row in found], self.columns, where)
             self._written[where] = [row[0] for _, row in found]
-        for row in np.flatnonzero(slots[:rows] < 0).tolist():
-            slots[row] = places[absent[keys[row]]]
+        slots[missing] = places[group]
         return slots[:rows], rows
 
-    def _prefix(self, keys: Keys, slots: np.ndarray) -> int:
-        """How many leading rows have at most `slots` distinct keys."""
-        seen: set[int | bytes] = set()
-        for row in range(len(keys)):
-            seen.add(int(slots[row]) if slots[row] >= 0 else keys[row])
-            if len(seen) > self._slots:
-                return row
-        return len(keys)
+    def _distinct(self, keys: Keys, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The first row of every different key among `rows`, and the number of each row's key; see `table_ops`."""
+        first, group = np.empty(len(rows), np.int64), np.empty(len(rows), np.int64)
+        table = self._new_table(len(rows), plain(keys.data))
+        count = table_ops.distinct(table, plain(keys.offsets), rows, first, group)
+        return first[:count], group
+
+    def _prefix(self, slots: np.ndarray, missing: np.ndarray, group: np.ndarray) -> int:
+        """How many leading rows have at most `self.slots` different keys."""
+        if len(slots) <= self._slots:
+            return len(slots)
+        entity = slots.copy()
+        entity[missing] = len(self._used) + group
+        firsts = np.sort(np.unique(entity, return_index=True)[1])
+        return int(firsts[self._slots]) if len(firsts) > self._slots else len(slots)
 
     def _make_room(self, wanted: int, keep: np.ndarray) -> None:
         """Leaves at least `wanted` free slots: grows up to the bound, then evicts the coldest rows outside `keep`."""

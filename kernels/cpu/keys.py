@@ -137,6 +137,34 @@ def lookup(table, offsets, data, slots):
 
 
 @nb.njit(**JIT)
+def distinct(table, offsets, rows, first, group):
+    """Numbers the different keys among `rows` of a column, in order of first appearance; returns how many there are.
+
+    Args:
+        table: an empty one whose arena is the column's data, with a slot per row.
+        offsets: int64 [n + 1] of the column.
+        rows: int64 [m], increasing.
+        first: int64 [m]; for every number the first row with that key. Written.
+        group: int64 [m]; the number of each row's key. Written.
+    """
+    count = 0
+    for i in range(len(rows)):
+        start, stop = offsets[rows[i]], offsets[rows[i] + 1]
+        h = xxh64(table.arena, start, stop)
+        cell, slot = _find(table, h, table.arena, start, stop)
+        if slot < 0:
+            slot = count
+            table.cells[cell] = slot + 1
+            table.hash[slot] = h
+            table.start[slot] = start
+            table.length[slot] = stop - start
+            first[slot] = rows[i]
+            count += 1
+        group[i] = slot
+    return count
+
+
+@nb.njit(**JIT)
 def insert(table, slot, data, at):
     """Enters an absent key, whose bytes lie in `table.arena[at:at + len(data)]`, under `slot`."""
     h = xxh64(data, 0, len(data))

@@ -13,7 +13,7 @@ from learners.base import hash_shared
 from learners.fingerprint import fingerprint
 from service.shard.partition import Partition
 
-PIECE_BYTES = 1 << 18
+PIECE_BYTES = 1 << 17
 """Rows copied and written at a time."""
 
 

@@ -32,7 +32,7 @@ from service.store.partition import Partition as Store
 from service.wire import Schema, decode_columns, decode_event, slice_columns
 from streams.batch import Batch
 
-ANSWER_ROWS = 1024
+ANSWER_ROWS = 2048
 """An entry is folded and answered in groups of requests of about this many events."""
 
 MAX_SEQUENCE = 2**62
@@ -302,8 +302,6 @@ class Partition:
 
     async def _fold_piece(self, piece: Batch) -> Folded | None:
         """Folds a piece, or as much of it as a running snapshot allows (None: nothing)."""
-        before = self.learner.position
-        began = time.perf_counter()
         try:
             if len(piece) * self._row_seconds < INLINE_SECONDS and self.learner.resident(piece.key):
                 folded = self.learner.fold(piece)
@@ -314,19 +312,24 @@ class Partition:
             if stopped.folded is None:
                 return None
             folded = stopped.folded
-        if len(piece) >= 64:
-            seconds = (time.perf_counter() - began) / max(1, self.learner.position - before)
-            self._row_seconds += 0.2 * (seconds - self._row_seconds)
         self.statistics.update(folded)
         return folded
 
     def _fold_waiting(self, piece: Batch) -> Folded:
-        """Folds in the fold thread; while the store is gone, rows that it has to read or write are waited for."""
+        """Folds in the fold thread; while the store is gone, rows that it has to read or write are waited for.
+
+        Keeps the time of an event; that for a thread to wake is not part of it.
+        """
         self.cold.patient = True
+        began = time.perf_counter()
         try:
-            return self.learner.fold(piece)
+            folded = self.learner.fold(piece)
         finally:
             self.cold.patient = False
+        if len(piece) >= 64:
+            seconds = (time.perf_counter() - began) / len(piece)
+            self._row_seconds += 0.2 * (seconds - self._row_seconds)
+        return folded
 
     # Predictions
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numba as nb
 import numpy as np
 
-from kernels.cpu.numerics import INLINE, JIT
+from kernels.cpu.numerics import INLINE, SHORT
 
 _P1 = np.uint64(11400714785074694791)
 _P2 = np.uint64(14029467366897019727)
@@ -54,7 +54,7 @@ def _round(acc, word):
     return _rotate(acc + word * _P2, 31) * _P1
 
 
-@nb.njit(**JIT)
+@nb.njit(**SHORT)
 def xxh64(data, start, stop):
     """XXH64 (seed 0) of data[start:stop], uint8, as uint64."""
     length = stop - start
@@ -111,7 +111,7 @@ def _find(table, h, data, start, stop):
     return cell, -1
 
 
-@nb.njit(**JIT)
+@nb.njit(**SHORT)
 def lookup(table, offsets, data, slots):
     """Writes the slot of every key of a column (int64 offsets [n + 1], uint8 data) to `slots` int64 [n]; -1 if absent.
 
@@ -136,7 +136,7 @@ def lookup(table, offsets, data, slots):
     return absent
 
 
-@nb.njit(**JIT)
+@nb.njit(**SHORT)
 def distinct(table, offsets, rows, first, group):
     """Numbers the different keys among `rows` of a column, in order of first appearance; returns how many there are.
 
@@ -164,7 +164,7 @@ def distinct(table, offsets, rows, first, group):
     return count
 
 
-@nb.njit(**JIT)
+@nb.njit(**SHORT)
 def insert(table, slot, data, at):
     """Enters an absent key, whose bytes lie in `table.arena[at:at + len(data)]`, under `slot`."""
     h = xxh64(data, 0, len(data))
@@ -175,7 +175,7 @@ def insert(table, slot, data, at):
     table.length[slot] = len(data)
 
 
-@nb.njit(**JIT)
+@nb.njit(**SHORT)
 def remove(table, slot):
     """Takes the key of `slot` out and closes the gap, so that no search ends early."""
     mask = len(table.cells) - 1
@@ -193,7 +193,7 @@ def remove(table, slot):
     table.cells[gap] = 0
 
 
-@nb.njit(**JIT)
+@nb.njit(**SHORT)
 def rebuild(table, used):
     """Enters every slot with `used[slot]` (bool [S]) into the cleared cells, from the stored hashes."""
     mask = len(table.cells) - 1

@@ -20,6 +20,9 @@ lets the compiler delete the divergence guards (`isfinite(nan)` becomes true) an
 `_nrt=False` leaves out reference counting (kernels allocate nothing): with it, the atomic counts of array views cost
 several times the arithmetic of a small learner."""
 
+SHORT: dict[str, Any] = {**JIT, "nogil": False}
+"""Options of kernels of a few microseconds: giving up the interpreter lock costs a wait to get it back, which is far
+longer beside a busy thread."""
 
 INLINE: dict[str, Any] = {**JIT, "forceinline": True}
 """Options of the parts of a kernel: a call that is not inlined passes every array of its groups on the stack."""
@@ -109,7 +112,7 @@ def exp(x):
 @overload(exp, jit_options=INLINE)  # type: ignore[arg-type]
 def _exp_of(x):
     if x == nb.float32:
-        return lambda x: _exp32(x)
+        return lambda x: _exp32(x)  # noqa: PLW0108 (an implementation must be a function of its own)
     return lambda x: _exp64(float(x))
 
 

@@ -7,19 +7,20 @@ import math
 import numba as nb
 
 from kernels.cpu.layout import BINARY, REGRESSION
-from kernels.cpu.numerics import JIT
+from kernels.cpu.numerics import SHORT
 
 SMALLEST = 1e-6
 """Probabilities are clipped here in the log-loss."""
 
 LABELS, HITS, UNCHANGED, LOG_SCORED = range(4)
-"""Entries of `counts`: labels that met their prediction, right ones, equal to the key's label before, with a log-loss."""
+"""Entries of `counts`: labels that met their prediction, those predicted, those equal to the key's label before, those
+with a log-loss."""
 
 LOG_LOSS, ERROR, NO_CHANGE_ERROR = range(3)
 """Entries of `sums`: log-loss, absolute error, absolute error of the no-change forecast."""
 
 
-@nb.njit(**JIT)
+@nb.njit(**SHORT)
 def tally(task, outcome, scored, outcomes, counts, sums):
     """Adds a fold to its sums.
 

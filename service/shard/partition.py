@@ -2,30 +2,26 @@
 
     request -> admit -> append to the log -> fold -> answer
 
-Two tasks run side by side: while entry n is folded, entry n + 1 is being appended and requests for n + 2 gather.
-A batch is folded only after its own append is acknowledged, an answer follows both. `turn` is held by whoever
-touches the learner: a piece of a fold, a prediction, a piece of a snapshot. `unsplit` is held from the first event
-of some requests until all of them are answered: a snapshot begun in between would not know the ids it has folded.
+While one entry is folded, the next one is being appended and requests for the one after it gather. A batch is folded
+only after its own append is acknowledged, an answer follows both.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import redis.asyncio
 
 from learners.base import Folded, Learner, Predicted
-from learners.keyed import CaptureActive
 from learners.spec import ModelSpec
 from service import errors
 from service.api import continual_v1_pb2 as pb
 from service.shard.admission import Answer, Item, Producers, UpdateWindow, new_future, payload_hash, update_id
 from service.shard.rows import StoreRows
+from service.shard.sequencer import Sequencer
 from service.shard.statistics import Statistics
 from service.shard.writer import LEASE_SECONDS, RETRY_SECONDS, WAITING_ROWS, LogWriter
 from service.store.partition import Partition as Store
@@ -41,11 +37,8 @@ MAX_SEQUENCE = 2**62
 MAX_PROBABILITIES = 8 << 20
 """Of one reply: its bytes fit a message, and its predictions do not keep the fold waiting for seconds."""
 
-PIECE_SECONDS = 2e-3
-"""A fold is cut so that a prediction waits about this long at most."""
-
-INLINE_SECONDS = 1e-4
-"""Shorter folds of resident keys run on the event loop: a thread would take longer to wake."""
+ENTRIES_AHEAD = 8
+"""Logged entries that may wait for the fold thread, so that it never waits for the event loop."""
 
 UPDATE, LEARN = b"U", b"L"
 """First byte of a message in the log: what kind of request follows."""
@@ -85,17 +78,10 @@ class Partition:
         self.refused = 0
         self.snapshot_position = -1
         self.state = "starting"
-        self.turn = asyncio.Lock()
-        self.unsplit = asyncio.Lock()
-        self.folded = asyncio.Condition()
-        self.snapshot_done = asyncio.Event()
-        self.snapshot_done.set()
+        self.classes: tuple[int | str, ...] = ()
         self.on_progress: Callable[[], None] = lambda: None
-        self.pool = ThreadPoolExecutor(1, f"fold-{spec.name}")
         self.writer = LogWriter(store, token, client, self.producers, self.window, self._logged)
-        self._entries: asyncio.Queue[tuple[int, list[Item]]] = asyncio.Queue(2)
-        self._idle = False
-        self._row_seconds = 2e-6
+        self._depth = asyncio.Semaphore(ENTRIES_AHEAD)
         self._tasks: list[asyncio.Task[None]] = []
 
     # Life
@@ -103,9 +89,11 @@ class Partition:
     def start(self, head: int) -> None:
         """Begins to serve; the learner has folded the log up to `head`."""
         self.writer.begin(head)
-        self.state = "serving"
-        loops = (self.writer.append_loop(), self._fold_loop(), self.writer.confirm_loop())
+        self.classes = self.learner.classes()
+        self.sequencer = Sequencer(self.learner, self.statistics, self.cold, f"fold-{self.spec.name}")
+        loops = (self.writer.append_loop(), self.writer.confirm_loop())
         self._tasks = [asyncio.create_task(self._guard(loop)) for loop in loops]
+        self.state = "serving"
 
     async def _guard(self, loop: Any) -> None:
         try:
@@ -133,13 +121,20 @@ class Partition:
             if not item.done.done():
                 item.done.set_exception(refusal)
                 item.done.exception()  # seen: a caller that went away leaves no warning
-        async with self.turn:  # whoever takes it next sees the state first
-            self.pool.shutdown()
+
+    def close(self) -> None:
+        """Ends the fold thread: the learner is not touched again."""
+        self.sequencer.stop()
 
     @property
     def head(self) -> int:
         """Events in the log."""
         return self.writer.head
+
+    def check_started(self) -> None:
+        """Raises UNAVAILABLE before the partition first served."""
+        if self.state == "starting":
+            raise errors.unavailable("PARTITION_STARTING", f"model {self.spec.name!r} is starting", 0.2)
 
     def check_serving(self) -> None:
         """Raises UNAVAILABLE unless this process certainly owns the partition and can write its log."""
@@ -211,7 +206,7 @@ class Partition:
             self._same_payload(known.payload, payload, request.event.id)
             self.duplicates += 1
             return _as_duplicate(await asyncio.shield(known.done))
-        found = self.window.find(id, self.learner.classes())
+        found = self.window.find(id, self.classes)
         if found is not None:
             self._same_payload(found[0], payload, request.event.id)
             self.duplicates += 1
@@ -239,97 +234,48 @@ class Partition:
     # The fold
 
     async def _logged(self, position: int, items: list[Item]) -> None:
-        """Takes over a logged entry."""
-        rows = sum(len(item.batch) for item in items)
-        if self._idle and rows * self._row_seconds < INLINE_SECONDS:
-            await self._answer(position, items)  # no hand-over between tasks for a few events
-        else:
-            await self._entries.put((position, items))
+        """Takes over a logged entry: folds it here if it is small, else hands it to the fold thread in groups."""
+        groups = _groups(items)
+        batches = [Batch.concat([item.batch for item in group]) for group in groups]
+        if len(batches) == 1 and self.sequencer.small(batches[0]):
+            folded = self.sequencer.fold_now(batches[0])
+            self._answer(position, items, folded, self.learner.classes())
+            self.on_progress()
+            return
+        starts = [position]
+        for batch in batches:
+            starts.append(starts[-1] + len(batch))
 
-    async def _fold_loop(self) -> None:
-        while True:
-            self._idle = self._entries.empty()
-            position, items = await self._entries.get()
-            self._idle = False
-            await self._answer(position, items)
+        def done(number: int, folded: Folded, classes: tuple[int | str, ...]) -> None:
+            self._answer(starts[number], groups[number], folded, classes)
 
-    async def _answer(self, position: int, items: list[Item]) -> None:
-        """Folds a logged entry and answers its requests, a group of them at a time."""
-        group: list[Item] = []
-        rows = 0
+        await self._depth.acquire()
+        self.sequencer.fold(batches, done).add_done_callback(self._entry_folded)
+
+    def _entry_folded(self, job: asyncio.Future[None]) -> None:
+        self._depth.release()
+        if job.cancelled() or job.exception() is None:
+            self.on_progress()
+        elif self.state == "serving":
+            self.state = "failed"
+            self.fail(job.exception() or RuntimeError("the fold failed"))
+
+    def _answer(self, position: int, items: list[Item], folded: Folded, classes: tuple[int | str, ...]) -> None:
+        """Answers the requests of a folded group that begins at `position`."""
+        self.classes = classes
+        at = 0
         for item in items:
-            group.append(item)
-            rows += len(item.batch)
-            if rows >= ANSWER_ROWS or item is items[-1]:
-                await self._answer_group(position, group)
-                position += rows
-                group, rows = [], 0
-        self.on_progress()
-
-    async def _answer_group(self, position: int, items: list[Item]) -> None:
-        async with self.unsplit:
-            folded = await self.fold(Batch.concat([item.batch for item in items]))
-            classes = self.learner.classes()
-            at = 0
-            for item in items:
-                rows = slice(at, at + len(item.batch))
-                answer = Answer(position + at, folded.value[rows], folded.code[rows], folded.outcome[rows], classes)
-                at += len(item.batch)
-                if item.producer:
-                    self.producers.answered(item, answer)
-                else:
-                    self.window.waiting.pop(item.id, None)
-                    self.window.note(item.id, item.payload, answer)
-                if not item.done.done():
-                    item.done.set_result(answer)
-        self.writer.answered(at)
-
-    async def fold(self, batch: Batch) -> Folded:
-        """Folds logged events in pieces of about 2 ms, so that predictions find a place between them."""
-        parts: list[Folded] = []
-        start = 0
-        while start < len(batch):
-            stop = min(len(batch), start + max(64, int(PIECE_SECONDS / self._row_seconds)))
-            piece = batch.slice(start, stop) if stop - start < len(batch) else batch
-            async with self.turn:
-                part = await self._fold_piece(piece)
-            if part is None:
-                await self.snapshot_done.wait()
-                continue
-            parts.append(part)
-            start += len(part.value)
-        return parts[0] if len(parts) == 1 else Folded.concat(parts)
-
-    async def _fold_piece(self, piece: Batch) -> Folded | None:
-        """Folds a piece, or as much of it as a running snapshot allows (None: nothing)."""
-        try:
-            if len(piece) * self._row_seconds < INLINE_SECONDS and self.learner.resident(piece.key):
-                folded = self.learner.fold(piece)
+            rows = slice(at, at + len(item.batch))
+            answer = Answer(position + at, folded.value[rows], folded.code[rows], folded.outcome[rows], classes)
+            at += len(item.batch)
+            if item.producer:
+                self.producers.answered(item, answer)
             else:
-                loop = asyncio.get_running_loop()
-                folded = await loop.run_in_executor(self.pool, self._fold_waiting, piece)
-        except CaptureActive as stopped:
-            if stopped.folded is None:
-                return None
-            folded = stopped.folded
-        self.statistics.update(folded)
-        return folded
-
-    def _fold_waiting(self, piece: Batch) -> Folded:
-        """Folds in the fold thread; while the store is gone, rows that it has to read or write are waited for.
-
-        Keeps the time of an event; that for a thread to wake is not part of it.
-        """
-        self.cold.patient = True
-        began = time.perf_counter()
-        try:
-            folded = self.learner.fold(piece)
-        finally:
-            self.cold.patient = False
-        if len(piece) >= 64:
-            seconds = (time.perf_counter() - began) / len(piece)
-            self._row_seconds += 0.2 * (seconds - self._row_seconds)
-        return folded
+                self.window.waiting.pop(item.id, None)
+                self.window.note(item.id, item.payload, answer)
+            if not item.done.done():
+                item.done.set_result(answer)
+        self.writer.answered(at)
 
     # Predictions
 
@@ -350,37 +296,33 @@ class Partition:
         if request.probabilities and table > MAX_PROBABILITIES:
             accepted = f"at most {MAX_PROBABILITIES} probabilities in one reply: ask for fewer rows"
             raise errors.invalid("probabilities", f"{table} ({len(batch)} rows)", accepted, "TOO_MANY_PROBABILITIES")
-        await self._take_turn()
+        if self.sequencer.small(batch):
+            return self._predicted(batch, request.probabilities)
         try:
-            if len(batch) * self._row_seconds < INLINE_SECONDS and self.learner.resident(batch.key):
-                predicted = self.learner.predict(batch, request.probabilities)
-            else:
-                loop = asyncio.get_running_loop()
-                predicted = await loop.run_in_executor(self.pool, self.learner.predict, batch, request.probabilities)
-            return self.learner.position, predicted, self.learner.classes()
-        finally:
-            self.turn.release()
-
-    async def _take_turn(self) -> None:
-        """Acquires `turn`, or raises UNAVAILABLE: a fold that waits for the store keeps it."""
-        if not self.turn.locked():
-            await self.turn.acquire()
-            return
-        try:
-            await asyncio.wait_for(self.turn.acquire(), LEASE_SECONDS)
+            visit = self.sequencer.visit(self._predicted, batch, request.probabilities)
+            answer = await asyncio.wait_for(visit, LEASE_SECONDS)
         except TimeoutError as error:
             message = f"no turn for {LEASE_SECONDS:g} s; nothing was lost"
             raise errors.unavailable("PARTITION_BUSY", message, RETRY_SECONDS) from error
-        try:
-            self.check_serving()
-        except errors.Refused:
-            self.turn.release()
-            raise
+        self.check_serving()
+        return answer
 
-    async def in_fold_thread(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Runs `function` where the fold runs, with the learner to itself."""
-        async with self.turn:
-            return await asyncio.get_running_loop().run_in_executor(self.pool, function, *args)
+    def _predicted(self, batch: Batch, probabilities: bool) -> tuple[int, Predicted, tuple[int | str, ...]]:
+        predicted = self.learner.predict(batch, probabilities)
+        return self.learner.position, predicted, self.learner.classes()
+
+
+def _groups(items: list[Item]) -> list[list[Item]]:
+    """The requests of an entry, cut into groups of about `ANSWER_ROWS` events."""
+    groups: list[list[Item]] = [[]]
+    rows = 0
+    for item in items:
+        if rows >= ANSWER_ROWS:
+            groups.append([])
+            rows = 0
+        groups[-1].append(item)
+        rows += len(item.batch)
+    return groups
 
 
 _FORGOTTEN = Answer(0, np.zeros(0), np.zeros(0, np.int32), np.zeros(0, np.uint8), ())

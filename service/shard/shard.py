@@ -132,6 +132,8 @@ class Shard:
                     await asyncio.to_thread(partition.store.release, partition.token)
                 except StoreError as error:
                     log.warning("model %s: no last snapshot: %s", name, error)
+            if serving:
+                partition.close()
         for channel in self._channels.values():
             await channel.close()
 
@@ -184,7 +186,7 @@ class Shard:
     async def _snapshot(self, partition: Partition, snapshotter: Snapshotter) -> None:
         try:
             await snapshotter.take()
-        except StoreUnavailable as error:
+        except (StoreUnavailable, errors.Refused) as error:
             log.warning("model %s: snapshot put off: %s", partition.spec.name, error)
         except StoreError as error:
             if partition.state == "serving":  # a model that was deleted meanwhile refuses its last snapshot
@@ -324,6 +326,7 @@ class Shard:
             del self.partitions[name]
             del self.snapshots[name]
             await partition.stop()
+            partition.close()
             await asyncio.to_thread(partition.store.delete, partition.token)
             await asyncio.to_thread(self.catalog.delete, name)
             await asyncio.to_thread(self._publish)
@@ -337,21 +340,23 @@ class Shard:
     async def statistics(self, name: str, digest: bool) -> pb.Statistics:
         """Counts, metrics and, when asked for, the digest of a model."""
         partition = self.owned(name)
-        async with partition.turn:
-            position = partition.learner.position
-            counts, metrics = partition.statistics.counts(), partition.statistics.metrics()
-            value = ""
-            if digest:
-                partition.check_serving()
-                loop = asyncio.get_running_loop()
-                value = await loop.run_in_executor(partition.pool, partition.learner.digest)
+        partition.check_started()
+        if digest:
+            partition.check_serving()
+
+        def read() -> tuple[int, dict[str, int], dict[str, float], int, str]:
+            learner, sums = partition.learner, partition.statistics
+            value = learner.digest() if digest else ""
+            return learner.position, sums.counts(), sums.metrics(), learner.resident_keys(), value
+
+        position, counts, metrics, resident, value = await partition.sequencer.visit(read)
         return pb.Statistics(
             name=name,
             position=position,
             snapshot_position=max(0, partition.snapshot_position),
             counts=counts | {"duplicates": partition.duplicates, "refused": partition.refused},
             metrics=metrics,
-            keys_resident=partition.learner.resident_keys(),
+            keys_resident=resident,
             digest=value,
             fingerprint=json.dumps(fingerprint()),
         )

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from learners.base import hash_shared
 from learners.fingerprint import fingerprint
@@ -55,31 +58,40 @@ class Snapshotter:
 
     async def _write(self) -> Written:
         p = self._p
-        async with p.unsplit, p.turn:
-            p.snapshot_done.clear()
-            position = p.learner.position
-            arrays = p.learner.begin_capture(p.snapshot_position)
-            manifest = {
-                "spec_digest": p.spec.digest(),
-                "shared_digest": hash_shared(p.learner.shared_arrays()).hexdigest(),
-                "producers": list(p.producers.logged.items()),
-                "statistics": p.statistics.to_dict(),
-                "fingerprint": fingerprint(),
-            }
-            arrays |= p.window.arrays()
+        position, arrays, manifest = await p.sequencer.between_entries(self._begin)
+        manifest["producers"] = list(p.producers.logged.items())
+        arrays |= p.window.arrays()
         committed = None
         try:
             written = await self._store(position, arrays, manifest)
             committed = position
         finally:
-            async with p.turn:
-                p.learner.end_capture(committed)
-                if committed is not None:
-                    p.snapshot_position = committed
-                    p.cold.committed = committed
-            p.snapshot_done.set()
+            await p.sequencer.visit(self._end, committed)
         await asyncio.to_thread(self._trim)
         return written
+
+    def _begin(self) -> tuple[int, dict[str, np.ndarray], dict[str, Any]]:
+        """What a snapshot holds of the fold, taken in its thread.
+
+        Marks and answers, which the loop adds, may be newer than the position: what they tell of is in the log, and a
+        replay tells it again.
+        """
+        p = self._p
+        arrays = p.learner.begin_capture(p.snapshot_position)
+        manifest = {
+            "spec_digest": p.spec.digest(),
+            "shared_digest": hash_shared(p.learner.shared_arrays()).hexdigest(),
+            "statistics": p.statistics.to_dict(),
+            "fingerprint": fingerprint(),
+        }
+        return p.learner.position, arrays, manifest
+
+    def _end(self, committed: int | None) -> None:
+        p = self._p
+        p.learner.end_capture(committed)
+        if committed is not None:
+            p.snapshot_position = committed
+            p.cold.committed = committed
 
     async def _store(self, position: int, arrays: dict, manifest: dict) -> Written:
         p = self._p
@@ -87,8 +99,7 @@ class Snapshotter:
         await asyncio.to_thread(writer.write, arrays)
         rows = size = 0
         while True:
-            async with p.turn:
-                piece = p.learner.capture(PIECE_BYTES)
+            piece = await p.sequencer.visit(p.learner.capture, PIECE_BYTES)
             if piece is None:
                 break
             wrote = await asyncio.to_thread(p.store.put_rows, p.token, piece, p.snapshot_position)

@@ -1,0 +1,189 @@
+"""The one place where a learner is touched while it serves: a thread that folds entries in the order of the log.
+
+Whoever else needs the learner (a prediction, a piece of a snapshot, statistics) is let in between two pieces of a fold,
+about every 2 ms. Answers are handed to the event loop as they come, while the thread goes on with the next piece: were
+it to wait for the loop after each, it would stand still half of the time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from learners.base import Folded, Learner
+from learners.keyed import CaptureActive
+from service import errors
+from service.shard.rows import StoreRows
+from service.shard.statistics import Statistics
+from streams.batch import Batch
+
+PIECE_SECONDS = 2e-3
+"""A fold is cut so that a visitor waits about this long at most."""
+
+INLINE_SECONDS = 1e-4
+"""Shorter folds and predictions of resident keys run on the event loop: a thread would take longer to wake."""
+
+Done = Callable[[int, Folded, tuple[int | str, ...]], None]
+
+T = TypeVar("T")
+
+
+class Sequencer:
+    """See the module's docstring. Its methods belong to the event loop; the learner belongs to it.
+
+    Args:
+        learner: of the partition.
+        statistics: sums over what it folds.
+        cold: its keyed rows in the store; folds wait for a store that is gone.
+        name: of the thread.
+    """
+
+    def __init__(self, learner: Learner, statistics: Statistics, cold: StoreRows, name: str) -> None:
+        self._learner = learner
+        self._statistics = statistics
+        self._cold = cold
+        self._pool = ThreadPoolExecutor(1, name)
+        self._outstanding = 0  # jobs of the thread that the loop has not seen the end of
+        self._groups: deque[tuple[Batch, int, Done]] = deque()
+        self._visitors: deque[Callable[[], None]] = deque()
+        self._arrived = threading.Condition()
+        self._row_seconds = 2e-6
+        self._stopped = False
+
+    def small(self, batch: Batch) -> bool:
+        """Whether these events may be folded or predicted here and now, on the event loop."""
+        quick = len(batch) * self._row_seconds < INLINE_SECONDS
+        return quick and self._outstanding == 0 and self._learner.resident(batch.key)
+
+    def fold_now(self, batch: Batch) -> Folded:
+        """Folds events that are `small`."""
+        folded = self._learner.fold(batch)
+        self._statistics.update(folded)
+        return folded
+
+    def fold(self, batches: list[Batch], done: Done) -> asyncio.Future[None]:
+        """Folds consecutive batches after everything folded before.
+
+        Args:
+            batches: of logged events.
+            done: called on the event loop, in order, with the number of a batch, what was folded and the classes then.
+        """
+        self._groups.extend((batch, number, done) for number, batch in enumerate(batches))
+        return self._submit(self._fold_groups, asyncio.get_running_loop())
+
+    async def visit(self, function: Callable[..., T], *args: Any) -> T:
+        """Runs `function` with the learner to itself, between two pieces of a fold.
+
+        Raises:
+            service.errors.Refused: the partition stopped.
+        """
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[T] = loop.create_future()
+
+        def enter() -> None:
+            try:
+                result = function(*args)
+            except BaseException as error:  # it belongs to the visitor
+                loop.call_soon_threadsafe(_settle, answer, None, error)
+            else:
+                loop.call_soon_threadsafe(_settle, answer, result, None)
+
+        with self._arrived:
+            self._visitors.append(enter)
+            self._arrived.notify()
+        self._submit(self._let_in)
+        return await answer
+
+    async def between_entries(self, function: Callable[..., T], *args: Any) -> T:
+        """Runs `function` with the learner to itself, between two entries of the log."""
+        return await self._submit(function, *args)
+
+    def stop(self) -> None:
+        """Ends the thread after what it has to do; whoever comes later is refused."""
+        self._stopped = True
+        self._pool.shutdown()
+
+    def _submit(self, function: Callable[..., T], *args: Any) -> asyncio.Future[T]:
+        if self._stopped:
+            raise errors.unavailable("PARTITION_STOPPED", "the partition stopped; repeat the request", 0.2)
+        self._outstanding += 1
+        job = asyncio.get_running_loop().run_in_executor(self._pool, function, *args)
+        job.add_done_callback(self._ended)
+        return job
+
+    def _ended(self, job: asyncio.Future[Any]) -> None:
+        self._outstanding -= 1
+
+    # In the thread
+
+    def _let_in(self) -> None:
+        while self._visitors:
+            self._visitors.popleft()()
+
+    def _fold_groups(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Folds what waits, small batches together: after every piece the interpreter lock has to be waited for."""
+        while self._groups:
+            taken = [self._groups.popleft()]
+            rows = len(taken[0][0])
+            while self._groups and rows + len(self._groups[0][0]) <= PIECE_SECONDS / self._row_seconds:
+                taken.append(self._groups.popleft())
+                rows += len(taken[-1][0])
+            folded = self._fold_in_pieces(Batch.concat([batch for batch, _, _ in taken]))
+            loop.call_soon_threadsafe(_post, taken, folded, self._learner.classes())
+
+    def _fold_in_pieces(self, batch: Batch) -> Folded:
+        parts: list[Folded] = []
+        start = 0
+        while start < len(batch):
+            self._let_in()
+            stop = min(len(batch), start + max(64, int(PIECE_SECONDS / self._row_seconds)))
+            part = self._fold_piece(batch.slice(start, stop) if stop - start < len(batch) else batch)
+            if part is None:
+                with self._arrived:
+                    self._arrived.wait_for(lambda: bool(self._visitors), timeout=0.05)
+                continue
+            parts.append(part)
+            start += len(part.value)
+        return Folded.concat(parts)
+
+    def _fold_piece(self, piece: Batch) -> Folded | None:
+        """Folds a piece, or as much of it as a running snapshot allows (None: nothing, until it ends)."""
+        self._cold.patient = True
+        began = time.perf_counter()
+        try:
+            folded = self._learner.fold(piece)
+        except CaptureActive as stopped:
+            if stopped.folded is None:
+                return None
+            folded = stopped.folded
+        finally:
+            self._cold.patient = False
+        if len(piece) >= 64:
+            seconds = (time.perf_counter() - began) / len(piece)
+            self._row_seconds += 0.2 * (seconds - self._row_seconds)
+        self._statistics.update(folded)
+        return folded
+
+
+def _post(taken: list[tuple[Batch, int, Done]], folded: Folded, classes: tuple[int | str, ...]) -> None:
+    """Hands out the answers of batches that were folded together."""
+    at = 0
+    for batch, number, done in taken:
+        rows = slice(at, at + len(batch))
+        done(number, Folded(folded.value[rows], folded.code[rows], folded.outcome[rows], folded.scored[rows]), classes)
+        at += len(batch)
+
+
+def _settle(answer: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+    """Answers a visitor who may have gone."""
+    if answer.done():
+        return
+    if error is None:
+        answer.set_result(result)
+    else:
+        answer.set_exception(error)

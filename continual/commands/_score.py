@@ -6,8 +6,56 @@ from typing import Any
 
 import numpy as np
 
+from service.shard.statistics import Statistics
 from streams.batch import Batch, Keys
 from streams.metrics import Classification, KeyCodes, Regression
+
+
+class FoldScore:
+    """Prequential metrics of a fold in this process: what a service tallies, and Cohen's kappa.
+
+    Args:
+        kind: "binary", "multiclass" or "regression".
+    """
+
+    def __init__(self, kind: str) -> None:
+        self._kind = kind
+        self._tally = Statistics(kind)
+        self._shares = [np.zeros(0, np.int64), np.zeros(0, np.int64)]
+
+    def update(self, folded: Any, classes: int) -> None:
+        """Counts the labels that met their prediction.
+
+        Args:
+            folded: a `learners.base.Folded`.
+            classes: how many the learner knows after the fold.
+        """
+        self._tally.update(folded)
+        if self._kind == "regression":
+            return
+        scored = folded.scored[:, 1::2]
+        if np.isnan(scored).any():
+            scored = scored[~np.isnan(scored[:, 0])]
+        # Class -1, nothing known yet, counts as a class of its own: the first.
+        size = max(2, classes) + 1
+        for place, column in enumerate((scored[:, 0], scored[:, 1])):
+            counts = np.bincount(column.astype(np.int64) + 1, minlength=size)
+            counts[: len(self._shares[place])] += self._shares[place]
+            self._shares[place] = counts
+
+    def values(self) -> dict[str, float]:
+        """Every metric that is known; empty before the first label."""
+        values = self._tally.metrics()
+        if not values:
+            return {}
+        n = self._tally.counts()["labels"]
+        held: dict[str, float] = {"events": n, **values}
+        if self._kind != "regression":
+            predicted, occurred = (share.tolist() for share in self._shares)
+            chance = sum(one * other for one, other in zip(predicted, occurred)) / n**2
+            if chance < 1:
+                held["kappa"] = (values["accuracy"] - chance) / (1 - chance)
+        return held
 
 
 class Score:
@@ -22,22 +70,6 @@ class Score:
         self.metrics: Classification | Regression = Regression() if kind == "regression" else Classification()
         self._codes = KeyCodes()
         self._log_loss = kind == "binary"
-
-    def of_fold(self, folded: Any, batch: Batch, classes: tuple[int | str, ...]) -> None:
-        """Counts the labels that met their prediction in a fold.
-
-        Args:
-            folded: a `learners.base.Folded`; its `scored` is float64 [n, 4].
-            batch: the n events that were folded.
-            classes: what the learner knows after the fold.
-        """
-        value, code, _, label = folded.scored.T
-        if self.kind == "multiclass":
-            self._log_loss = True
-            probability = np.clip(np.nan_to_num(value), 0.0, 1.0)
-            self._classes(np.nan_to_num(code, nan=-1), label, probability, classes, batch.key)
-        else:
-            self._numbers(value, label, batch.key)
 
     def of_answer(self, answer: Any, batch: Batch) -> None:
         """Counts the predictions of a service for labelled events.

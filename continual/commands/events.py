@@ -142,7 +142,7 @@ def _report(sending: Sending, stats: Any) -> None:
 @click.argument("source", metavar="FILE")
 @click.argument("spec", metavar="SPEC.yaml", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @_columns
-@click.option("--rows", type=click.IntRange(1), default=4096, show_default=True, help="Events folded at a time.")
+@click.option("--rows", type=click.IntRange(1), default=16_384, show_default=True, help="Events folded at a time.")
 @json_option
 def fold(source: str, spec: Path, rows: int, as_json: bool, **roles: str | None) -> None:
     """Fold FILE in this process, without a service: prequential metrics, time and the digest of the state.
@@ -150,17 +150,17 @@ def fold(source: str, spec: Path, rows: int, as_json: bool, **roles: str | None)
     The same events through the same spec give the same digest as in a service, bit for bit.
     """
     with plain_errors():
-        from continual.commands._score import Score
+        from continual.commands._score import FoldScore
         from continual.commands._sources import open_source
         from learners.spec import ModelSpec
 
         model = ModelSpec.load(spec)
         found = open_source(source, model.model_dump(mode="json"), roles)
         learner = model.learner.build(model)
-        score = Score(model.target.kind)
+        score = FoldScore(model.target.kind)
         began = time.perf_counter()
         for _, batch in found.read(rows):
-            score.of_fold(learner.fold(batch), batch, learner.classes())
+            score.update(learner.fold(batch), len(learner.classes()))
         seconds = time.perf_counter() - began
     held = {
         "source": source,

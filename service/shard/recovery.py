@@ -34,7 +34,7 @@ FIRST_OF_ENTRY, INSIDE_ENTRY = 3, 2
 """Attempts at which an event is quarantined: the count of an entry's first event includes that of the entry."""
 
 REPLAY_ROWS = 16_384
-"""Events folded at a time: many, because after each fold the thread waits for the interpreter lock that decoding holds."""
+"""Events folded at a time: many, as after each fold the thread waits for the interpreter lock that decoding holds."""
 
 
 class Logged(NamedTuple):

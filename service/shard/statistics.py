@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from kernels.cpu import layout
-from kernels.cpu.tally import ERROR, HITS, LABELS, LOG_LOSS, LOG_SCORED, NO_CHANGE_ERROR, UNCHANGED, tally
+from kernels.cpu.tally import ERROR, HITS, LABELS, LOG_LOSS, LOG_SCORED, MAJORITY, NO_CHANGE_ERROR, UNCHANGED, tally
 from learners.base import Folded
 
 _FLAGS = {
@@ -30,12 +30,20 @@ class Statistics:
 
     kind: str
     outcomes: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
-    labels: np.ndarray = field(default_factory=lambda: np.zeros(4, np.int64))
+    labels: np.ndarray = field(default_factory=lambda: np.zeros(6, np.int64))
     sums: np.ndarray = field(default_factory=lambda: np.zeros(3))
+    seen: np.ndarray = field(default_factory=lambda: np.zeros((2, 2), np.int64))
 
     def update(self, folded: Folded) -> None:
         """Adds a fold."""
-        tally(_TASKS[self.kind], folded.outcome, folded.scored, self.outcomes, self.labels, self.sums)
+        if self.kind == "multiclass" and len(folded.scored):
+            top = np.fmax.reduce(folded.scored[:, 3])  # NaN where no label met its prediction
+            if top >= len(self.seen):
+                grown = np.zeros((2 * int(top) + 2, 2), np.int64)
+                grown[: len(self.seen)] = self.seen
+                self.seen = grown
+        task = _TASKS[self.kind]
+        tally(task, folded.outcome, folded.scored, self.outcomes, self.labels, self.sums, self.seen)
 
     def quarantined(self, events: int) -> None:
         """Counts events that were taken out of the log's fold."""
@@ -55,7 +63,7 @@ class Statistics:
         if self.kind == "regression":
             return {"mae": float(self.sums[ERROR] / n), "no_change_mae": float(self.sums[NO_CHANGE_ERROR] / n)}
         accuracy, unchanged = self.labels[HITS] / n, self.labels[UNCHANGED] / n
-        metrics = {"accuracy": accuracy, "no_change": unchanged}
+        metrics = {"accuracy": accuracy, "no_change": unchanged, "majority": self.labels[MAJORITY] / n}
         if self.labels[LOG_SCORED]:
             metrics["log_loss"] = self.sums[LOG_LOSS] / self.labels[LOG_SCORED]
         if unchanged < 1:
@@ -64,10 +72,10 @@ class Statistics:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for the manifest of a snapshot."""
-        return {"outcomes": self.outcomes.tolist(), "labels": self.labels.tolist(), "sums": self.sums.tolist()}
+        return {name: getattr(self, name).tolist() for name in ("outcomes", "labels", "sums", "seen")}
 
     @classmethod
     def from_dict(cls, kind: str, state: dict[str, Any]) -> Statistics:
         """The inverse of `to_dict`."""
-        outcomes, labels = (np.array(state[name], np.int64) for name in ("outcomes", "labels"))
-        return cls(kind, outcomes, labels, np.array(state["sums"], np.float64))
+        outcomes, labels, seen = (np.array(state[name], np.int64) for name in ("outcomes", "labels", "seen"))
+        return cls(kind, outcomes, labels, np.array(state["sums"], np.float64), seen)

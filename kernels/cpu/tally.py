@@ -53,7 +53,8 @@ def tally(task, outcome, scored, outcomes, counts, sums, seen):
         seen[k, 0] += 1
         if seen[k, 1] == 0:
             seen[k, 1] = counts[LABELS]
-        if leader < 0 or seen[k, 0] > seen[leader, 0] or (seen[k, 0] == seen[leader, 0] and seen[k, 1] < seen[leader, 1]):
+        ahead = seen[k, 0] - seen[leader, 0]
+        if leader < 0 or ahead > 0 or (ahead == 0 and seen[k, 1] < seen[leader, 1]):
             counts[LEADER] = k + 1
         given = value if task != BINARY or label > 0.0 else 1.0 - value
         if not math.isnan(given):

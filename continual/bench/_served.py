@@ -13,7 +13,6 @@ from typing import Any
 
 import grpc
 import psutil
-import ray
 
 from continual.bench._helpers import free_port, logs_on_failure
 from service.client import Client
@@ -76,6 +75,8 @@ def owner(client: Client, model: str) -> str:
 
 def processes(deployment: Deployment) -> dict[str, psutil.Process]:
     """The shard's process and the store's."""
+    import ray  # not earlier: Ray reads its settings when it is imported
+
     assert deployment.store is not None
     actor: Any = next(iter(deployment.actors.values()))
     return {"shard": psutil.Process(ray.get(actor.ready.remote())), "store": psutil.Process(deployment.store.pid)}

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import ray
 
 from continual.bench import _served
 from continual.bench._helpers import (
@@ -90,6 +89,8 @@ def _rows(measured: list[dict[str, float]], replayed: int) -> list[dict]:
 
 def _killed(deployment: Deployment, client: Client, replayed: int) -> dict[str, float]:
     """Kills the shard and waits until it serves; seconds in all, of loading and of replay."""
+    import ray  # not earlier: Ray reads its settings when it is imported
+
     actor: Any = next(iter(deployment.actors.values()))
     log = next((deployment.options.data / "logs").glob("*.log"))
     known = len(log.read_text())

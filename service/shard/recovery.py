@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 FIRST_OF_ENTRY, INSIDE_ENTRY = 3, 2
 """Attempts at which an event is quarantined: the count of an entry's first event includes that of the entry."""
 
-REPLAY_ROWS = 16_384
+REPLAY_ROWS = 8192
 """Events folded at a time: many, as after each fold the thread waits for the interpreter lock that decoding holds."""
 
 
@@ -110,7 +110,7 @@ class Recovery:
         pending: list[tuple[Entry, list[Logged]]] = []
         rows = 0
         with ThreadPoolExecutor(1, "read-log") as pool:
-            entries = ((entry, self._decoded(entry)) for entry in self._p.store.read(start))
+            entries = ((entry, self._decoded(entry)) for entry in self._p.store.read(start, batch=AHEAD))
             for entry, decoded in _ahead(pool, entries):
                 pending.append((entry, decoded))
                 rows += entry.count
@@ -232,7 +232,7 @@ class Recovery:
 
 
 T = TypeVar("T")
-AHEAD = 16
+AHEAD = 8
 """Entries read and decoded at a time: few enough that the first fold does not wait for long."""
 
 

@@ -1,0 +1,76 @@
+"""`continual bench recurrent`: recurrent cells on drift streams, on recurring concepts, and on a memory task."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from continual.bench.recurrent import drift, plasticity
+from continual.bench.recurrent.streams import STREAMS
+from continual.bench.report import out_option
+
+PARTS = ("drift", "plasticity", "memory")
+MEMORY = f"{__name__}.memory"
+
+
+@click.command()
+@click.option("--part", type=click.Choice([*PARTS, "all"]), default="drift", show_default=True, help="What to measure.")
+@click.option("--cells", "kinds", help="Kinds of cells, separated by commas; all that are registered without.")
+@click.option("--stream", "names", type=click.Choice(list(STREAMS)), multiple=True, help="drift: one of the six.")
+@click.option("--seeds", type=click.IntRange(1), default=5, show_default=True, help="Of each of our learners.")
+@click.option("--events", type=click.IntRange(2), help="Only the first so many events; plasticity: in place of 10^6.")
+@click.option("--steps/--no-steps", default=True, show_default=True, help="drift: step size x 0.3 and x 3 as well.")
+@click.option("--forest/--no-forest", default=True, show_default=True, help="drift: River's forest, minutes.")
+@out_option
+@click.pass_context
+def recurrent(
+    context: click.Context,
+    part: str,
+    kinds: str | None,
+    names: tuple[str, ...],
+    seeds: int,
+    events: int | None,
+    steps: bool,
+    forest: bool,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Each recurrent cell at the default spec: drift streams, plasticity, memory.
+
+    drift: Elec2, weather, SEA, bike sharing, ETTh1 and exchange rates beside no-change, majority and River under equal
+    conditions. plasticity: a million events of concepts that come back. memory: recall over a growing delay.
+    """
+    parts = PARTS if part == "all" else (part,)
+    if "memory" in parts and importlib.util.find_spec(MEMORY) is None:
+        raise click.ClickException(f"--part {part}: there is no memory task yet; accepted: drift, plasticity")
+    chosen, start = _cells(kinds), time.monotonic()
+
+    def say(what: str) -> None:
+        click.echo(f"[{time.monotonic() - start:6.0f} s] {what}", err=True)
+
+    common: dict[str, Any] = {"seeds": seeds, "out": out, "as_json": as_json}
+    if "drift" in parts:
+        drift.measure(names or tuple(STREAMS), chosen, events=events, steps=steps, forest=forest, say=say, **common)
+    if "plasticity" in parts:
+        plasticity.measure(chosen, events=events or 1_000_000, say=say, **common)
+    if "memory" in parts:
+        context.invoke(importlib.import_module(MEMORY).memory, **common)
+
+
+def _cells(kinds: str | None) -> tuple[str, ...]:
+    """The cells that were asked for.
+
+    Raises:
+        click.BadParameter: one of them is not registered.
+    """
+    known = drift.cells()
+    chosen = tuple(dict.fromkeys(kind.strip() for kind in kinds.split(","))) if kinds is not None else known
+    unknown = [kind for kind in chosen if kind not in known]
+    if unknown:
+        raise click.BadParameter(f"unknown {unknown}; accepted: {', '.join(known)}", param_hint="--cells")
+    return chosen

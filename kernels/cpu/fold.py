@@ -6,13 +6,12 @@ import math
 
 import numba as nb
 
-from kernels.cpu.heads import backward, base_of, gradient, observe_change, predict, softmax
-from kernels.cpu.heads import logits as logits_of
+from kernels.cpu.heads import base_of, observe_change, predict
 from kernels.cpu.inputs import prepare
+from kernels.cpu.layers import forward_all, hold, take_up
 from kernels.cpu.layout import (
     C_CLASSES,
     C_POSITION,
-    C_STEPS,
     CLASS_LIMIT,
     H_CHANGE,
     H_LABEL,
@@ -22,6 +21,7 @@ from kernels.cpu.layout import (
     H_POSITION,
     H_SEEN,
     H_TIME,
+    L_HELD,
     LEARNED,
     MULTICLASS,
     NONFINITE,
@@ -34,41 +34,8 @@ from kernels.cpu.layout import (
     P_VALUE,
     UNKNOWN_ID,
 )
-from kernels.cpu.mingru import advance, advance_and_step, forward
+from kernels.cpu.learning import carry_all, carry_and_learn, learn_held, new_class
 from kernels.cpu.numerics import INLINE, JIT
-from kernels.cpu.optimizers import step, step_by_unit, step_scalars
-
-LARGEST_ERROR = 1e15
-"""Bound on sum |dL/dh| and |dL/do| for an update to be applied: below it no product with a trace or an input
-(bounded by the clip) and no square of one overflows float32."""
-
-
-@nb.njit(**INLINE)
-def _read_out_step(config, shared, h, x, rows, s, r, q):
-    for k in range(rows):
-        g = s.d_logits[k]
-        step(config, shared.out[k], shared.m_out[k], shared.v_out[k], g, h, r, q)
-        step(config, shared.skip[k], shared.m_skip[k], shared.v_skip[k], g, x[: config.width], r, q)
-
-
-@nb.njit(**INLINE)
-def _error(config, shared, base, y, s):
-    """Gradient down to the hidden state. Returns (logits, finite)."""
-    rows, finite = gradient(config, shared, base, y, s)
-    size = backward(shared, rows, config.units, s)
-    finite = finite and size <= LARGEST_ERROR
-    for k in range(rows):
-        finite = finite and abs(s.d_logits[k]) <= LARGEST_ERROR
-    return rows, finite
-
-
-@nb.njit(**JIT)
-def _new_class(config, shared, y, h, x, s):
-    """A label seen for the first time joins the softmax before its own gradient is taken."""
-    if y >= shared.counters[C_CLASSES]:
-        shared.counters[C_CLASSES] = int(y) + 1
-        logits_of(shared, h, x, config.units, config.width, int(y) + 1, s.logits)
-        softmax(s.logits, int(y) + 1)
 
 
 @nb.njit(**INLINE)
@@ -99,21 +66,30 @@ def _score(out, t, value, code, base, y):
 
 
 @nb.njit(**INLINE)
-def _observe(config, shared, rows, events, out, s, t, slot):
+def gap_of(config, head, time):
+    """Time since the key's last event in units of the spec, 1 where one of the two has no time."""
+    if config.gap_unit <= 0.0 or time <= 0 or head[H_TIME] <= 0.0:
+        return 1.0
+    gap = (float(time) - head[H_TIME]) / config.gap_unit
+    return gap if gap > config.least_gap else config.least_gap
+
+
+@nb.njit(**INLINE)
+def _observe(cell, config, shared, rows, events, out, s, t, slot):
     """An event with features, with or without its label."""
     head = rows.head[slot]
     body = rows.body[slot]
-    hidden = body[: config.units]
-    trace = body[config.units :]
     time = events.time[t]
     outcome = 0
     if time > 0 and time < head[H_TIME]:
         outcome = OUT_OF_ORDER
     apply = outcome == 0 or config.ignore_out_of_order == 0
-    prepare(config, shared, head, events.x[t], s.x, apply)
-    forward(shared.cell, s.x, hidden, config.units, config.width, s)
+    x = s.x[0]
+    prepare(config, shared, head, events.x[t], x, apply)
+    forward_all(cell, config, shared.cell, body, gap_of(config, head, time), s)
+    phi = s.phi[config.layers - 1]
     base = base_of(config, shared, head)
-    value, code = predict(config, shared, base, s.h, s.x, s)
+    value, code = predict(config, shared, base, phi, x, s)
     out.value[t] = value
     out.code[t] = code
     if not apply:
@@ -127,40 +103,27 @@ def _observe(config, shared, rows, events, out, s, t, slot):
     if events.kind[t] != 0 and config.task == MULTICLASS:
         y = _class_of(config, shared, events, y)
     if events.kind[t] == 0 or (config.task == MULTICLASS and y < 0):
-        advance(s.x, trace, config.units, config.width, s)
+        carry_all(cell, config, body, s)
         if events.kind[t] == 0:
             if config.pending > 0:
-                _hold(config, shared, rows, events, s, t, slot, base, value, code)
+                _hold(cell, config, shared, rows, events, s, t, slot, base, value, code)
         else:
             outcome |= CLASS_LIMIT
     else:
         if config.task == MULTICLASS:
             given = s.logits[int(y)] if y < shared.counters[C_CLASSES] else 0.0
             _score(out, t, given, code, base, y)
-            _new_class(config, shared, y, s.h, s.x, s)
+            new_class(config, shared, y, phi, x, s)
         else:
             _score(out, t, value, code, base, y)
         observe_change(config, shared, head, y)
-        logit_rows, finite = _error(config, shared, base, y, s)
-        if finite:
-            r, q = step_scalars(config, shared.decay)
-            advance_and_step(
-                config, s.x, trace, shared.cell, shared.m_cell, shared.v_cell, config.units, config.width, s, r, q
-            )
-            _read_out_step(config, shared, s.h, s.x, logit_rows, s, r, q)
-            shared.counters[C_STEPS] += 1
-            outcome |= LEARNED
-        else:
-            advance(s.x, trace, config.units, config.width, s)
-            outcome |= NONFINITE
+        outcome |= LEARNED if carry_and_learn(cell, config, shared, base, y, body, s) else NONFINITE
         _note_label(shared, head, y, head[H_SEEN])
-    for i in range(config.units):
-        hidden[i] = s.h[i]
     out.outcome[t] = outcome
 
 
 @nb.njit(**JIT)
-def _hold(config, shared, rows, events, s, t, slot, base, value, code):
+def _hold(cell, config, shared, rows, events, s, t, slot, base, value, code):
     """Keeps an observation for its label: a ring per key, so the oldest goes first."""
     ring = int(rows.head[slot, H_PENDING])
     rows.head[slot, H_PENDING] = (ring + 1) % config.pending
@@ -172,14 +135,7 @@ def _hold(config, shared, rows, events, s, t, slot, base, value, code):
     note[P_VALUE] = value
     note[P_CODE] = code
     note[P_SEEN] = rows.head[slot, H_SEEN]
-    body = rows.pending_body[slot, ring]
-    width, units = config.width, config.units
-    for j in range(width):
-        body[j] = s.x[j]
-    for i in range(units):
-        body[width + i] = s.h[i]
-    for c in range(2 * width * units):
-        body[width + units + c] = rows.body[slot, units + c]
+    hold(cell, config, rows.body[slot], s, rows.pending_body[slot, ring])
 
 
 @nb.njit(**INLINE)
@@ -195,7 +151,7 @@ def _find(config, rows, events, t, slot, position):
 
 
 @nb.njit(**JIT)
-def _label(config, shared, rows, events, out, s, t, slot):
+def _label(cell, config, shared, rows, events, out, s, t, slot):
     """A label for an earlier observation: the gradient comes from the state as it stood at the prediction."""
     out.value[t] = math.nan
     out.code[t] = -1
@@ -213,52 +169,44 @@ def _label(config, shared, rows, events, out, s, t, slot):
         if y < 0:
             out.outcome[t] = CLASS_LIMIT
             return
-    width, units = config.width, config.units
-    body = rows.pending_body[slot, place]
-    x = body[:width]
-    h = body[width : width + units]
+    held = rows.pending_body[slot, place]
+    take_up(cell, config, shared.cell, held, s)
+    body = held[s.plan[config.layers, L_HELD] :]
+    x, phi = s.x[0], s.phi[config.layers - 1]
     _score(out, t, math.nan if config.task == MULTICLASS else note[P_VALUE], note[P_CODE], note[P_BASE], y)
-    predict(config, shared, note[P_BASE], h, x, s)
+    predict(config, shared, note[P_BASE], phi, x, s)
     if config.task == MULTICLASS:
-        _new_class(config, shared, y, h, x, s)
+        new_class(config, shared, y, phi, x, s)
     observe_change(config, shared, head, y)
-    logit_rows, finite = _error(config, shared, note[P_BASE], y, s)
-    if finite:
-        r, q = step_scalars(config, shared.decay)
-        trace = body[width + units :]
-        step_by_unit(config, shared.cell, shared.m_cell, shared.v_cell, s.error, trace, units, r, q)
-        _read_out_step(config, shared, h, x, logit_rows, s, r, q)
-        shared.counters[C_STEPS] += 1
-        out.outcome[t] = LEARNED
-    else:
-        out.outcome[t] = NONFINITE
+    out.outcome[t] = LEARNED if learn_held(cell, config, shared, note[P_BASE], y, body, s) else NONFINITE
     _note_label(shared, head, y, note[P_SEEN])
 
 
 @nb.njit(**JIT)
-def fold(config, shared, rows, events, out, s):
+def fold(cell, config, shared, rows, events, out, s):
     """Folds `events` into `shared` and `rows` and writes what was predicted and done to `out`."""
     for t in range(len(events.kind)):
         shared.counters[C_POSITION] += 1
         for i in range(4):
             out.scored[t, i] = math.nan
         if events.kind[t] == 2:
-            _label(config, shared, rows, events, out, s, t, events.slot[t])
+            _label(cell, config, shared, rows, events, out, s, t, events.slot[t])
         else:
-            _observe(config, shared, rows, events, out, s, t, events.slot[t])
+            _observe(cell, config, shared, rows, events, out, s, t, events.slot[t])
 
 
 @nb.njit(**JIT)
-def predict_each(config, shared, rows, x, slot, out_value, out_code, probabilities, s):
-    """Predicts every row of `x` float32 [n, d] as if it were the next event; changes nothing but the outputs.
+def predict_each(cell, config, shared, rows, x, time, slot, out_value, out_code, probabilities, s):
+    """Predicts every row of `x` float32 [n, d] at `time` as if it were the next event; changes nothing but the outputs.
 
     `probabilities` is float32 [n, classes], or [0, 0] when not wanted.
     """
     for t in range(len(x)):
         head = rows.head[slot[t]]
-        prepare(config, shared, head, x[t], s.x, False)
-        forward(shared.cell, s.x, rows.body[slot[t]], config.units, config.width, s)
-        value, code = predict(config, shared, base_of(config, shared, head), s.h, s.x, s)
+        prepare(config, shared, head, x[t], s.x[0], False)
+        forward_all(cell, config, shared.cell, rows.body[slot[t]], gap_of(config, head, time[t]), s)
+        phi = s.phi[config.layers - 1]
+        value, code = predict(config, shared, base_of(config, shared, head), phi, s.x[0], s)
         out_value[t] = value
         out_code[t] = code
         if probabilities.shape[0] > 0:

@@ -1,6 +1,6 @@
-"""Read-outs: from hidden state and inputs to a prediction, and from a label to the gradient of the loss.
+"""Read-outs: from features and inputs to a prediction, and from a label to the gradient of the loss.
 
-    o = V h + U x                       V = `out` [K, N], U = `skip` [K, J] (its last column is the bias)
+    o = V phi + U x                     V = `out` [K, H], U = `skip` [K, J] (its last column is the bias)
     binary      p = sigmoid(o),         L = -log p(y),            dL/do = p - y
     multi-class p = softmax(o),         L = -log p_y,             dL/do = p - onehot(y)
     regression  y = base + scale o,     L = Huber((y - base) / scale - o),  dL/do = o - (y - base) / scale, bounded
@@ -29,11 +29,11 @@ from kernels.cpu.numerics import INLINE, dot, exp, sigmoid
 
 
 @nb.njit(**INLINE)
-def logits(shared, h, x, units, width, classes, out):
+def logits(shared, phi, x, hidden, width, classes, out):
     """Writes o [classes] in float64."""
     zero = shared.out.dtype.type(0)
     for k in range(classes):
-        out[k] = dot(shared.out[k], h, units, zero) + dot(shared.skip[k], x, width, zero)
+        out[k] = dot(shared.out[k], phi, hidden, zero) + dot(shared.skip[k], x, width, zero)
 
 
 @nb.njit(**INLINE)
@@ -59,20 +59,20 @@ def base_of(config, shared, head):
 
 
 @nb.njit(**INLINE)
-def predict(config, shared, base, h, x, s):
+def predict(config, shared, base, phi, x, s):
     """Leaves logits (or class probabilities) in `s.logits` and returns (value, code)."""
     if config.task == MULTICLASS:
         classes = shared.counters[C_CLASSES]
         if classes == 0:
             return 0.0, -1
-        logits(shared, h, x, config.units, config.width, classes, s.logits)
+        logits(shared, phi, x, config.hidden, config.width, classes, s.logits)
         softmax(s.logits, classes)
         best = 0
         for k in range(1, classes):
             if s.logits[k] > s.logits[best]:
                 best = k
         return s.logits[best], best
-    logits(shared, h, x, config.units, config.width, 1, s.logits)
+    logits(shared, phi, x, config.hidden, config.width, 1, s.logits)
     if config.task == BINARY:
         p = sigmoid(s.logits[0])
         return p, 1 if p >= 0.5 else 0
@@ -119,17 +119,13 @@ def gradient(config, shared, base, y, s):
 
 
 @nb.njit(**INLINE)
-def backward(shared, rows, units, s):
-    """Writes dL/dh = V^T dL/do to `s.error` and returns its largest magnitude (NaN if any is NaN)."""
+def backward(shared, rows, hidden, s, d_phi):
+    """Writes dL/dphi = V^T dL/do to `d_phi`."""
     zero = shared.out.dtype.type(0)
-    for i in range(units):
-        s.error[i] = zero
+    for i in range(hidden):
+        d_phi[i] = zero
     for k in range(rows):
         g = shared.out.dtype.type(s.d_logits[k])
         v = shared.out[k]
-        for i in range(units):
-            s.error[i] += g * v[i]
-    total = zero
-    for i in range(units):
-        total += abs(s.error[i])
-    return total
+        for i in range(hidden):
+            d_phi[i] += g * v[i]

@@ -1,8 +1,9 @@
 """What a compiled fold works on: named groups of arrays and scalars, and the integer codes they use.
 
-Sizes: N units, J = D + 1 inputs (the last is the constant 1), K classes of capacity, F standardised columns,
-C = 2 J N (the parameters of a minGRU: gate rows first, then candidate rows, units contiguous), P pending
-observations per key. T is the dtype of weights and traces (float32 or float64).
+Sizes: L layers of N units and H features each, J inputs (the last is the constant 1), K classes of capacity,
+F standardised columns, C weights of all layers (see `kernels.cpu.cells`), B numbers of state and traces per key, P
+pending observations per key. T is the dtype of weights and traces (float32 or float64). Layer l > 0 has H + 1 inputs;
+W is the larger of J and H + 1.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 BINARY, MULTICLASS, REGRESSION = 0, 1, 2
-SGD, ADAM = 0, 1
+SGD, ADAM, RMSPROP, OBGD = range(4)
 
 LEARNED, OBSERVED, UNKNOWN_ID, OUT_OF_ORDER, NONFINITE, CLASS_LIMIT, QUARANTINED = 1, 2, 4, 8, 16, 32, 64
 """Outcome flags, as in the wire format."""
@@ -30,6 +31,11 @@ PENDING_HEAD = 5
 # Entries of `Shared.target`: events and second moment of the change, events and mean of the label.
 T_CHANGES, T_CHANGE_SQ, T_LABELS, T_LABEL_MEAN = range(4)
 
+# Columns of `Scratch.plan`: inputs of a layer, where its weights and those of its output stage begin in `Shared.cell`,
+# rows and columns of the latter, where its state begins in a key's row and its inputs in what is held for a label.
+L_WIDTH, L_WEIGHTS, L_OUT, L_OUT_ROWS, L_OUT_COLUMNS, L_BODY, L_HELD = range(7)
+LAYER = 7
+
 # Entries of `Shared.counters`.
 C_POSITION, C_STEPS, C_CLASSES = range(3)
 
@@ -37,11 +43,14 @@ C_POSITION, C_STEPS, C_CLASSES = range(3)
 class Config(NamedTuple):
     """Scalars of a spec; the same for the life of a model."""
 
+    layers: int
     units: int
+    hidden: int
+    """H."""
     features: int
     """Columns of `Batch.x`."""
     width: int
-    """J, inputs of the cell including the constant."""
+    """J, inputs of the first layer including the constant."""
     task: int
     label_inputs: int
     """Inputs that carry the previous label: 0 without; binary 1, regression 2, multi-class one per class slot."""
@@ -52,6 +61,18 @@ class Config(NamedTuple):
     beta1: float
     beta2: float
     epsilon: float
+    kappa: float
+    """ObGD's factor of overshooting."""
+    decay: float
+    """Weight decay of read-out and output stages, per step and unit of `rate`."""
+    clip_norm: float
+    """Bound on the norm of the gradient; 0: none."""
+    recurrent_rate: float
+    """Rate of the weights of the recurrence as a share of `rate`."""
+    gap_unit: float
+    """What counts as one unit of time between two events of a key; 0: every gap is 1."""
+    least_gap: float
+    """Shorter gaps count as this many units."""
     window: float
     """Events over which means and deviations run."""
     clip: float
@@ -65,14 +86,14 @@ class Config(NamedTuple):
 
 
 class Shared(NamedTuple):
-    """Arrays that every key shares. `m_*` and `v_*` are Adam's moments."""
+    """Arrays that every key shares. `m_*` and `v_*` are moments, empty where the optimizer has none."""
 
     cell: np.ndarray
     """T [C]."""
     m_cell: np.ndarray
     v_cell: np.ndarray
     out: np.ndarray
-    """T [K, N]: hidden state to logits or change."""
+    """T [K, H]: features of the top layer to logits or change."""
     m_out: np.ndarray
     v_out: np.ndarray
     skip: np.ndarray
@@ -95,13 +116,13 @@ class Rows(NamedTuple):
     head: np.ndarray
     """float64 [S, 8]."""
     body: np.ndarray
-    """T [S, N + C]: hidden state, then the traces dh/dcell."""
+    """T [S, B]: of each layer the state, then the traces."""
     pending_id: np.ndarray
     """uint64 [S, P, 2]."""
     pending_head: np.ndarray
     """float64 [S, P, 5]."""
     pending_body: np.ndarray
-    """T [S, P, J + N + C]: inputs, hidden state and traces as they stood at the prediction."""
+    """T [S, P, ...]: inputs and factors of each layer, then `body`, as they stood at the prediction."""
 
 
 class Events(NamedTuple):
@@ -136,24 +157,36 @@ class Out(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """Working memory of one call; holds nothing between calls."""
+    """Working memory of one call; holds nothing between calls. In the working memory of one layer the axis L is gone."""
 
+    plan: np.ndarray
+    """int64 [L + 1, 7]: where a layer has what; the last row holds the ends."""
     x: np.ndarray
-    """T [J]."""
-    gate: np.ndarray
-    """T [N]: z."""
-    candidate: np.ndarray
-    """T [N]: c."""
+    """T [L, W]."""
+    work: np.ndarray
+    """T [R, N]: rows for a cell's own use."""
     h: np.ndarray
-    """T [N]."""
-    keep: np.ndarray
-    """T [N]: dh/dh_ = 1 - z."""
-    d_gate: np.ndarray
-    """T [N]: dh / d(gate pre-activation)."""
-    d_candidate: np.ndarray
-    """T [N]."""
+    """T [L, ORDER N]."""
+    phi: np.ndarray
+    """T [L, H]."""
+    jac: np.ndarray
+    """T [L, ORDER^2, N]: dh/dh_."""
+    factor: np.ndarray
+    """T [L, MATRICES ORDER, N]: dh/d(pre-activation)."""
+    vec: np.ndarray
+    """T [L, VECTORS ORDER, N]: dh/d(vector)."""
     error: np.ndarray
-    """T [N]: dL/dh."""
+    """T [L, ORDER N]: dL/dh."""
+    d_phi: np.ndarray
+    """T [L, H]: dL/dphi."""
+    out_inputs: np.ndarray
+    """T [L, rows of the output stage]: what multiplies its rows."""
+    out_gate: np.ndarray
+    """T [L, columns of the output stage]."""
+    d_out: np.ndarray
+    """T [L, columns of the output stage]: dL/d(its pre-activation)."""
+    row: np.ndarray
+    """T [longest row]: the gradient of one row of weights."""
     logits: np.ndarray
     """float64 [K]."""
     d_logits: np.ndarray

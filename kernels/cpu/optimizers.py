@@ -1,8 +1,13 @@
-"""SGD and Adam (Kingma & Ba 2015) inside a fold.
+"""SGD, Adam (Kingma & Ba 2015), RMSprop (Tieleman & Hinton 2012) and ObGD (Elsayed et al. 2024) inside a fold.
 
 Adam's bias corrections are folded into two scalars of the step:
     W -= r m / (sqrt(v) + q)    with r = rate sqrt(1 - b2^t) / (1 - b1^t),  q = epsilon sqrt(1 - b2^t)
-which equals W -= rate m_hat / (sqrt(v_hat) + epsilon).
+which equals W -= rate m_hat / (sqrt(v_hat) + epsilon). RMSprop is the same with m = g and without corrections.
+
+ObGD bounds the step so that it does not overshoot: with L1 = sum |g| over all weights it takes the step
+    rate / max(1, rate kappa max(1, |delta|) L1 / |delta|) g
+where delta is the error of a regression (g = delta dy/dw) and 1 for a classification. Clipping scales the gradient to
+the norm `clip_norm` at most. Both need the whole gradient first: `scale_of`.
 """
 
 from __future__ import annotations
@@ -12,13 +17,15 @@ import math
 import numba as nb
 import numpy as np
 
-from kernels.cpu.layout import ADAM
+from kernels.cpu.layout import ADAM, OBGD, REGRESSION, RMSPROP
 from kernels.cpu.numerics import INLINE
 
 
 @nb.njit(**INLINE)
 def step_scalars(config, decay):
     """Advances beta^t in `decay` and returns (r, q)."""
+    if config.optimizer == RMSPROP:
+        return config.rate, config.epsilon
     if config.optimizer != ADAM:
         return config.rate, 0.0
     decay[0] *= config.beta1
@@ -28,49 +35,68 @@ def step_scalars(config, decay):
 
 
 @nb.njit(**INLINE)
-def step(config, w, m, v, scale, direction, r, q):
-    """One optimizer step on the vectors w, m, v (same length) with the gradient `scale * direction`."""
-    one = w.dtype.type(1)
-    rate = w.dtype.type(r)
-    floor = w.dtype.type(q)
-    b1 = w.dtype.type(config.beta1)
-    b2 = w.dtype.type(config.beta2)
-    c1 = one - b1
-    c2 = one - b2
-    c = w.dtype.type(scale)
-    if config.optimizer == ADAM:
-        for i in range(len(w)):
-            g = c * direction[i]
-            mi = b1 * m[i] + c1 * g
-            vi = b2 * v[i] + c2 * (g * g)
-            m[i] = mi
-            v[i] = vi
-            w[i] -= rate * mi / (np.sqrt(vi) + floor)
-    else:
-        for i in range(len(w)):
-            w[i] -= rate * (c * direction[i])
+def needs_whole_gradient(config):
+    """Whether the size of a step depends on the gradient of all weights together."""
+    return config.optimizer == OBGD or config.clip_norm > 0.0
 
 
 @nb.njit(**INLINE)
-def step_by_unit(config, w, m, v, error, trace, units, r, q):
-    """One optimizer step on w [A N] with the gradient `error[i] * trace[a N + i]`."""
-    one = w.dtype.type(1)
-    rate = w.dtype.type(r)
-    floor = w.dtype.type(q)
-    b1 = w.dtype.type(config.beta1)
-    b2 = w.dtype.type(config.beta2)
-    c1 = one - b1
-    c2 = one - b2
-    adam = config.optimizer == ADAM
-    for a in range(0, len(w), units):
-        for i in range(units):
-            k = a + i
-            g = error[i] * trace[k]
-            if adam:
-                mk = b1 * m[k] + c1 * g
-                vk = b2 * v[k] + c2 * (g * g)
-                m[k] = mk
-                v[k] = vk
-                w[k] -= rate * mk / (np.sqrt(vk) + floor)
-            else:
-                w[k] -= rate * g
+def scale_of(config, largest_error, absolute, squares):
+    """By what the gradient is multiplied, given sum |g| and sum g^2 over all weights and |dL/do|."""
+    scale = 1.0
+    if config.clip_norm > 0.0 and squares > config.clip_norm * config.clip_norm:
+        scale = config.clip_norm / math.sqrt(squares)
+    if config.optimizer == OBGD:
+        delta = largest_error if config.task == REGRESSION else 1.0
+        sensitivity = scale * absolute / delta if delta > 0.0 else 0.0
+        scale /= max(1.0, config.rate * config.kappa * max(1.0, scale * delta) * sensitivity)
+    return scale
+
+
+@nb.njit(**INLINE)
+def shrink_row(config, w, at, size):
+    """Weight decay, decoupled from the gradient (Loshchilov & Hutter 2019); never on the recurrence."""
+    if config.decay > 0.0:
+        keep = w.dtype.type(1.0 - config.rate * config.decay)
+        for i in range(at, at + size):
+            w[i] *= keep
+
+
+@nb.njit(**INLINE)
+def adam_scalars(config, w, r, q):
+    """What `adam_element` takes of the step, in the dtype of w: (r, q, b1, 1 - b1, b2, 1 - b2)."""
+    kind = w.dtype.type
+    b1 = kind(config.beta1)
+    b2 = kind(config.beta2)
+    return kind(r), kind(q), b1, kind(1) - b1, b2, kind(1) - b2
+
+
+@nb.njit(**INLINE)
+def adam_element(scalars, m, v, g):
+    """New moments of one weight with the gradient g, and what is taken from the weight."""
+    r, q, b1, c1, b2, c2 = scalars
+    m = b1 * m + c1 * g
+    v = b2 * v + c2 * (g * g)
+    return m, v, r * m / (np.sqrt(v) + q)
+
+
+@nb.njit(**INLINE)
+def step_row(config, w, m, v, at, g, size, r, q):
+    """One optimizer step on the weights `at` to `at + size` of w with the gradient g[:size]."""
+    scalars = adam_scalars(config, w, r, q)
+    if config.optimizer == ADAM:
+        for i in range(size):
+            k = np.uintp(at + i)
+            m[k], v[k], change = adam_element(scalars, m[k], v[k], g[i])
+            w[k] -= change
+    elif config.optimizer == RMSPROP:
+        rate, floor, b1, c1, b2, c2 = scalars
+        for i in range(size):
+            k = np.uintp(at + i)
+            vi = b2 * v[k] + c2 * (g[i] * g[i])
+            v[k] = vi
+            w[k] -= rate * g[i] / (np.sqrt(vi) + floor)
+    else:
+        rate = w.dtype.type(r)
+        for i in range(size):
+            w[np.uintp(at + i)] -= rate * g[i]

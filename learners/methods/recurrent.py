@@ -1,9 +1,9 @@
-"""The recurrent learner: one layer of gated units trained by exact RTRL, on every event, with a linear read-out.
+"""The recurrent learner: element-wise recurrences trained by exact RTRL, on every event, with a linear read-out.
 
     inputs      features standardised by running moments, the key's previous label, the constant 1
-    cell        minGRU (`kernels.cpu.mingru`): hidden state and traces per key, weights shared
-    read-out    o = V h + U x, V and U zero at the start, so that a regression starts as the no-change forecast
-    optimizer   Adam or SGD, one step per label
+    cell        one of `learners.cells`: hidden state and traces per key, weights shared; one or several layers
+    read-out    o = V phi + U x, phi the features of the top layer, V and U zero at the start, so that a regression starts as the no-change forecast
+    optimizer   one of `learners.optimizers`, one step per label
 
 The gradient of every parameter is exact for frozen weights (element-wise recurrence); under online updates a trace
 also carries terms of earlier weights, as in every online RTRL (Irie et al., ICLR 2024, arXiv 2305.19044).
@@ -12,22 +12,21 @@ also carries terms of earlier weights, as in every online RTRL (Irie et al., ICL
 from __future__ import annotations
 
 import json
-import math
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, SerializeAsAny, WrapValidator
 
 from kernels.cpu import fold as kernel
 from kernels.cpu import layout
-from kernels.cpu.layout import Config, Events, Out, Rows, Scratch, Shared
+from kernels.cpu.layout import Events, Out, Rows, Scratch, Shared
+from learners import recurrence as build
 from learners.base import ColdRows, Folded, MemoryRows, Predicted, Row, hash_shared
+from learners.cells.base import CellSpec, by_kind, cells
 from learners.keyed import CaptureActive, KeyedRows
-from learners.spec import LearnerSpec, ModelSpec, MulticlassTarget, Strict
+from learners.optimizers import Adam, Optimizer
+from learners.spec import LearnerSpec, ModelSpec
 from streams.batch import OBSERVATION, Batch, Keys
-
-CLASS_SLOTS = 8
-"""Inputs that carry the previous label of a multi-class target: one-hot of its index modulo this."""
 
 MAX_ROW_BYTES = 64 << 20
 """Bound on the row of a key: it is written to the store, and read from it, in one piece."""
@@ -35,44 +34,29 @@ MAX_ROW_BYTES = 64 << 20
 MAX_READ_OUT_BYTES = 256 << 20
 """Bound on the weights of the read-out with all classes."""
 
-Decay = Annotated[float, Field(ge=0, le=0.99999)]
-"""Decay of a moment; closer to 1 its complement would be rounding in float32."""
-
-
-class MinGRU(Strict):
-    """minGRU units (Feng et al. 2024) with tanh candidates."""
-
-    kind: Literal["mingru"] = "mingru"
-    units: int = Field(64, ge=1, le=65_536, description="Hidden units.")
-    gate_bias: tuple[float, float] = Field(
-        (-3.0, 1.0),
-        description="Range of the gates' initial biases, uniform: a wide range gives units of different memory.",
-    )
-
-
-class Adam(Strict):
-    """Adam (Kingma & Ba 2015)."""
-
-    kind: Literal["adam"] = "adam"
-    rate: float = Field(1e-3, gt=0, le=10, description="Step size.")
-    betas: tuple[Decay, Decay] = Field((0.9, 0.999), description="Decay of the first and second moment.")
-    epsilon: float = Field(1e-8, ge=1e-16, le=1, description="Added to the root of the second moment.")
-
-
-class SGD(Strict):
-    """Stochastic gradient descent."""
-
-    kind: Literal["sgd"] = "sgd"
-    rate: float = Field(1e-2, gt=0, le=10, description="Step size.")
-
-
 class RecurrentSpec(LearnerSpec):
     """One recurrent layer with exact RTRL and a linear read-out with skip connection."""
 
     kind: Literal["recurrent"] = "recurrent"
-    cell: MinGRU = Field(default_factory=MinGRU, description="The recurrent map.")
-    optimizer: Annotated[Adam | SGD, Field(discriminator="kind")] = Field(
-        default_factory=Adam, description="How a gradient changes the weights."
+    cell: Annotated[SerializeAsAny[CellSpec], WrapValidator(by_kind)] = Field(
+        default_factory=lambda: by_kind({"kind": "mingru"}, None), description="The recurrent map."
+    )
+    layers: int = Field(
+        1, ge=1, le=16, description="Layers of the cell; with more than one only the top one's gradient is exact."
+    )
+    optimizer: Optimizer = Field(default_factory=Adam, description="How a gradient changes the weights.")
+    recurrent_rate: float = Field(
+        1.0, ge=0, le=100, description="Rate of the recurrence's weights as a share of `rate`; 0 freezes them."
+    )
+    weight_decay: float = Field(
+        0.0, ge=0, le=10, description="Decay of read-out and output stages, decoupled; the recurrence has none."
+    )
+    clip_norm: float = Field(0.0, ge=0, description="Bound on the norm of the whole gradient; 0: none.")
+    gap_unit: float = Field(
+        0.0, ge=0, description="Event time that counts as one step of a cell that knows time; 0: every step is one."
+    )
+    least_gap: float = Field(
+        0.01, gt=0, description="Shorter gaps count as this many units, so that two events at one time are both heard."
     )
     dtype: Literal["float32", "float64"] = Field("float32", description="Type of weights, moments and traces.")
     previous_label: bool = Field(
@@ -94,57 +78,24 @@ class RecurrentSpec(LearnerSpec):
         Raises:
             ValueError: they would take more than `MAX_ROW_BYTES` and `MAX_READ_OUT_BYTES`.
         """
-        c, size = _config(model, self), np.dtype(self.dtype).itemsize
-        cell = 2 * c.width * c.units
-        row = size * (c.units + cell + c.pending * (c.width + c.units + cell))
+        timed = self.cell.timed
+        if self.gap_unit > 0 and not timed:
+            known = ", ".join(sorted(kind for kind, cell in cells().items() if cell.timed))
+            raise ValueError(f"gap_unit {self.gap_unit:g}: cell {self.cell.kind!r} knows no time; these do: {known}")
+        c, size = build.config(model, self), np.dtype(self.dtype).itemsize
+        _, body, held = build.ends(build.plan(self.cell.compiled(), c))
+        row = size * (body + c.pending * (held + body))
         if row > MAX_ROW_BYTES:
             raise ValueError(
-                f"{c.features} features, {c.units} units and {c.pending} pending observations take {row} bytes per "
-                f"key, at most {MAX_ROW_BYTES} are accepted"
+                f"{c.features} features, {c.layers} layers of {c.units} units and {c.pending} pending observations "
+                f"take {row} bytes per key, at most {MAX_ROW_BYTES} are accepted"
             )
-        read_out = size * max(1, c.max_classes) * (c.units + c.width)
+        read_out = size * max(1, c.max_classes) * (c.hidden + c.width)
         if read_out > MAX_READ_OUT_BYTES:
             raise ValueError(
-                f"{c.max_classes} classes of {c.units} units and {c.width} inputs take {read_out} bytes, "
+                f"{c.max_classes} classes of {c.hidden} features and {c.width} inputs take {read_out} bytes, "
                 f"at most {MAX_READ_OUT_BYTES} are accepted"
             )
-
-
-def _config(model: ModelSpec, spec: RecurrentSpec) -> Config:
-    task = {"binary": layout.BINARY, "multiclass": layout.MULTICLASS, "regression": layout.REGRESSION}[
-        model.target.kind
-    ]
-    labels = {layout.BINARY: 1, layout.MULTICLASS: CLASS_SLOTS, layout.REGRESSION: 2}[task]
-    labels = labels if spec.previous_label else 0
-    age = int(spec.previous_label and model.labels.arrive == "delayed")
-    adam = isinstance(spec.optimizer, Adam)
-    beta1, beta2 = spec.optimizer.betas if isinstance(spec.optimizer, Adam) else (0.0, 0.0)
-    return Config(
-        units=spec.cell.units,
-        features=len(model.features),
-        width=len(model.features) + labels + age + 1,
-        task=task,
-        label_inputs=labels,
-        age_input=age,
-        optimizer=layout.ADAM if adam else layout.SGD,
-        rate=spec.optimizer.rate,
-        beta1=beta1,
-        beta2=beta2,
-        epsilon=spec.optimizer.epsilon if isinstance(spec.optimizer, Adam) else 0.0,
-        window=float(spec.window),
-        clip=spec.clip,
-        residual_clip=spec.residual_clip,
-        ignore_out_of_order=int(model.labels.out_of_order == "ignore"),
-        pending=model.labels.pending,
-        horizon=float(model.labels.horizon),
-        max_classes=model.target.max_classes if isinstance(model.target, MulticlassTarget) else 0,
-    )
-
-
-def _uniform(seed: int, stream: int, size: int) -> np.ndarray:
-    """float64 [size] in [0, 1): counter-based random numbers (Philox), keyed by seed and stream."""
-    raw = np.random.Philox(key=[seed, stream]).random_raw(size)
-    return (np.atleast_1d(raw) >> np.uint64(11)) * 2.0**-53
 
 
 class RecurrentLearner:
@@ -155,57 +106,26 @@ class RecurrentLearner:
         assert isinstance(spec, RecurrentSpec)
         self.spec = model
         self._dtype = np.dtype(spec.dtype)
-        self._config = config = _config(model, spec)
+        self._cell = spec.cell.compiled()
+        self._config = config = build.config(model, spec)
+        self._plan = build.plan(self._cell, config)
         self._capacity = 8 if config.task == layout.MULTICLASS else 1
         self._classes: dict[int | str, int] = {}
-        self._shared = self._initial(spec)
-        n, j, p = config.units, config.width, config.pending
-        cell = 2 * j * n
+        self._shared = build.shared(self._cell, config, self._plan, spec, self._capacity)
+        p, (_, body, held) = config.pending, build.ends(self._plan)
         shapes: dict[str, tuple[tuple[int, ...], np.dtype]] = {
             "head": ((layout.HEAD,), np.dtype(np.float64)),
-            "body": ((n + cell,), self._dtype),
+            "body": ((body,), self._dtype),
             "pending_id": ((p, 2), np.dtype(np.uint64)),
             "pending_head": ((p, layout.PENDING_HEAD), np.dtype(np.float64)),
-            "pending_body": ((p, (j + n + cell) if p else 0), self._dtype),
+            "pending_body": ((p, held + body if p else 0), self._dtype),
         }
         self.rows = KeyedRows(shapes, model.deployment.slots, MemoryRows())
         self._scratch = self._new_scratch()
         self._reading = self._new_scratch()
 
-    def _initial(self, spec: RecurrentSpec) -> Shared:
-        c = self._config
-        n, j = c.units, c.width
-        weights = (2.0 * _uniform(spec.seed, 0, 2 * j * n) - 1.0).reshape(2, j, n) * math.sqrt(3.0 / max(1, j - 1))
-        low, high = spec.cell.gate_bias
-        weights[0, -1] = low + (high - low) * _uniform(spec.seed, 1, n)
-        weights[1, -1] = 0.0
-
-        def zeros(*shape: int) -> np.ndarray:
-            return np.zeros(shape, self._dtype)
-
-        k = self._capacity
-        return Shared(
-            cell=weights.reshape(-1).astype(self._dtype),
-            m_cell=zeros(2 * j * n),
-            v_cell=zeros(2 * j * n),
-            out=zeros(k, n),
-            m_out=zeros(k, n),
-            v_out=zeros(k, n),
-            skip=zeros(k, j),
-            m_skip=zeros(k, j),
-            v_skip=zeros(k, j),
-            scaler=np.zeros((c.features + int(c.task == layout.REGRESSION), 3)),
-            target=np.zeros(4),
-            decay=np.ones(2),
-            counters=np.zeros(3, np.int64),
-        )
-
     def _new_scratch(self) -> Scratch:
-        c = self._config
-        sizes = [c.width, *[c.units] * 7]
-        return Scratch._make(
-            [*(np.zeros(size, self._dtype) for size in sizes), np.zeros(self._capacity), np.zeros(self._capacity)]
-        )
+        return build.scratch(self._cell, self._config, self._plan, self._capacity, self._dtype)
 
     # Folding
 
@@ -250,7 +170,7 @@ class RecurrentLearner:
         new = classes < 0
         out = Out(np.empty(n), np.empty(n, np.int32), np.empty(n, np.uint8), np.empty((n, 4)))
         events = Events._make(map(layout.plain, (batch.x, batch.kind, y, slots, batch.time, batch.id, classes)))
-        kernel.fold(self._config, self._shared, Rows(**self.rows.columns), events, out, self._scratch)
+        kernel.fold(self._cell, self._config, self._shared, Rows(**self.rows.columns), events, out, self._scratch)
         if len(classes):
             learned = np.flatnonzero(new & (classes >= 0))
             for code in learned[np.argsort(classes[learned])]:
@@ -299,7 +219,7 @@ class RecurrentLearner:
         table = np.zeros((n, classes) if classes else (0, 0), np.float32)
         resident = slots >= 0
         if resident.all():
-            self._predict_from(self.rows.columns, batch.x, slots, value, code, table)
+            self._predict_from(self.rows.columns, batch.x, batch.time, slots, value, code, table)
         else:
             absent = np.flatnonzero(~resident)
             columns = self.rows.peek([batch.key[row] for row in absent.tolist()], self.position)
@@ -308,7 +228,7 @@ class RecurrentLearner:
                 parts.append((self.rows.columns, np.flatnonzero(resident), slots[resident]))
             for source, rows, places in parts:
                 v, c, t = np.empty(len(rows)), np.empty(len(rows), np.int32), table[rows] if classes else table
-                self._predict_from(source, np.ascontiguousarray(batch.x[rows]), places, v, c, t)
+                self._predict_from(source, np.ascontiguousarray(batch.x[rows]), batch.time[rows], places, v, c, t)
                 value[rows], code[rows] = v, c
                 if classes:
                     table[rows] = t
@@ -316,11 +236,10 @@ class RecurrentLearner:
             table = np.column_stack([1.0 - value, value]).astype(np.float32)
         return Predicted(value, code, table if classes else None)
 
-    def _predict_from(self, columns, x, slots, value, code, table) -> None:
+    def _predict_from(self, columns, x, time, slots, value, code, table) -> None:
         wanted = table if self._config.task == layout.MULTICLASS else np.zeros((0, 0), np.float32)
-        kernel.predict_each(
-            self._config, self._shared, Rows(**columns), layout.plain(x), slots, value, code, wanted, self._reading
-        )
+        model, events = (self._cell, self._config, self._shared), (layout.plain(x), layout.plain(time), slots)
+        kernel.predict_each(*model, Rows(**columns), *events, value, code, wanted, self._reading)
 
     # State
 

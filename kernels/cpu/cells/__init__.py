@@ -1,0 +1,102 @@
+"""The cells of a compiled fold: what a cell is, and how its file adds it.
+
+A cell is an element-wise recurrence: unit i of the state depends on unit i of the state before and on the inputs, so
+dh/dh_ is diagonal (a block of 2 x 2 per unit where a unit holds two reals) and a trace has the shape of its parameter:
+RTRL is exact at the price of a few multiplications (`kernels.cpu.rtrl`). Each file here holds one cell: a named tuple
+of its options, whose class attributes say what it is made of, and its `forward`. Compiled code finds the functions of
+a cell by the type of that tuple, at compile time; a new cell is a new file.
+
+    ORDER      reals per unit of the state: 1 or 2
+    MATRICES   weight matrices [J, N], from the inputs x [J] to a pre-activation
+    TIED       order 2: every matrix is complex, two matrices [2, J, N] (real, imaginary part) over one trace
+    VECTORS    weights per unit [N]
+    CONTRACTS  whether traces are bounded by the inputs; where not they are kept within `rtrl.LARGEST_TRACE`
+
+In memory the weights of a layer are one vector: matrices ([MATRICES, J, N], tied [MATRICES, 2, J, N]), vectors
+[VECTORS, N], then the weights of the output stage [rows, columns]. Units are contiguous: every inner loop runs over
+units and vectorises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from numba.extending import overload
+
+from kernels.cpu.numerics import INLINE
+
+_FORMS: dict[tuple[Callable, type], Callable] = {}
+
+
+def implements(function: Callable, cell: type) -> Callable[[Callable], Callable]:
+    """Decorator: `function` for cells of the type `cell`. It takes the arguments of `function`, by the same names."""
+
+    def register(form: Callable) -> Callable:
+        _FORMS[function, cell] = form
+        return form
+
+    return register
+
+
+def made_of(cell):
+    """(ORDER, MATRICES, TIED, VECTORS, CONTRACTS) of a cell as integers (compiled code only)."""
+    raise NotImplementedError("made_of is for compiled code")
+
+
+@overload(made_of, jit_options=INLINE)  # type: ignore[arg-type]
+def _made_of(cell):
+    kind = cell.instance_class
+    order, matrices, tied = kind.ORDER, kind.MATRICES, int(kind.TIED)
+    vectors, contracts = kind.VECTORS, int(kind.CONTRACTS)
+    return lambda cell: (order, matrices, tied, vectors, contracts)  # noqa: ARG005 (by the same names)
+
+
+def forward(cell, w, x, before, gap, units, width, s):
+    """One step from the state `before`, `gap` after the step before, with the inputs `x[:width]` (compiled code only).
+
+    Writes to `s`: the state `h`; `jac` [ORDER^2, N] = dh/dh_ (rows 11, 12, 21, 22); `factor` [MATRICES * ORDER, N] =
+    dh/d(pre-activation) and `vec` [VECTORS * ORDER, N] = dh/d(vector), both with h_ held fixed.
+    """
+    raise NotImplementedError("forward is for compiled code")
+
+
+@overload(forward, jit_options=INLINE)  # type: ignore[arg-type]
+def _forward_of(cell, w, x, before, gap, units, width, s):
+    return _FORMS[forward, cell.instance_class]
+
+
+def features(cell, w, x, h, units, width, s):
+    """Writes `s.phi`, what read-out and next layer see of the state `h` (compiled code only).
+
+    `w` are the weights of the layer's output stage; what multiplies their rows is left in `s.out_inputs`. Without an
+    output stage the features are the state.
+    """
+    raise NotImplementedError("features is for compiled code")
+
+
+@overload(features, jit_options=INLINE)  # type: ignore[arg-type]
+def _features_of(cell, w, x, h, units, width, s):
+    return _FORMS.get((features, cell.instance_class), _state_itself)
+
+
+def backward(cell, w, h, units, width, s, d_x):
+    """From dL/dphi (`s.d_phi`) to dL/dh (`s.error`), after `features` (compiled code only).
+
+    dL/d(pre-activation) of the output stage is left in `s.d_out`; what reaches the inputs through it is added to `d_x`.
+    """
+    raise NotImplementedError("backward is for compiled code")
+
+
+@overload(backward, jit_options=INLINE)  # type: ignore[arg-type]
+def _backward_of(cell, w, h, units, width, s, d_x):
+    return _FORMS.get((backward, cell.instance_class), _error_itself)
+
+
+def _state_itself(cell, w, x, h, units, width, s):
+    for i in range(len(s.phi)):
+        s.phi[i] = h[i]
+
+
+def _error_itself(cell, w, h, units, width, s, d_x):
+    for i in range(len(s.phi)):
+        s.error[i] = s.d_phi[i]

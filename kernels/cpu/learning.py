@@ -1,0 +1,155 @@
+"""What a label does: errors back through the layers, the divergence guard, one optimizer step on every weight.
+
+An update whose error is not finite, or so large that a product with a trace could overflow, is not applied: the state
+goes on, the traces too, no weight and no moment changes.
+"""
+
+from __future__ import annotations
+
+import numba as nb
+
+from kernels.cpu import rtrl
+from kernels.cpu.cells import made_of
+from kernels.cpu.heads import backward, gradient, softmax
+from kernels.cpu.heads import logits as logits_of
+from kernels.cpu.layers import backward_all, layer, output_norms, output_step
+from kernels.cpu.layout import C_CLASSES, C_STEPS, L_BODY, L_WEIGHTS, L_WIDTH
+from kernels.cpu.numerics import INLINE, JIT
+from kernels.cpu.optimizers import needs_whole_gradient, scale_of, shrink_row, step_row, step_scalars
+
+LARGEST_ERROR = 1e12
+"""Bound on sum |dL/dh| and |dL/do| for an update to be applied: below it no product with a trace (at most
+`rtrl.LARGEST_TRACE`) or an input (bounded by the clip) and no square of one overflows float32."""
+
+
+@nb.njit(**JIT)
+def new_class(config, shared, y, phi, x, s):
+    """A label seen for the first time joins the softmax before its own gradient is taken."""
+    if y >= shared.counters[C_CLASSES]:
+        shared.counters[C_CLASSES] = int(y) + 1
+        logits_of(shared, phi, x, config.hidden, config.width, int(y) + 1, s.logits)
+        softmax(s.logits, int(y) + 1)
+
+
+@nb.njit(**INLINE)
+def _write_state(order, config, body, s, k):
+    """Writes the new state of layer `k` to a key's row and returns where its traces begin."""
+    at = s.plan[k, L_BODY]
+    for i in range(order * config.units):
+        body[at + i] = s.h[k, i]
+    return at + order * config.units
+
+
+@nb.njit(**INLINE)
+def carry_all(cell, config, body, s):
+    """Writes the new states and carries all traces, without learning."""
+    order, matrices, tied, vectors, contracts = made_of(cell)
+    for k in range(config.layers):
+        trace = body[_write_state(order, config, body, s, k) :]
+        rtrl.carry(cell, trace, config.units, s.plan[k, L_WIDTH], layer(s, k))
+
+
+@nb.njit(**INLINE)
+def _errors(cell, config, shared, base, y, s):
+    """dL/do and dL/dh of every layer, in `s`. Returns (logits, whether the update may be applied)."""
+    rows, finite = gradient(config, shared, base, y, s)
+    backward(shared, rows, config.hidden, s, s.d_phi[config.layers - 1])
+    finite = finite and backward_all(cell, config, shared.cell, s) <= LARGEST_ERROR
+    for k in range(rows):
+        finite = finite and abs(s.d_logits[k]) <= LARGEST_ERROR
+    return rows, finite
+
+
+@nb.njit(**INLINE)
+def _read_out_step(config, shared, rows, s, r, q):
+    phi, x = s.phi[config.layers - 1], s.x[0]
+    for k in range(rows):
+        g = shared.out.dtype.type(s.d_logits[k])
+        for i in range(config.hidden):
+            s.row[i] = g * phi[i]
+        shrink_row(config, shared.out[k], 0, config.hidden)
+        step_row(config, shared.out[k], shared.m_out[k], shared.v_out[k], 0, s.row, config.hidden, r, q)
+        for j in range(config.width):
+            s.row[j] = g * x[j]
+        shrink_row(config, shared.skip[k], 0, config.width - 1)
+        step_row(config, shared.skip[k], shared.m_skip[k], shared.v_skip[k], 0, s.row, config.width, r, q)
+
+
+@nb.njit(**JIT)
+def _scale_errors(cell, config, body, rows, s):
+    """Scales all errors, so that the gradient of all weights has the size that the optimizer allows."""
+    order, matrices, tied, vectors, contracts = made_of(cell)
+    phi_sum, phi_squares = rtrl.row_norms(s.phi[config.layers - 1], config.hidden)
+    x_sum, x_squares = rtrl.row_norms(s.x[0], config.width)
+    absolute = squares = largest = 0.0
+    for k in range(rows):
+        d = abs(s.d_logits[k])
+        largest = d if d > largest else largest
+        absolute += d * (phi_sum + x_sum)
+        squares += d * d * (phi_squares + x_squares)
+    for k in range(config.layers):
+        trace = body[s.plan[k, L_BODY] + order * config.units :]
+        a, b = rtrl.norms(cell, trace, config.units, s.plan[k, L_WIDTH], layer(s, k))
+        c, d = output_norms(s, k)
+        absolute += a + c
+        squares += b + d
+    scale = scale_of(config, largest, absolute, squares)
+    factor = s.error.dtype.type(scale)
+    for k in range(rows):
+        s.d_logits[k] *= scale
+    for k in range(config.layers):
+        for i in range(order * config.units):
+            s.error[k, i] *= factor
+        for i in range(s.d_out.shape[1]):
+            s.d_out[k, i] *= factor
+
+
+@nb.njit(**JIT)
+def _step_all(cell, config, shared, body, rows, s):
+    """One step on every weight, with the traces in `body` as they are."""
+    order, matrices, tied, vectors, contracts = made_of(cell)
+    if needs_whole_gradient(config):
+        _scale_errors(cell, config, body, rows, s)
+    r, q = step_scalars(config, shared.decay)
+    for k in range(config.layers):
+        at = s.plan[k, L_WEIGHTS]
+        w, m, v = shared.cell[at:], shared.m_cell[at:], shared.v_cell[at:]
+        trace = body[s.plan[k, L_BODY] + order * config.units :]
+        share = r * config.recurrent_rate
+        rtrl.step(cell, config, trace, w, m, v, config.units, s.plan[k, L_WIDTH], layer(s, k), share, q)
+        output_step(config, shared, s, k, r, q)
+    _read_out_step(config, shared, rows, s, r, q)
+
+
+@nb.njit(**INLINE)
+def carry_and_learn(cell, config, shared, base, y, body, s):
+    """Carries states and traces one step and learns the label `y`. Returns whether the update was applied."""
+    order, matrices, tied, vectors, contracts = made_of(cell)
+    rows, finite = _errors(cell, config, shared, base, y, s)
+    if not finite or needs_whole_gradient(config):
+        carry_all(cell, config, body, s)
+        if finite:
+            _step_all(cell, config, shared, body, rows, s)
+    else:
+        r, q = step_scalars(config, shared.decay)
+        for k in range(config.layers):
+            trace = body[_write_state(order, config, body, s, k) :]
+            at = s.plan[k, L_WEIGHTS]
+            w, m, v = shared.cell[at:], shared.m_cell[at:], shared.v_cell[at:]
+            share = r * config.recurrent_rate
+            t = layer(s, k)
+            rtrl.carry_and_step(cell, config, trace, w, m, v, config.units, s.plan[k, L_WIDTH], t, share, q)
+            output_step(config, shared, s, k, r, q)
+        _read_out_step(config, shared, rows, s, r, q)
+    shared.counters[C_STEPS] += finite
+    return finite
+
+
+@nb.njit(**JIT)
+def learn_held(cell, config, shared, base, y, body, s):
+    """Learns the label `y` from states and traces that were held. Returns whether the update was applied."""
+    rows, finite = _errors(cell, config, shared, base, y, s)
+    if finite:
+        _step_all(cell, config, shared, body, rows, s)
+        shared.counters[C_STEPS] += 1
+    return finite

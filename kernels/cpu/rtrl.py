@@ -1,0 +1,245 @@
+"""Exact real-time recurrent learning of a layer of element-wise units: traces, gradients, optimizer steps.
+
+    order 1   S <- jac S + factor x_j          (vectors: + vec),   dL/dw = e S
+    order 2   (S1, S2) <- [[jac11, jac12], [jac21, jac22]] (S1, S2) + (f1, f2) x_j,   dL/dw = e1 S1 + e2 S2
+              tied: S is complex, dL/dW_re = e1 S1 + e2 S2,  dL/dW_im = e2 S1 - e1 S2
+with S = dh/dw carried forward from event to event and e = dL/dh of this one (Irie et al. 2024; Zucchet et al. 2023).
+
+A trace is as long as its parameter times ORDER and lies beside it in memory: [MATRICES, J, ORDER, N], then
+[VECTORS, ORDER, N]. In `carry_and_step` every trace, weight and moment is read and written once.
+"""
+
+from __future__ import annotations
+
+import numba as nb
+import numpy as np
+
+from kernels.cpu.cells import made_of
+from kernels.cpu.layout import ADAM
+from kernels.cpu.numerics import INLINE, dot
+from kernels.cpu.optimizers import adam_element, adam_scalars, step_row
+
+LARGEST_TRACE = 1e6
+"""Bound on the traces of a cell that may expand: such a trace is far from any gradient of use, and finite."""
+
+
+# One row of traces. Each `row` function carries it one step and leaves the gradient in `g` (tied: two rows of it).
+
+
+@nb.njit(**INLINE)
+def _bounded(value, most):
+    value = most if value > most else value
+    return -most if value < -most else value
+
+
+@nb.njit(**INLINE)
+def _carry_row(trace, at, units, order, contracts, jac, new, at_new, xj):
+    """Carries one row of traces: `new` [.., N] holds the immediate terms, multiplied by `xj`."""
+    most = trace.dtype.type(LARGEST_TRACE)
+    if order == 1:
+        row = trace[at : at + units]
+        keep = jac[0]
+        f = new[at_new]
+        for i in range(units):
+            row[i] = keep[i] * row[i] + f[i] * xj
+        if not contracts:
+            for i in range(units):
+                row[i] = _bounded(row[i], most)
+    else:
+        first = trace[at : at + units]
+        second = trace[at + units : at + 2 * units]
+        j11, j12, j21, j22 = jac[0], jac[1], jac[2], jac[3]
+        f1 = new[at_new]
+        f2 = new[at_new + 1]
+        for i in range(units):
+            a = first[i]
+            b = second[i]
+            first[i] = _bounded((j11[i] * a + j12[i] * b) + f1[i] * xj, most)
+            second[i] = _bounded((j21[i] * a + j22[i] * b) + f2[i] * xj, most)
+
+
+@nb.njit(**INLINE)
+def _gradient_row(trace, at, units, order, error, g):
+    """dL/dw of one row of traces."""
+    row = trace[at : at + units]
+    if order == 1:
+        for i in range(units):
+            g[i] = error[i] * row[i]
+    else:
+        second = trace[at + units : at + 2 * units]
+        for i in range(units):
+            g[i] = error[i] * row[i] + error[units + i] * second[i]
+
+
+@nb.njit(**INLINE)
+def _imaginary_row(trace, at, units, error, g):
+    """dL/dw of the imaginary part of a tied row."""
+    first = trace[at : at + units]
+    second = trace[at + units : at + 2 * units]
+    for i in range(units):
+        g[i] = error[units + i] * first[i] - error[i] * second[i]
+
+
+@nb.njit(**INLINE)
+def _carry_and_gradient_row(trace, at, units, order, contracts, jac, new, at_new, xj, error, g):
+    """`_carry_row` and `_gradient_row` in one pass where the trace contracts."""
+    if order == 1 and contracts:
+        row = trace[at : at + units]
+        keep = jac[0]
+        f = new[at_new]
+        for i in range(units):
+            t = keep[i] * row[i] + f[i] * xj
+            row[i] = t
+            g[i] = error[i] * t
+    else:
+        _carry_row(trace, at, units, order, contracts, jac, new, at_new, xj)
+        _gradient_row(trace, at, units, order, error, g)
+
+
+@nb.njit(**INLINE)
+def _carry_and_adam(scalars, trace, w, m, v, first, rows, units, keep, f, x, at_x, error):
+    """The common case in one pass, `rows` rows from row `first` on: order 1, contracting, Adam.
+
+    One loop nest over arrays that begin at the block: the compiler proves once per block that they do not overlap.
+    """
+    trace = trace[first * units : (first + rows) * units]
+    w = w[first * units : (first + rows) * units]
+    m = m[first * units : (first + rows) * units]
+    v = v[first * units : (first + rows) * units]
+    r, q, b1, c1, b2, c2 = scalars
+    for j in range(rows):
+        xj = x[at_x + j]
+        a = j * units
+        for i in range(units):
+            k = a + i
+            t = keep[i] * trace[k] + f[i] * xj
+            g = error[i] * t
+            mk = b1 * m[k] + c1 * g
+            vk = b2 * v[k] + c2 * (g * g)
+            trace[k] = t
+            m[k] = mk
+            v[k] = vk
+            w[k] -= r * mk / (np.sqrt(vk) + q)
+
+
+# A whole layer. What a cell is made of is known to the compiler, which drops what a cell does not have.
+
+
+@nb.njit(**INLINE)
+def carry(cell, trace, units, width, s):
+    """Carries the traces of a layer one step, without learning."""
+    order, matrices, tied, vectors, contracts = made_of(cell)
+    one = trace.dtype.type(1)
+    step = order * units
+    for k in range(matrices):
+        for j in range(width):
+            at = (k * width + j) * step
+            _carry_row(trace, at, units, order, contracts, s.jac, s.factor, k * order, s.x[j])
+    for k in range(vectors):
+        at = (matrices * width + k) * step
+        _carry_row(trace, at, units, order, contracts, s.jac, s.vec, k * order, one)
+
+
+@nb.njit(**INLINE)
+def carry_and_step(cell, config, trace, w, m, v, units, width, s, r, q):
+    """Carries the traces one step and applies the optimizer to the recurrence of the layer, in one pass."""
+    order, matrices, tied, vectors, contracts = made_of(cell)
+    one = trace.dtype.type(1)
+    if order == 1 and contracts and config.optimizer == ADAM:
+        scalars = adam_scalars(config, w, r, q)
+        for k in range(matrices):
+            f = s.factor[k]
+            _carry_and_adam(scalars, trace, w, m, v, k * width, width, units, s.jac[0], f, s.x, 0, s.error)
+        for k in range(vectors):  # their input is the constant
+            first, f = matrices * width + k, s.vec[k]
+            _carry_and_adam(scalars, trace, w, m, v, first, 1, units, s.jac[0], f, s.x, width - 1, s.error)
+        return
+    step = order * units
+    parts = 2 if tied else 1
+    g = s.row
+    for k in range(matrices):
+        for j in range(width):
+            at = (k * width + j) * step
+            _carry_and_gradient_row(
+                trace, at, units, order, contracts, s.jac, s.factor, k * order, s.x[j], s.error, g
+            )
+            step_row(config, w, m, v, (k * parts * width + j) * units, g, units, r, q)
+            if tied:
+                _imaginary_row(trace, at, units, s.error, g)
+                step_row(config, w, m, v, ((k * parts + 1) * width + j) * units, g, units, r, q)
+    for k in range(vectors):
+        at = (matrices * width + k) * step
+        _carry_and_gradient_row(trace, at, units, order, contracts, s.jac, s.vec, k * order, one, s.error, g)
+        step_row(config, w, m, v, (matrices * parts * width + k) * units, g, units, r, q)
+
+
+@nb.njit(**INLINE)
+def step(cell, config, trace, w, m, v, units, width, s, r, q):
+    """Applies the optimizer to the recurrence of the layer, with the gradient of the traces as they are."""
+    order, matrices, tied, vectors, contracts = made_of(cell)
+    parts = 2 if tied else 1
+    g = s.row
+    for k in range(matrices):
+        for j in range(width):
+            at = (k * width + j) * order * units
+            _gradient_row(trace, at, units, order, s.error, g)
+            step_row(config, w, m, v, (k * parts * width + j) * units, g, units, r, q)
+            if tied:
+                _imaginary_row(trace, at, units, s.error, g)
+                step_row(config, w, m, v, ((k * parts + 1) * width + j) * units, g, units, r, q)
+    for k in range(vectors):
+        _gradient_row(trace, (matrices * width + k) * order * units, units, order, s.error, g)
+        step_row(config, w, m, v, (matrices * parts * width + k) * units, g, units, r, q)
+
+
+@nb.njit(**INLINE)
+def row_norms(g, size):
+    """(sum |g|, sum g^2) of g[:size], in float64."""
+    absolute = squares = 0.0
+    for i in range(size):
+        a = float(g[i])
+        absolute += abs(a)
+        squares += a * a
+    return absolute, squares
+
+
+@nb.njit(**INLINE)
+def norms(cell, trace, units, width, s):
+    """(sum |g|, sum g^2) of the gradient of the recurrence of the layer."""
+    order, matrices, tied, vectors, contracts = made_of(cell)
+    absolute = squares = 0.0
+    for k in range(matrices * width + vectors):
+        _gradient_row(trace, k * order * units, units, order, s.error, s.row)
+        a, b = row_norms(s.row, units)
+        absolute += a
+        squares += b
+        if tied and k < matrices * width:
+            _imaginary_row(trace, k * order * units, units, s.error, s.row)
+            a, b = row_norms(s.row, units)
+            absolute += a
+            squares += b
+    return absolute, squares
+
+
+@nb.njit(**INLINE)
+def inputs_error(cell, w, units, width, s, d_x):
+    """Adds dL/dx through the recurrence at this event (not through earlier ones) to `d_x`."""
+    order, matrices, tied, vectors, contracts = made_of(cell)
+    zero = w.dtype.type(0)
+    parts = 2 if tied else 1
+    for k in range(matrices):
+        for i in range(units):
+            f1 = s.factor[k * order, i]
+            if order == 1:
+                s.row[i] = s.error[i] * f1
+            else:
+                s.row[i] = s.error[i] * f1 + s.error[units + i] * s.factor[k * order + 1, i]
+        for j in range(len(d_x)):
+            at = (k * parts * width + j) * units
+            d_x[j] += dot(w[at : at + units], s.row, units, zero)
+        if tied:
+            for i in range(units):
+                s.row[i] = s.error[units + i] * s.factor[k * order, i] - s.error[i] * s.factor[k * order + 1, i]
+            for j in range(len(d_x)):
+                at = ((k * parts + 1) * width + j) * units
+                d_x[j] += dot(w[at : at + units], s.row, units, zero)

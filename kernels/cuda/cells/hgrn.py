@@ -1,0 +1,23 @@
+"""The place of HGRN (Qin et al. 2023), lower bound constant. Matrices: forget gate, candidate (two parts); vector theta."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def place(h1, h2, p0, p1, p2, v0, v1, v2, gap, lower):
+    """h = lam e^(i theta) h_ + (1 - lam) c, lam = lower + (1 - lower) mu, c = silu + i silu."""
+    mu, not_mu = tl.sigmoid(p0), tl.sigmoid(-p0)
+    share, rest = lower + (1.0 - lower) * mu, (1.0 - lower) * not_mu
+    s1, s2 = tl.sigmoid(p1), tl.sigmoid(p2)
+    c1, c2 = p1 * s1, p2 * s2
+    cosine, sine = tl.cos(v0), tl.sin(v0)
+    t1, t2 = cosine * h1 - sine * h2, sine * h1 + cosine * h2
+    a, b = share * cosine, share * sine
+    slope = rest * mu
+    f1 = rest * (s1 * (1.0 + p1 * (1.0 - s1)))
+    f2 = rest * (s2 * (1.0 + p2 * (1.0 - s2)))
+    n1, n2 = share * t1 + rest * c1, share * t2 + rest * c2
+    return n1, n2, a, -b, b, a, (t1 - c1) * slope, (t2 - c2) * slope, f1, tl.zeros_like(f1), tl.zeros_like(f2), f2, -share * t2, share * t1

@@ -1,0 +1,48 @@
+"""How a gradient changes the weights, by spec (compiled in `kernels.cpu.optimizers`)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from learners.spec import Strict
+
+Decay = Annotated[float, Field(ge=0, le=0.99999)]
+"""Decay of a moment; closer to 1 its complement would be rounding in float32."""
+
+
+class Adam(Strict):
+    """Adam (Kingma & Ba 2015)."""
+
+    kind: Literal["adam"] = "adam"
+    rate: float = Field(1e-3, gt=0, le=10, description="Step size.")
+    betas: tuple[Decay, Decay] = Field((0.9, 0.999), description="Decay of the first and second moment.")
+    epsilon: float = Field(1e-8, ge=1e-16, le=1, description="Added to the root of the second moment.")
+
+
+class RMSprop(Strict):
+    """RMSprop (Tieleman & Hinton 2012)."""
+
+    kind: Literal["rmsprop"] = "rmsprop"
+    rate: float = Field(1e-3, gt=0, le=10, description="Step size.")
+    beta: Decay = Field(0.99, description="Decay of the second moment.")
+    epsilon: float = Field(1e-8, ge=1e-16, le=1, description="Added to the root of the second moment.")
+
+
+class ObGD(Strict):
+    """Overshooting-bounded gradient descent (Elsayed, Vasan & Mahmood 2024) without eligibility traces."""
+
+    kind: Literal["obgd"] = "obgd"
+    rate: float = Field(1.0, gt=0, le=10, description="Step size where nothing overshoots.")
+    kappa: float = Field(2.0, gt=0, le=1e3, description="By how much a step may overshoot: larger is more careful.")
+
+
+class SGD(Strict):
+    """Stochastic gradient descent."""
+
+    kind: Literal["sgd"] = "sgd"
+    rate: float = Field(1e-2, gt=0, le=10, description="Step size.")
+
+
+Optimizer = Annotated[Adam | RMSprop | ObGD | SGD, Field(discriminator="kind")]

@@ -1,0 +1,143 @@
+"""The arrays of a recurrent learner: sizes, places and initial values, from its spec."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kernels.cpu import layout
+from kernels.cpu.layout import Config, Scratch, Shared
+from learners.cells.base import Draws
+from learners.optimizers import Adam, ObGD, RMSprop
+from learners.spec import ModelSpec, MulticlassTarget
+
+if TYPE_CHECKING:
+    from learners.methods.recurrent import RecurrentSpec
+
+CLASS_SLOTS = 8
+"""Inputs that carry the previous label of a multi-class target: one-hot of its index modulo this."""
+
+WORK_ROWS = 8
+"""Rows of working memory that the forward step of any cell gets by with."""
+
+TASKS = {"binary": layout.BINARY, "multiclass": layout.MULTICLASS, "regression": layout.REGRESSION}
+OPTIMIZERS = {"sgd": layout.SGD, "adam": layout.ADAM, "rmsprop": layout.RMSPROP, "obgd": layout.OBGD}
+MOMENTS = {layout.SGD: (0, 0), layout.ADAM: (1, 1), layout.RMSPROP: (0, 1), layout.OBGD: (0, 0)}
+"""Whether an optimizer keeps a first and a second moment."""
+
+
+def config(model: ModelSpec, spec: RecurrentSpec) -> Config:
+    """The scalars of the fold."""
+    task, optimizer = TASKS[model.target.kind], spec.optimizer
+    labels = {layout.BINARY: 1, layout.MULTICLASS: CLASS_SLOTS, layout.REGRESSION: 2}[task]
+    labels = labels if spec.previous_label else 0
+    age = int(spec.previous_label and model.labels.arrive == "delayed")
+    beta1, beta2 = optimizer.betas if isinstance(optimizer, Adam) else (0.0, 0.0)
+    return Config(
+        layers=spec.layers,
+        units=spec.cell.compiled().units,
+        hidden=spec.cell.hidden,
+        features=len(model.features),
+        width=len(model.features) + labels + age + 1,
+        task=task,
+        label_inputs=labels,
+        age_input=age,
+        optimizer=OPTIMIZERS[optimizer.kind],
+        rate=optimizer.rate,
+        beta1=beta1,
+        beta2=optimizer.beta if isinstance(optimizer, RMSprop) else beta2,
+        epsilon=optimizer.epsilon if isinstance(optimizer, Adam | RMSprop) else 0.0,
+        kappa=optimizer.kappa if isinstance(optimizer, ObGD) else 0.0,
+        decay=spec.weight_decay,
+        clip_norm=spec.clip_norm,
+        recurrent_rate=spec.recurrent_rate,
+        gap_unit=spec.gap_unit,
+        least_gap=spec.least_gap,
+        window=float(spec.window),
+        clip=spec.clip,
+        residual_clip=spec.residual_clip,
+        ignore_out_of_order=int(model.labels.out_of_order == "ignore"),
+        pending=model.labels.pending,
+        horizon=float(model.labels.horizon),
+        max_classes=model.target.max_classes if isinstance(model.target, MulticlassTarget) else 0,
+    )
+
+
+def plan(cell: Any, c: Config) -> np.ndarray:
+    """int64 [L + 1, 7]: see `Scratch.plan`."""
+    rows = []
+    weights = body = held = 0
+    for layer in range(c.layers):
+        width = c.width if layer == 0 else c.hidden + 1
+        traces = cell.ORDER * (cell.MATRICES * width + cell.VECTORS) * c.units
+        recurrence = ((1 + cell.TIED) * cell.MATRICES * width + cell.VECTORS) * c.units
+        stage = cell.output_stage(width) if hasattr(cell, "output_stage") else (0, 0)
+        rows.append((width, weights, weights + recurrence, *stage, body, held))
+        weights += recurrence + stage[0] * stage[1]
+        body += cell.ORDER * c.units + traces
+        held += width + cell.MATRICES * cell.ORDER * c.units
+    return np.array([*rows, (0, weights, weights, 0, 0, body, held)], np.int64)
+
+
+def ends(places: np.ndarray) -> tuple[int, int, int]:
+    """Numbers of weights, of state and traces per key, and of what is held beside those for a label, of a `plan`."""
+    last = places[-1]
+    return int(last[layout.L_WEIGHTS]), int(last[layout.L_BODY]), int(last[layout.L_HELD])
+
+
+def shared(cell: Any, c: Config, places: np.ndarray, spec: RecurrentSpec, classes: int) -> Shared:
+    """The arrays that all keys share, at their initial values, with room for `classes` logits."""
+    dtype = np.dtype(spec.dtype)
+    widths = places[:-1, layout.L_WIDTH].tolist()
+    weights = np.concatenate([spec.cell.initial(Draws(spec.seed, k), width) for k, width in enumerate(widths)])
+    first, second = MOMENTS[c.optimizer]
+
+    def zeros(rows: int, columns: int, kept: int = 1) -> np.ndarray:
+        return np.zeros((rows, columns * kept), dtype)
+
+    return Shared(
+        cell=weights.astype(dtype),
+        m_cell=np.zeros(len(weights) * first, dtype),
+        v_cell=np.zeros(len(weights) * second, dtype),
+        out=zeros(classes, c.hidden),
+        m_out=zeros(classes, c.hidden, first),
+        v_out=zeros(classes, c.hidden, second),
+        skip=zeros(classes, c.width),
+        m_skip=zeros(classes, c.width, first),
+        v_skip=zeros(classes, c.width, second),
+        scaler=np.zeros((c.features + int(c.task == layout.REGRESSION), 3)),
+        target=np.zeros(4),
+        decay=np.ones(2),
+        counters=np.zeros(3, np.int64),
+    )
+
+
+def scratch(cell: Any, c: Config, places: np.ndarray, classes: int, dtype: np.dtype) -> Scratch:
+    """Working memory of a call, with room for `classes` logits."""
+    n, layers, order = c.units, c.layers, cell.ORDER
+    inputs = int(places[:-1, layout.L_WIDTH].max())
+    rows = int(places[:-1, layout.L_OUT_ROWS].max())
+    columns = int(places[:-1, layout.L_OUT_COLUMNS].max())
+
+    def zeros(*shape: int) -> np.ndarray:
+        return np.zeros(shape, dtype)
+
+    return Scratch(
+        plan=places,
+        x=zeros(layers, inputs),
+        work=zeros(WORK_ROWS, n),
+        h=zeros(layers, order * n),
+        phi=zeros(layers, c.hidden),
+        jac=zeros(layers, order * order, n),
+        factor=zeros(layers, cell.MATRICES * order, n),
+        vec=zeros(layers, cell.VECTORS * order, n),
+        error=zeros(layers, order * n),
+        d_phi=zeros(layers, c.hidden),
+        out_inputs=zeros(layers, rows),
+        out_gate=zeros(layers, columns),
+        d_out=zeros(layers, columns),
+        row=zeros(max(n, c.hidden, inputs, columns)),
+        logits=np.zeros(classes),
+        d_logits=np.zeros(classes),
+    )

@@ -357,11 +357,19 @@ def test_cells_are_those_of_the_spec() -> None:
         assert drift.model(coins(3), {"kind": "recurrent", "cell": {"kind": kind}}).learner.cell.kind == kind
 
 
-def test_frozen_arms_are_there_or_their_absence_is_said() -> None:
-    chosen, notes = drift.arms(["mingru"], steps=False)
-    offered = "recurrent_rate" in RecurrentSpec.model_fields
-    assert [arm.role for arm in chosen] == (["cell", "frozen"] if offered else ["cell"])
-    assert bool(notes) == (not offered)
+def test_the_frozen_arm_keeps_its_recurrence_and_learns_the_rest() -> None:
+    cell, frozen = drift.arms(["mingru"], steps=False)
+    assert (cell.role, frozen.role) == ("cell", "frozen")
+    stream = coins(200)
+    spec = drift.model(stream, frozen.learner)
+    learner = spec.learner.build(spec)
+    before = learner.shared_arrays()
+    before = {name: np.array(array) for name, array in before.items()}
+    learner.fold(stream.batches[0])
+    after = learner.shared_arrays()
+    np.testing.assert_array_equal(before["cell"], after["cell"])
+    assert (before["skip"] != after["skip"]).any()
+    assert (before["out"] != after["out"]).any()
 
 
 def test_a_peer_that_is_missing_is_an_error() -> None:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
-from pydantic import BaseModel, ValidationError
 
 from continual.bench import _helpers as helpers
 from continual.bench.accuracy import interval
@@ -20,6 +18,7 @@ from continual.bench.recurrent.plots import Mark, scatter
 from continual.bench.recurrent.streams import Stream, load
 from continual.bench.report import publish
 from continual.peers import Peer
+from learners.cells.base import cells as registered
 from learners.methods.recurrent import RecurrentSpec
 from learners.spec import ModelSpec
 from streams.batch import Batch
@@ -50,18 +49,8 @@ class Arm:
 
 def cells() -> tuple[str, ...]:
     """The kinds that `learner.cell` accepts, the default one first."""
-    field = RecurrentSpec.model_fields["cell"]
     default = RecurrentSpec().cell.kind
-    kinds = sorted({model.model_fields["kind"].default for model in _models(field.annotation)} - {default})
-    return (default, *kinds)
-
-
-def _models(annotation: Any) -> Iterator[type[BaseModel]]:
-    """The spec classes in an annotation: of a union each, of a base with a registry all registered."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield from getattr(annotation, "registry", {"": annotation}).values()
-    for part in typing.get_args(annotation):
-        yield from _models(part)
+    return (default, *sorted(set(registered()) - {default}))
 
 
 def model(stream: Stream, learner: dict[str, Any], seed: int = 0) -> ModelSpec:
@@ -76,31 +65,19 @@ def model(stream: Stream, learner: dict[str, Any], seed: int = 0) -> ModelSpec:
     )
 
 
-def arms(kinds: Sequence[str], steps: bool = True) -> tuple[list[Arm], list[str]]:
-    """The learners to run: each cell at its defaults and with frozen recurrence, and other step sizes of the first.
-
-    Returns:
-        The arms, and notes on what the spec does not offer.
-    """
-    out, notes = [], []
-    probe = Stream("probe", "binary", ("x",), (), "")
+def arms(kinds: Sequence[str], steps: bool = True) -> list[Arm]:
+    """The learners to run: each cell at its defaults and with frozen recurrence, and other step sizes of the first."""
+    out = []
     for kind in kinds:
         plain = {"kind": "recurrent", "cell": {"kind": kind}}
-        frozen = {**plain, "recurrent_rate": 0.0}
         out.append(Arm(kind, plain, "cell"))
-        try:
-            model(probe, frozen)
-            out.append(Arm(f"{kind}, frozen recurrence", frozen, "frozen"))
-        except ValidationError as error:
-            if any(one["type"] != "extra_forbidden" for one in error.errors()):
-                raise
-            notes = ["No arm with frozen recurrence: the spec has no field `learner.recurrent_rate`."]
+        out.append(Arm(f"{kind}, frozen", {**plain, "recurrent_rate": 0.0}, "frozen"))
         if steps and kind == kinds[0]:
-            optimizer = model(probe, plain).model_dump()["learner"]["optimizer"]
+            optimizer = RecurrentSpec.model_validate(plain).model_dump()["optimizer"]
             for factor in STEPS:
                 changed = {**plain, "optimizer": {**optimizer, "rate": factor * optimizer["rate"]}}
                 out.append(Arm(f"{kind}, rate x {factor:g}", changed, "step"))
-    return out, notes
+    return out
 
 
 def number_figures(predicted: np.ndarray, batch: Batch) -> Figures:
@@ -129,10 +106,11 @@ def run_ours(stream: Stream, arm: Arm, seed: int) -> Figures:
     return _over_models(parts, seconds, stream)
 
 
-def run_peer(stream: Stream, peer: Peer) -> Figures:
-    """Runs a peer on a stream; figures as in `run_ours`."""
+def run_peer(stream: Stream, peer: Peer, say: Callable[[str], None] = lambda _: None) -> Figures:
+    """Runs a peer on a stream; figures as in `run_ours`. `say` is told of each of several models before it begins."""
     parts, seconds = [], 0.0
-    for batch in stream.batches:
+    for number, batch in enumerate(stream.batches, 1):
+        say(f"{stream.name}: {peer.name}" + (f", model {number}" if len(stream.batches) > 1 else ""))
         result = peer.run(batch)
         if result.unavailable:
             raise click.ClickException(f"{peer.name}: {result.unavailable}")
@@ -161,8 +139,7 @@ def run_stream(stream: Stream, chosen: Sequence[Arm], seeds: int, forest: bool, 
         helpers.warm(model(stream, arm.learner), stream.batches[0])
         runs[arm.name] = [run_ours(stream, arm, seed) for seed in range(seeds)]
     for peer in [*baselines(stream), *rivers(stream, forest=forest)]:
-        say(f"{stream.name}: {peer.name}")
-        runs[peer.name] = [run_peer(stream, peer)]
+        runs[peer.name] = [run_peer(stream, peer, say)]
     return runs
 
 
@@ -262,7 +239,7 @@ def measure(
         say: is told what begins.
     """
     streams = [load(name, events) for name in names]
-    chosen, missing = arms(kinds, steps)
+    chosen = arms(kinds, steps)
     runs: dict[str, Runs] = {}
     for stream in streams:
         runs[stream.name] = run_stream(stream, chosen, seeds, forest, say)
@@ -276,8 +253,7 @@ def measure(
         "seeds": list(range(seeds)),
     }
     title = "One default spec on drift streams"
-    notes = [*_notes(forest), *missing]
-    publish("recurrent-drift", title, table, notes=notes, details=details, out=out, as_json=as_json)
+    publish("recurrent-drift", title, table, notes=_notes(forest), details=details, out=out, as_json=as_json)
     if out is not None:
         scatter([(stream, marks(stream, runs[stream.name], chosen)) for stream in streams], out / "recurrent-drift.png")
 
@@ -306,6 +282,7 @@ def _notes(forest: bool) -> list[str]:
         "River is given the same columns, the last label and, for numbers, the last change; its target there is ours, "
         "the change since the last label in running deviations. Columns are standardised for its linear models; its "
         f"trees of numbers (linear leaves) run on raw and on standardised ones. Forest: 10 trees, one seed.{slow}",
+        "frozen: the same learner with the rate of its recurrence at 0 (`recurrent_rate: 0`), read-out and skip learn. "
         "'River linear, our inputs' is River's linear model on the inputs of our cell, bounded at 5 deviations, with "
         "our loss: the linear learner on the same inputs.",
         "Cost is of predict and learn; River's dictionaries and the transform of its target are made before the clock.",

@@ -67,8 +67,8 @@ def rows(name: str, accuracy: np.ndarray) -> list[helpers.Row]:
             {
                 "learner": name,
                 "concept": concept,
-                "first tenth, %": text(float(first.mean()), 2),
-                "last tenth, %": text(float(last.mean()), 2),
+                "first, %": text(float(first.mean()), 2),
+                "last, %": text(float(last.mean()), 2),
                 "change": f"{change.mean():+.2f}",
                 "+-": text(half, 2),
                 "as good": verdict(float(change.mean()), half),
@@ -98,7 +98,7 @@ def measure(
     """Folds the stream of recurring concepts with each cell, and publishes the table and the plot.
 
     Args:
-        kinds: of cells; each also with frozen recurrence where the spec offers it.
+        kinds: of cells; each also with frozen recurrence.
         seeds: at least 1; a seed sets the learner and the stream, inputs and concepts.
         events: rounded down to a multiple of 200 blocks.
         out: folder for the files; nothing is written without.
@@ -111,7 +111,7 @@ def measure(
     events -= events % (CONCEPTS * ROUNDS)
     if not events:
         raise click.ClickException(f"--events: plasticity needs at least {CONCEPTS * ROUNDS}")
-    chosen, missing = arms(kinds, steps=False)
+    chosen = arms(kinds, steps=False)
     results = {}
     for arm in chosen:
         say(f"recurring concepts: {arm.name}, {seeds} seeds of {events:,} events")
@@ -121,7 +121,7 @@ def measure(
         "recurrent-plasticity",
         f"Recurring drift, {events:,} events: is the last tenth as good as the first?",
         table,
-        notes=[*_notes(events), *missing],
+        notes=_notes(events),
         details={
             "accuracy": {name: accuracy.tolist() for name, accuracy in results.items()},
             "axes": ["seed", "tenth", "concept"],

@@ -75,7 +75,7 @@ def _panel(axis: Any, stream: Stream, marks: Sequence[Mark]) -> None:
     off = []
     for mark in learners:
         # An entry in the legend in any case: the learner may be on the scale of no panel.
-        label = "frozen recurrence (hollow)" if mark.role == "frozen" else mark.name
+        label = "frozen (hollow)" if mark.role == "frozen" else mark.name
         shown = low <= mark.value <= high
         place = (mark.cost, mark.value, mark.half) if shown else ([], [], [])
         axis.errorbar(*place, label=label, **_style(mark, colours))

@@ -32,11 +32,16 @@ def new_class(config, shared, y, phi, x, s):
 
 
 @nb.njit(**INLINE)
-def _write_state(order, config, body, s, k):
+def _write_state(order, contracts, config, body, s, k):
     """Writes the new state of layer `k` to a key's row and returns where its traces begin."""
     at = s.plan[k, L_BODY]
+    state = body[at : at + order * config.units]
     for i in range(order * config.units):
-        body[at + i] = s.h[k, i]
+        state[i] = s.h[k, i]
+    if not contracts:
+        most = body.dtype.type(rtrl.LARGEST_TRACE)
+        for i in range(order * config.units):
+            state[i] = rtrl.bounded(state[i], most)
     return at + order * config.units
 
 
@@ -45,7 +50,7 @@ def carry_all(cell, config, body, s):
     """Writes the new states and carries all traces, without learning."""
     order, matrices, tied, vectors, contracts = made_of(cell)
     for k in range(config.layers):
-        trace = body[_write_state(order, config, body, s, k) :]
+        trace = body[_write_state(order, contracts, config, body, s, k) :]
         rtrl.carry(cell, trace, config.units, s.plan[k, L_WIDTH], layer(s, k))
 
 
@@ -133,7 +138,7 @@ def carry_and_learn(cell, config, shared, base, y, body, s):
     else:
         r, q = step_scalars(config, shared.decay)
         for k in range(config.layers):
-            trace = body[_write_state(order, config, body, s, k) :]
+            trace = body[_write_state(order, contracts, config, body, s, k) :]
             at = s.plan[k, L_WEIGHTS]
             w, m, v = shared.cell[at:], shared.m_cell[at:], shared.v_cell[at:]
             share = r * config.recurrent_rate

@@ -143,6 +143,136 @@ def _tanh_of(x):
     return lambda x: 1.0 - 2.0 / (_exp64(2.0 * float(x)) + 1.0)
 
 
+# sin and cos: x = k pi/2 + r with pi/2 in three parts, |r| <= pi/4, then Taylor polynomials up to r^17 (r^9).
+_TWO_OVER_PI = 0.6366197723675814
+_HALF_PI = (1.57079632673412561417, 6.07710050630396597660e-11, 2.02226624879595063154e-21)
+_TWO_OVER_PI_32 = np.float32(_TWO_OVER_PI)
+_HALF_PI_32 = tuple(map(np.float32, (1.5703125, 4.837512969970703125e-4, 7.54978995489188216e-8)))
+_A = tuple((-1.0) ** n / math.factorial(2 * n + 1) for n in range(9))
+_B = tuple((-1.0) ** n / math.factorial(2 * n) for n in range(10))
+_A_32, _B_32 = tuple(map(np.float32, _A)), tuple(map(np.float32, _B))
+_THIRD, _THIRD_32 = 0.35, np.float32(0.35)
+
+
+@nb.njit(**INLINE)
+def _turned64(x, quarters):
+    shifted = x * _TWO_OVER_PI + _SHIFT
+    k = shifted - _SHIFT
+    r = ((x - k * _HALF_PI[0]) - k * _HALF_PI[1]) - k * _HALF_PI[2]
+    q = r * r
+    s = _A[8]
+    for n in range(7, -1, -1):
+        s = s * q + _A[n]
+    c = _B[9]
+    for n in range(8, -1, -1):
+        c = c * q + _B[n]
+    turn = (_bits64(shifted) + quarters) & 3
+    value = c if turn & 1 else r * s
+    return -value if turn & 2 else value
+
+
+@nb.njit(**INLINE)
+def _turned32(x, quarters):
+    shifted = x * _TWO_OVER_PI_32 + _SHIFT_32
+    k = shifted - _SHIFT_32
+    r = ((x - k * _HALF_PI_32[0]) - k * _HALF_PI_32[1]) - k * _HALF_PI_32[2]
+    q = r * r
+    s = (((_A_32[4] * q + _A_32[3]) * q + _A_32[2]) * q + _A_32[1]) * q + _A_32[0]
+    c = (((_B_32[4] * q + _B_32[3]) * q + _B_32[2]) * q + _B_32[1]) * q + _B_32[0]
+    turn = (_bits32(shifted) + nb.int32(quarters)) & nb.int32(3)
+    value = c if turn & nb.int32(1) else r * s
+    return -value if turn & nb.int32(2) else value
+
+
+def sin(x):
+    """The sine in the dtype of x (compiled code only); for |x| <= 1e4 within 1e-15 in float64, 2e-7 in float32."""
+    raise NotImplementedError("sin is for compiled code")
+
+
+@overload(sin, jit_options=INLINE)  # type: ignore[arg-type]
+def _sin_of(x):
+    if x == nb.float32:
+        return lambda x: _turned32(x, 0)
+    return lambda x: _turned64(float(x), 0)
+
+
+def cos(x):
+    """The cosine in the dtype of x (compiled code only); for |x| <= 1e4 within 1e-15 in float64, 2e-7 in float32."""
+    raise NotImplementedError("cos is for compiled code")
+
+
+@overload(cos, jit_options=INLINE)  # type: ignore[arg-type]
+def _cos_of(x):
+    if x == nb.float32:
+        return lambda x: _turned32(x, 1)
+    return lambda x: _turned64(float(x), 1)
+
+
+@nb.njit(**INLINE)
+def _expm1_64(x):
+    p = 1.0
+    for n in range(14, 1, -1):
+        p = p * x * (1.0 / n) + 1.0
+    return p * x if abs(x) < _THIRD else _exp64(x) - 1.0
+
+
+@nb.njit(**INLINE)
+def _expm1_32(x):
+    p = _ONE_32
+    for n in range(8, 1, -1):
+        p = p * x * np.float32(1.0 / n) + _ONE_32
+    return p * x if abs(x) < _THIRD_32 else _exp32(x) - _ONE_32
+
+
+def expm1(x):
+    """exp(x) - 1 without cancellation near 0, in the dtype of x (compiled code only); within 4 ulp."""
+    raise NotImplementedError("expm1 is for compiled code")
+
+
+@overload(expm1, jit_options=INLINE)  # type: ignore[arg-type]
+def _expm1_of(x):
+    if x == nb.float32:
+        return lambda x: _expm1_32(x)  # noqa: PLW0108 (an implementation must be a function of its own)
+    return lambda x: _expm1_64(float(x))
+
+
+@nb.njit(**INLINE)
+def _softplus64(x):
+    u = _exp64(-abs(x))
+    s = u / (2.0 + u)
+    q = s * s
+    p = 0.0
+    for n in range(35, 0, -2):
+        p = p * q + 1.0 / n
+    return max(x, 0.0) + 2.0 * s * p
+
+
+@nb.njit(**INLINE)
+def _softplus32(x):
+    u = _exp32(-abs(x))
+    s = u / (_TWO_32 + u)
+    q = s * s
+    p = np.float32(0)
+    for n in range(17, 0, -2):
+        p = p * q + np.float32(1.0 / n)
+    return max(x, np.float32(0)) + _TWO_32 * s * p
+
+
+def softplus(x):
+    """log(1 + exp(x)) in the dtype of x (compiled code only), within 4 ulp.
+
+    As max(x, 0) + 2 artanh(u / (2 + u)) with u = exp(-|x|), whose argument is at most 1/3.
+    """
+    raise NotImplementedError("softplus is for compiled code")
+
+
+@overload(softplus, jit_options=INLINE)  # type: ignore[arg-type]
+def _softplus_of(x):
+    if x == nb.float32:
+        return lambda x: _softplus32(x)  # noqa: PLW0108 (an implementation must be a function of its own)
+    return lambda x: _softplus64(float(x))
+
+
 @nb.njit(**INLINE)
 def dot(a, b, n, zero):
     """Sum of a[i] b[i] for i < n, in eight interleaved partial sums added as a tree.

@@ -27,9 +27,10 @@ LARGEST_TRACE = 1e6
 
 
 @nb.njit(**INLINE)
-def _bounded(value, most):
-    value = most if value > most else value
-    return -most if value < -most else value
+def bounded(value, most):
+    """`value` within [-most, most]; NaN becomes `most`."""
+    value = value if value <= most else most
+    return value if value >= -most else -most
 
 
 @nb.njit(**INLINE)
@@ -44,7 +45,7 @@ def _carry_row(trace, at, units, order, contracts, jac, new, at_new, xj):
             row[i] = keep[i] * row[i] + f[i] * xj
         if not contracts:
             for i in range(units):
-                row[i] = _bounded(row[i], most)
+                row[i] = bounded(row[i], most)
     else:
         first = trace[at : at + units]
         second = trace[at + units : at + 2 * units]
@@ -54,8 +55,8 @@ def _carry_row(trace, at, units, order, contracts, jac, new, at_new, xj):
         for i in range(units):
             a = first[i]
             b = second[i]
-            first[i] = _bounded((j11[i] * a + j12[i] * b) + f1[i] * xj, most)
-            second[i] = _bounded((j21[i] * a + j22[i] * b) + f2[i] * xj, most)
+            first[i] = bounded((j11[i] * a + j12[i] * b) + f1[i] * xj, most)
+            second[i] = bounded((j21[i] * a + j22[i] * b) + f2[i] * xj, most)
 
 
 @nb.njit(**INLINE)

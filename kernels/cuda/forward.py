@@ -5,6 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from kernels.cuda.maths import where_positive
 from kernels.reference import wave
 
 LARGEST_ERROR = tl.constexpr(wave.LARGEST_ERROR)
@@ -82,7 +83,7 @@ def settle_kernel(pool, rows, h_after, error, labelled, learned, size, stride, W
     total = tl.zeros((WIDE,), tl.float32)
     for start in range(0, size, WIDE):
         places = start + tl.arange(0, WIDE)
-        inside = live & (places < size)
+        inside = where_positive(places < size, row + 1)
         h = tl.load(h_after + key * size + places, mask=inside, other=0.0)
         tl.store(pool + row * stride + places, h, mask=inside)
         total += tl.abs(tl.load(error + key * size + places, mask=inside, other=0.0))

@@ -14,6 +14,12 @@ SERIES_BELOW = tl.constexpr(0.5)
 
 
 @triton.jit
+def where_positive(inside, number):
+    """The mask `inside`, or nothing of it unless the integer scalar `number` is above 0."""
+    return inside & (tl.broadcast_to(number, inside.shape) > 0)
+
+
+@triton.jit
 def _expm1_series(x):
     """(e^x - 1) - x by its series, for |x| < 0.5: the next term is 1e-8 of the sum."""
     p = 1.0 / 40320.0 * x + 1.0 / 5040.0

@@ -30,11 +30,14 @@ def scalars(hyper, decay, KIND: tl.constexpr):
 
 
 @triton.jit
-def advance_decay(hyper, decay, decay_after, count):
-    """Writes beta^t after this step; without one, the decay as it was. One program of a launch does it."""
+def advance_decay(hyper, decay, decay_after, count, KIND: tl.constexpr):
+    """Writes beta^t after a step of Adam; without one, the decay as it was. One program of a launch does it."""
     for i in tl.static_range(2):
         before = tl.load(decay + i)
-        tl.store(decay_after + i, tl.where(count > 0, before * tl.load(hyper + 2 + i), before))
+        after = before
+        if KIND == ADAM:
+            after = tl.where(count > 0, before * tl.load(hyper + 2 + i), before)
+        tl.store(decay_after + i, after)
 
 
 @triton.jit

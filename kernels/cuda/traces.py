@@ -7,7 +7,7 @@ fixed, and there are no atomics. With few tiles and many keys the keys are cut i
 from the shapes alone; each segment leaves its partial gradient, and a second kernel adds them in order.
 
 The row of the next key is read before that of the current one is written, so that loads are always on their way. That
-is sound because the keys of a wave are distinct.
+is sound because the keys of a wave are distinct. Places within a row fit 32 bits, those of rows take 64.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from kernels.cuda.maths import where_positive
 from kernels.cuda.steps import advance_decay, scalars, step
 from kernels.reference import wave
 
@@ -31,11 +32,12 @@ def _bounded(t):
 def _load_trace(pool, rows, b, last, at, inside, stride, N, ORDER: tl.constexpr):
     """The row of key b (-1 beyond the last and for padding) and its tile of traces; zeros where there is none."""
     row = tl.load(rows + b, mask=b < last, other=-1).to(tl.int64)
-    here = inside & (row >= 0)
-    t1 = tl.load(pool + row * stride + at, mask=here, other=0.0)
+    here = where_positive(inside, row + 1)
+    start = pool + row * stride
+    t1 = tl.load(start + at, mask=here, other=0.0)
     t2 = t1
     if ORDER == 2:
-        t2 = tl.load(pool + row * stride + at + N, mask=here, other=0.0)
+        t2 = tl.load(start + N + at, mask=here, other=0.0)
     return row, t1, t2
 
 
@@ -65,7 +67,8 @@ def _sweep(
             f1 = tl.load(here + place * N + units, mask=units_in, other=0.0)[None, :] * xj
         e1 = tl.load(error + key * (ORDER * N) + units, mask=units_in, other=0.0)[None, :]
         j11 = tl.load(here + units, mask=units_in, other=0.0)[None, :]
-        into = pool + row * stride + at
+        into = pool + row * stride
+        live = where_positive(inside, row + 1)
         if ORDER == 1:
             t1 = j11 * t1 + f1
         else:
@@ -82,12 +85,12 @@ def _sweep(
         if BOUNDED:
             t1 = _bounded(t1)
             t2 = _bounded(t2)
-        tl.store(into, t1, mask=inside & (row >= 0))
+        tl.store(into + at, t1, mask=live)
         taken = tl.load(learned + b) != 0
         count += taken.to(tl.int32)
         g = e1 * t1
         if ORDER == 2:
-            tl.store(into + N, t2, mask=inside & (row >= 0))
+            tl.store(into + N + at, t2, mask=live)
             e2 = tl.load(error + key * (ORDER * N) + N + units, mask=units_in, other=0.0)[None, :]
             g += e2 * t2
             if TIED:
@@ -104,13 +107,70 @@ def _finish_tile(
 ):  # fmt: skip
     """What becomes of the gradient of a tile: a step, or a place among the partial sums."""
     if SEGMENTED:
-        tl.store(partial + tl.cast(segment, tl.int64) * parameters + at, g, mask=inside)
+        tl.store((partial + tl.cast(segment, tl.int64) * parameters) + at, g, mask=inside)
     else:
         if MEAN:
             g = tl.div_rn(g, tl.zeros_like(g) + tl.maximum(count, 1).to(tl.float32))
         rate, vector_rate, beta1, rest1, beta2, rest2, epsilon = scalars(hyper, decay, KIND)
         rate = tl.where(is_vector, vector_rate, rate)
-        step(weights, m, v, at, inside & (count > 0), g, rate, beta1, rest1, beta2, rest2, epsilon, KIND)
+        step(weights, m, v, at, where_positive(inside, count), g, rate, beta1, rest1, beta2, rest2, epsilon, KIND)
+
+
+@triton.jit
+def _matrix_tile(
+    weights, m, v, hyper, decay, decay_after, pool, rows, x, local, error, learned, partial, counts,
+    matrix, tile, units, units_in, first, last, segment, J, N, stride, parameters,
+    ORDER: tl.constexpr, LOCALS: tl.constexpr, TIED: tl.constexpr, BOUNDED: tl.constexpr, KIND: tl.constexpr,
+    MEAN: tl.constexpr, SEGMENTED: tl.constexpr, ROWS: tl.constexpr, UNITS: tl.constexpr,
+):  # fmt: skip
+    """Inputs [tile ROWS, + ROWS) of a matrix."""
+    column = tile * ROWS + tl.arange(0, ROWS)
+    column_in = column < J
+    inside = column_in[:, None] & units_in[None, :]
+    line = (matrix * J + column)[:, None] * (ORDER * N)
+    g_re, g_im, count = _sweep(
+        pool, rows, x, local, error, learned, first, last, ORDER * N + line + units[None, :], inside,
+        column, column_in, units, units_in, ORDER * ORDER + matrix * ORDER,
+        J, N, stride, ORDER, LOCALS, TIED, BOUNDED, False, ROWS, UNITS,
+    )  # fmt: skip
+    PARTS: tl.constexpr = 2 if TIED else 1
+    at = (matrix * (PARTS * J) + column)[:, None] * N + units[None, :]
+    _finish_tile(
+        weights, m, v, hyper, decay, partial, at, inside, g_re, count, segment, parameters, False,
+        KIND, MEAN, SEGMENTED,
+    )  # fmt: skip
+    if TIED:
+        _finish_tile(
+            weights, m, v, hyper, decay, partial, at + J * N, inside, g_im, count, segment,
+            parameters, False, KIND, MEAN, SEGMENTED,
+        )  # fmt: skip
+    if (tl.program_id(0) == 0) & (tl.program_id(1) == 0):
+        if SEGMENTED:
+            tl.store(counts + segment, count)
+        else:
+            advance_decay(hyper, decay, decay_after, count, KIND)
+
+
+@triton.jit
+def _vectors_tile(
+    weights, m, v, hyper, decay, pool, rows, x, local, error, learned, partial,
+    units, units_in, first, last, segment, J, N, stride, parameters,
+    ORDER: tl.constexpr, MATRICES: tl.constexpr, PRODUCTS: tl.constexpr, VECTORS: tl.constexpr, LOCALS: tl.constexpr,
+    BOUNDED: tl.constexpr, KIND: tl.constexpr, MEAN: tl.constexpr, SEGMENTED: tl.constexpr, UNITS: tl.constexpr,
+):  # fmt: skip
+    """All vectors of a tile of units: at most three, and rows come in powers of two."""
+    index = tl.arange(0, 4)
+    inside = (index < VECTORS)[:, None] & units_in[None, :]
+    line = (MATRICES * J + index)[:, None] * (ORDER * N)
+    g, _, count = _sweep(
+        pool, rows, x, local, error, learned, first, last, ORDER * N + line + units[None, :], inside,
+        index, index < VECTORS, units, units_in, ORDER * ORDER + (MATRICES + index) * ORDER,
+        J, N, stride, ORDER, LOCALS, False, BOUNDED, True, 4, UNITS,
+    )  # fmt: skip
+    at = (PRODUCTS * J + index)[:, None] * N + units[None, :]
+    _finish_tile(
+        weights, m, v, hyper, decay, partial, at, inside, g, count, segment, parameters, True, KIND, MEAN, SEGMENTED
+    )
 
 
 @triton.jit(do_not_specialize=["B", "segment_keys"])
@@ -125,55 +185,24 @@ def traces_kernel(
     The tiles of rows are those of the matrices, one matrix after the other, then one of the vectors, if there are any.
     """
     LOCALS: tl.constexpr = ORDER * ORDER + (MATRICES + VECTORS) * ORDER
-    PARTS: tl.constexpr = 2 if TIED else 1
+    PRODUCTS: tl.constexpr = MATRICES * 2 if TIED else MATRICES
     units = tl.program_id(0) * UNITS + tl.arange(0, UNITS)
     units_in = units < N
     segment = tl.program_id(2)
     first = segment * segment_keys
     last = tl.minimum(first + segment_keys, B)
     tiles = tl.cdiv(J, ROWS)
-    matrix = tl.program_id(1) // tiles
-    if matrix < MATRICES:
-        column = (tl.program_id(1) % tiles) * ROWS + tl.arange(0, ROWS)
-        column_in = column < J
-        inside = column_in[:, None] & units_in[None, :]
-        line = (matrix * J + column).to(tl.int64)[:, None] * (ORDER * N)
-        place = ORDER * ORDER + matrix * ORDER
-        g_re, g_im, count = _sweep(
-            pool, rows, x, local, error, learned, first, last, ORDER * N + line + units[None, :], inside,
-            column, column_in, units, units_in, place,
-            J, N, stride, ORDER, LOCALS, TIED, BOUNDED, False, ROWS, UNITS,
+    if tl.program_id(1) < MATRICES * tiles:
+        _matrix_tile(
+            weights, m, v, hyper, decay, decay_after, pool, rows, x, local, error, learned, partial, counts,
+            tl.program_id(1) // tiles, tl.program_id(1) % tiles, units, units_in, first, last, segment,
+            J, N, stride, parameters, ORDER, LOCALS, TIED, BOUNDED, KIND, MEAN, SEGMENTED, ROWS, UNITS,
         )  # fmt: skip
-        at = (matrix * (PARTS * J) + column).to(tl.int64)[:, None] * N + units[None, :]
-        _finish_tile(
-            weights, m, v, hyper, decay, partial, at, inside, g_re, count, segment, parameters, False,
-            KIND, MEAN, SEGMENTED,
-        )  # fmt: skip
-        if TIED:
-            _finish_tile(
-                weights, m, v, hyper, decay, partial, at + tl.cast(J, tl.int64) * N, inside, g_im, count, segment, parameters,
-                False, KIND, MEAN, SEGMENTED,
-            )  # fmt: skip
-        if (tl.program_id(0) == 0) & (tl.program_id(1) == 0):
-            if SEGMENTED:
-                tl.store(counts + segment, count)
-            else:
-                advance_decay(hyper, decay, decay_after, count)
-    else:
-        # Rows beyond the vectors are masked: there are at most three, and the last power of two is 4.
-        index = tl.arange(0, 4)
-        inside = (index < VECTORS)[:, None] & units_in[None, :]
-        line = (MATRICES * J + index).to(tl.int64)[:, None] * (ORDER * N)
-        place = ORDER * ORDER + (MATRICES + index) * ORDER
-        g_re, g_im, count = _sweep(
-            pool, rows, x, local, error, learned, first, last, ORDER * N + line + units[None, :], inside,
-            index, index < VECTORS, units, units_in, place,
-            J, N, stride, ORDER, LOCALS, False, BOUNDED, True, 4, UNITS,
-        )  # fmt: skip
-        at = (MATRICES * (PARTS * J) + index).to(tl.int64)[:, None] * N + units[None, :]
-        _finish_tile(
-            weights, m, v, hyper, decay, partial, at, inside, g_re, count, segment, parameters, True,
-            KIND, MEAN, SEGMENTED,
+    elif VECTORS > 0:
+        _vectors_tile(
+            weights, m, v, hyper, decay, pool, rows, x, local, error, learned, partial,
+            units, units_in, first, last, segment, J, N, stride, parameters,
+            ORDER, MATRICES, PRODUCTS, VECTORS, LOCALS, BOUNDED, KIND, MEAN, SEGMENTED, UNITS,
         )  # fmt: skip
 
 
@@ -196,6 +225,6 @@ def add_up_kernel(
         g = tl.div_rn(g, tl.zeros_like(g) + tl.maximum(count, 1).to(tl.float32))
     rate, vector_rate, beta1, rest1, beta2, rest2, epsilon = scalars(hyper, decay, KIND)
     rate = tl.where(at < matrix_parameters, rate, vector_rate)
-    step(weights, m, v, at, inside & (count > 0), g, rate, beta1, rest1, beta2, rest2, epsilon, KIND)
+    step(weights, m, v, at, where_positive(inside, count), g, rate, beta1, rest1, beta2, rest2, epsilon, KIND)
     if tl.program_id(0) == 0:
-        advance_decay(hyper, decay, decay_after, count)
+        advance_decay(hyper, decay, decay_after, count, KIND)

@@ -43,7 +43,7 @@ PROGRAMS = 2112
 LEAST_KEYS = 8
 """Keys of a segment at least: a partial gradient costs as much traffic as one key's traces written."""
 
-FORWARD_TILE = {"KEYS": 16, "UNITS": 32, "INPUTS": 32}
+FORWARD_TILE = {"KEYS": 16, "UNITS": 32, "INPUTS": 16}
 SETTLE_WIDE = 512
 ADD_UP_TILE = {"SEGMENTS": 32, "SIZE": 64}
 
@@ -204,6 +204,8 @@ def _check(cell: Cell, weights: Tensor, pool: Tensor, rows: Tensor, x: Tensor) -
     units, rest = divmod(weights.numel(), per_unit)
     if rest or not units:
         raise ValueError(f"weights of {cell.name} must be a multiple of {per_unit} for {width} inputs: {weights.numel()}")
+    if cell.body(width, units) >= 2**31:
+        raise ValueError(f"a row of the pool must have fewer than 2^31 numbers, got {cell.body(width, units)}")
     _expect("weights", weights, pool, (units * per_unit,), (torch.float32,))
     _expect("x", x, pool, (keys, width), (torch.float32, torch.bfloat16))
     _expect("rows", rows, pool, (keys,), (torch.int32, torch.int64))

@@ -6,11 +6,11 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
 
-from kernels.cpu.fold import LARGEST_ERROR
 from kernels.cpu.layout import (
     ADAM,
     C_CLASSES,
@@ -47,54 +47,60 @@ from kernels.cpu.layout import (
     Rows,
     Shared,
 )
-from kernels.reference import heads, mingru, optimizers
+from kernels.cpu.learning import LARGEST_ERROR
+from kernels.reference import heads, optimizers, stack
 from kernels.reference.inputs import prepare
 
 LABEL_KIND = 2
 
 
-def fold(config: Config, shared: Shared, rows: Rows, events: Events, out: Out) -> None:
+def fold(cell: Any, config: Config, shared: Shared, rows: Rows, events: Events, out: Out) -> None:
     """Folds `events` into `shared` and `rows`, in place, and writes what was predicted and done to `out`."""
     for t in range(len(events.kind)):
         shared.counters[C_POSITION] += 1
         if events.kind[t] == LABEL_KIND:
-            _label(config, shared, rows, events, out, t)
+            _label(cell, config, shared, rows, events, out, t)
         else:
-            _observe(config, shared, rows, events, out, t)
+            _observe(cell, config, shared, rows, events, out, t)
 
 
-def _observe(config: Config, shared: Shared, rows: Rows, events: Events, out: Out, t: int) -> None:
-    slot = events.slot[t]
+def _observe(cell: Any, config: Config, shared: Shared, rows: Rows, events: Events, out: Out, t: int) -> None:
+    slot, time = events.slot[t], events.time[t]
     head, body = rows.head[slot], torch.from_numpy(rows.body[slot])
-    hidden, trace = body[: config.units], body[config.units :].view(2, config.width, config.units)
-    late = bool(0 < events.time[t] < head[H_TIME])
+    late = bool(0 < time < head[H_TIME])
     apply = not (late and config.ignore_out_of_order)
     x = torch.tensor(prepare(config, shared, head, events.x[t], apply), dtype=body.dtype)
-    step = mingru.forward(_cell(config, shared.cell), x, hidden)
-    base = _base(config, shared, head)
-    value, code = heads.predict(config.task, _logits(config, shared, step.h, x), base, _scale(shared))
+    moments = stack.advance(cell, config, torch.from_numpy(shared.cell), body, x, gap_of(config, head, time))
+    base, o = _base(config, shared, head), _logits(cell, config, shared, moments)
+    value, code = heads.predict(config.task, o, base, _scale(shared))
     out.value[t], out.code[t], out.outcome[t] = value, code, OUT_OF_ORDER if late else 0
     if not apply:
         return
     out.outcome[t] |= OBSERVED
     head[H_SEEN] += 1
-    head[H_TIME] = max(head[H_TIME], events.time[t])
+    head[H_TIME] = max(head[H_TIME], time)
     head[H_POSITION] = shared.counters[C_POSITION]
-    trace.copy_(mingru.advance(x, hidden, step, trace))
-    hidden.copy_(step.h)
+    stack.write(cell, config, moments, body)
     if events.kind[t] == 0:
         if config.pending:
-            _hold(config, shared, rows, events, t, (base, value, code), torch.cat([x, body]))
+            _hold(config, shared, rows, events, t, (base, value, code), stack.hold(moments, body))
         return
     y = _class_of(config, shared, events, t)
     if y < 0 and config.task == MULTICLASS:
         out.outcome[t] |= CLASS_LIMIT
         return
-    if config.task == MULTICLASS:
-        value = _probability(config, shared, step.h, x, y)
+    if config.task == MULTICLASS:  # the probability that was given to the class; 0 for one that was not known
+        value = torch.softmax(o, 0)[int(y)].item() if y < len(o) else 0.0
     out.scored[t] = value, code, base, y
-    out.outcome[t] |= _learn(config, shared, head, x, step.h, trace, base, y)
+    out.outcome[t] |= _learn(cell, config, shared, head, moments, base, y)
     _note_label(head, y, head[H_SEEN])
+
+
+def gap_of(config: Config, head: np.ndarray, time: int) -> float:
+    """Time since the key's last event, in units of the spec and at least `least_gap`; 1 where either has no time."""
+    if config.gap_unit <= 0 or time <= 0 or head[H_TIME] <= 0:
+        return 1.0
+    return max(float(time - head[H_TIME]) / config.gap_unit, config.least_gap)
 
 
 def _hold(
@@ -111,8 +117,8 @@ def _hold(
     rows.pending_body[slot, place] = state.numpy()
 
 
-def _label(config: Config, shared: Shared, rows: Rows, events: Events, out: Out, t: int) -> None:
-    """A label by id: the gradient comes from inputs, hidden state and traces as they stood at the prediction."""
+def _label(cell: Any, config: Config, shared: Shared, rows: Rows, events: Events, out: Out, t: int) -> None:
+    """A label by id: the gradient comes from inputs, states and traces as they stood at the prediction."""
     slot, position = events.slot[t], shared.counters[C_POSITION]
     out.value[t], out.code[t], out.outcome[t] = math.nan, -1, UNKNOWN_ID
     place = _find(config, rows, slot, events.id[t], position) if slot >= 0 else -1
@@ -125,12 +131,10 @@ def _label(config: Config, shared: Shared, rows: Rows, events: Events, out: Out,
     if y < 0 and config.task == MULTICLASS:
         out.outcome[t] = CLASS_LIMIT
         return
-    body = torch.from_numpy(rows.pending_body[slot, place])
-    x, h, trace = body.split([config.width, config.units, 2 * config.width * config.units])
     base = float(note[P_BASE])
     out.scored[t] = math.nan if config.task == MULTICLASS else note[P_VALUE], note[P_CODE], base, y
-    trace = trace.view(2, config.width, config.units)
-    out.outcome[t] = _learn(config, shared, head, x, h, trace, base, y)
+    moments = stack.recall(cell, config, torch.from_numpy(rows.pending_body[slot, place]))
+    out.outcome[t] = _learn(cell, config, shared, head, moments, base, y)
     _note_label(head, y, note[P_SEEN])
 
 
@@ -143,38 +147,46 @@ def _find(config: Config, rows: Rows, slot: int, id: np.ndarray, position: int) 
 
 
 def _learn(
-    config: Config,
-    shared: Shared,
-    head: np.ndarray,
-    x: torch.Tensor,
-    h: torch.Tensor,
-    trace: torch.Tensor,
-    base: float,
-    y: float,
+    cell: Any, config: Config, shared: Shared, head: np.ndarray, moments: list[stack.Moment], base: float, y: float
 ) -> int:
-    """One optimizer step for the label `y` of the prediction made from `h` and `x`. Returns the outcome."""
+    """One optimizer step for the label `y` of the prediction made at `moments`. Returns the outcome."""
     if config.task == MULTICLASS:
         shared.counters[C_CLASSES] = max(shared.counters[C_CLASSES], int(y) + 1)
     _observe_change(config, shared, head, y)
-    o = _logits(config, shared, h, x)
+    o = _logits(cell, config, shared, moments)
     target = heads.change_in_deviations(y, base, _scale(shared), o) if config.task == REGRESSION else y
-    o_error = heads.error(config.task, o, target, config.residual_clip)
-    classes = len(o)
-    h_error = torch.from_numpy(shared.out[:classes]).T @ o_error
-    if not heads.largest(o_error, h_error) <= LARGEST_ERROR:
+    error = heads.error(config.task, o, target, config.residual_clip)
+    live = slice(0, len(o))
+    weights, phi = torch.from_numpy(shared.cell), _features(cell, config, shared, moments)
+    d_phi = torch.from_numpy(shared.out[live]).T @ error
+    by_cell, size = stack.gradients(cell, config, weights, moments, d_phi)
+    if not heads.largest(error, size) <= LARGEST_ERROR:
         return NONFINITE
+    gradients = {"cell": by_cell, "out": torch.outer(error, phi), "skip": torch.outer(error, moments[0].x)}
+    scale = optimizers.scale(config, error, gradients.values())
     shared.counters[C_STEPS] += 1
     if config.optimizer == ADAM:
         shared.decay[:] = shared.decay * (config.beta1, config.beta2)
-    for name, gradient in (
-        ("cell", h_error * trace),
-        ("out", torch.outer(o_error, h)),
-        ("skip", torch.outer(o_error, x)),
-    ):
-        live = slice(None) if name == "cell" else slice(0, classes)
-        w, m, v = (torch.from_numpy(getattr(shared, part + name)[live]) for part in ("", "m_", "v_"))
-        optimizers.step(config, int(shared.counters[C_STEPS]), w, m, v, gradient.reshape(w.shape))
+    _step(cell, config, shared, {name: scale * gradient for name, gradient in gradients.items()})
     return LEARNED
+
+
+def _step(cell: Any, config: Config, shared: Shared, gradients: dict[str, torch.Tensor]) -> None:
+    """One optimizer step on every weight, of `out` and `skip` on the logits in use; the recurrence does not decay."""
+    number = int(shared.counters[C_STEPS])
+
+    def change(name: str, part: slice, gradient: torch.Tensor, decayed: Any, share: float = 1.0) -> None:
+        w, m, v = (torch.from_numpy(getattr(shared, kind + name)[part]) for kind in ("", "m_", "v_"))
+        optimizers.shrink(config, w[decayed])
+        optimizers.step(config, number, w, m, v, gradient, share)
+
+    for place in stack.places(cell, config):
+        stage = slice(place.recurrence.stop, place.weights.stop)
+        change("cell", place.recurrence, gradients["cell"][place.recurrence], slice(0), config.recurrent_rate)
+        change("cell", stage, gradients["cell"][stage], slice(None))
+    live = slice(len(gradients["out"]))
+    change("out", live, gradients["out"], slice(None))
+    change("skip", live, gradients["skip"], (slice(None), slice(None, -1)))
 
 
 def _observe_change(config: Config, shared: Shared, head: np.ndarray, y: float) -> None:
@@ -197,19 +209,14 @@ def _note_label(head: np.ndarray, y: float, seen: float) -> None:
     head[H_LABEL_AT] = seen
 
 
-def _cell(config: Config, flat: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(flat).view(2, config.width, config.units)
+def _features(cell: Any, config: Config, shared: Shared, moments: list[stack.Moment]) -> torch.Tensor:
+    return stack.top(cell, config, torch.from_numpy(shared.cell), moments)
 
 
-def _logits(config: Config, shared: Shared, h: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+def _logits(cell: Any, config: Config, shared: Shared, moments: list[stack.Moment]) -> torch.Tensor:
     classes = int(shared.counters[C_CLASSES]) if config.task == MULTICLASS else 1
-    return heads.logits(torch.from_numpy(shared.out), torch.from_numpy(shared.skip), h, x, classes)
-
-
-def _probability(config: Config, shared: Shared, h: torch.Tensor, x: torch.Tensor, y: float) -> float:
-    """The probability that was given to the class `y`; 0 for one that was not known."""
-    p = torch.softmax(_logits(config, shared, h, x), 0)
-    return p[int(y)].item() if y < len(p) else 0.0
+    out, skip = torch.from_numpy(shared.out), torch.from_numpy(shared.skip)
+    return heads.logits(out, skip, _features(cell, config, shared, moments), moments[0].x, classes)
 
 
 def _class_of(config: Config, shared: Shared, events: Events, t: int) -> float:

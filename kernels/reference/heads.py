@@ -1,6 +1,6 @@
 """Read-outs, their losses and the gradients of those, one event at a time.
 
-Logits are o = V h + U x with V = `out` [K, N] and U = `skip` [K, J].
+Logits are o = V phi + U x with V = `out` [K, H] and U = `skip` [K, J].
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from torch.nn import functional
 from kernels.cpu.layout import BINARY, MULTICLASS
 
 
-def logits(out: torch.Tensor, skip: torch.Tensor, h: torch.Tensor, x: torch.Tensor, classes: int) -> torch.Tensor:
-    """Logits [classes] from the hidden state `h` [N] and the inputs `x` [J]."""
-    return out[:classes] @ h + skip[:classes] @ x
+def logits(out: torch.Tensor, skip: torch.Tensor, phi: torch.Tensor, x: torch.Tensor, classes: int) -> torch.Tensor:
+    """Logits [classes] from the features `phi` [H] of the top layer and the inputs `x` [J]."""
+    return out[:classes] @ phi + skip[:classes] @ x
 
 
 def predict(task: int, o: torch.Tensor, base: float, scale: float) -> tuple[float, int]:
@@ -60,7 +60,7 @@ def change_in_deviations(y: float, base: float, scale: float, o: torch.Tensor) -
     return (y - base) / scale if scale > 0.0 else o[0].item()
 
 
-def largest(o_error: torch.Tensor, h_error: torch.Tensor) -> float:
-    """The size that the divergence guard bounds; NaN if anything is."""
-    size = max(o_error.abs().max().item(), h_error.abs().sum().item())
-    return math.nan if o_error.isnan().any() or h_error.isnan().any() else size
+def largest(o_error: torch.Tensor, h_errors: float) -> float:
+    """The size that the divergence guard bounds, of dL/do and the sum of |dL/dh|; NaN if anything is."""
+    size = max(o_error.abs().max().item(), h_errors)
+    return math.nan if o_error.isnan().any() or math.isnan(h_errors) else size

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 import pkgutil
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -34,6 +34,20 @@ class Draws:
         weights = self.uniform(stream, width, units, low=-1.0) * math.sqrt(3.0 / max(1, width - 1))
         weights[-1] = 0.0
         return weights
+
+
+    def ring(self, stream: int, units: int, radius: tuple[float, float]) -> np.ndarray:
+        """float64 [units]: moduli of eigenvalues, uniform in area between two radii, within [1e-4, 0.99999]."""
+        low, high = radius[0] ** 2, radius[1] ** 2
+        return np.clip(np.sqrt(self.uniform(stream, units, low=low, high=high)), 1e-4, 0.99999)
+
+    def phase(self, stream: int, units: int, largest: float) -> np.ndarray:
+        """float64 [units]: phases, uniform in (0, largest)."""
+        return np.maximum(self.uniform(stream, units, high=largest), 1e-6)
+
+
+Ring = Annotated[float, Field(ge=0, lt=1)]
+"""Modulus of an eigenvalue."""
 
 
 class CellSpec(Strict):

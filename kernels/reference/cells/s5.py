@@ -1,0 +1,26 @@
+"""S5 (Smith, Warrington & Linderman, ICLR 2023, arXiv 2208.04933), diagonal, zero-order hold, in complex numbers.
+
+L = -rate(w) + i omega,  d = exp(log_step) gap,  h = exp(L d) h_ + ((exp(L d) - 1) / L) B x
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.nn.functional import softplus
+
+from kernels.cpu.cells.s5 import BEST, DIRECT, EXP, S5, SOFTPLUS
+from kernels.reference.cells import Weights, as_complex, as_pair
+
+
+def forward(cell: S5, w: Weights, x: torch.Tensor, before: torch.Tensor, gap: float) -> torch.Tensor:
+    """See `kernels.reference.cells`."""
+    decay, omega, log_step = w.vectors
+    eigenvalue = torch.complex(-rate(cell, decay), omega)
+    turn = eigenvalue * log_step.exp() * gap
+    held = torch.expm1(turn) / eigenvalue
+    return as_pair(torch.exp(turn) * as_complex(before) + held * (x.to(w.matrices.dtype) @ w.matrices[0]))
+
+
+def rate(cell: S5, w: torch.Tensor) -> torch.Tensor:
+    """The decay rate from its weight; all but the exponential as in StableSSM (Wang & Li, ICML 2024, 2311.14495)."""
+    return {EXP: torch.exp, SOFTPLUS: softplus, BEST: lambda w: 1 / (w**2 + 0.1), DIRECT: torch.neg}[cell.rate](w)

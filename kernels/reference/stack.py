@@ -1,0 +1,136 @@
+"""A stack of layers of one cell, event by event: states and traces of every layer, and the errors between them.
+
+Layer 0 sees the inputs of the event, layer l the features of layer l - 1 and the constant 1. Errors go down through
+the layers at this event only (spatial backpropagation, Zucchet et al., NeurIPS 2023).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+
+from kernels.cpu.layout import Config
+from kernels.cpu.rtrl import LARGEST_TRACE
+from kernels.reference import rtrl
+from kernels.reference.cells import features, split
+
+
+class Place(NamedTuple):
+    """Where a layer has its weights in `Shared.cell`, and of these the recurrence, and its numbers in a key's row."""
+
+    width: int
+    weights: slice
+    recurrence: slice
+    state: slice
+    traces: slice
+
+
+class Moment(NamedTuple):
+    """A layer as it stood after an event."""
+
+    x: torch.Tensor
+    """[J]."""
+    factor: torch.Tensor
+    """[M, ORDER, N]."""
+    h: torch.Tensor
+    """[ORDER, N]."""
+    traces: torch.Tensor
+    """[R, ORDER, N]."""
+
+
+def places(cell: Any, config: Config) -> list[Place]:
+    """The place of every layer, from the bottom."""
+    found, weights, body = [], 0, 0
+    for layer in range(config.layers):
+        width = config.width if layer == 0 else config.hidden + 1
+        rows = cell.MATRICES * width + cell.VECTORS
+        recurrence = (rows + cell.TIED * cell.MATRICES * width) * cell.units
+        stage = cell.output_stage(width) if hasattr(cell, "output_stage") else (0, 0)
+        state, end = body + cell.ORDER * cell.units, weights + recurrence + stage[0] * stage[1]
+        found.append(
+            Place(
+                width,
+                slice(weights, end),
+                slice(weights, weights + recurrence),
+                slice(body, state),
+                slice(state, state + rows * cell.ORDER * cell.units),
+            )
+        )
+        weights, body = end, found[-1].traces.stop
+    return found
+
+
+def advance(
+    cell: Any, config: Config, weights: torch.Tensor, body: torch.Tensor, x: torch.Tensor, gap: float
+) -> list[Moment]:
+    """One event with the inputs `x` [J], from the states and traces in `body`; changes nothing."""
+    moments = []
+    for place in places(cell, config):
+        before = body[place.state].view(cell.ORDER, cell.units)
+        traces = body[place.traces].view(-1, cell.ORDER, cell.units)
+        step = rtrl.step(cell, weights[place.weights], x, before, gap, traces)
+        moments.append(Moment(x, step.factor, step.h, step.traces))
+        x = torch.cat([_features(cell, weights, place, moments[-1]), x.new_ones(1)])
+    return moments
+
+
+def write(cell: Any, config: Config, moments: list[Moment], body: torch.Tensor) -> None:
+    """Writes states, kept within `LARGEST_TRACE`, and traces to a key's row."""
+    for place, moment in zip(places(cell, config), moments):
+        body[place.state] = moment.h.reshape(-1).clamp(-LARGEST_TRACE, LARGEST_TRACE)
+        body[place.traces] = moment.traces.reshape(-1)
+
+
+def hold(moments: list[Moment], body: torch.Tensor) -> torch.Tensor:
+    """What a label that comes later needs: inputs and factors of every layer, then the key's row `body`."""
+    inputs = [part.reshape(-1) for moment in moments for part in (moment.x, moment.factor)]
+    return torch.cat([*inputs, body])
+
+
+def recall(cell: Any, config: Config, held: torch.Tensor) -> list[Moment]:
+    """The moments that `hold` made `held` of."""
+    n, order, where, inputs = cell.units, cell.ORDER, places(cell, config), []
+    for place in where:
+        x, held = held[: place.width], held[place.width :]
+        factor, held = held[: cell.MATRICES * order * n], held[cell.MATRICES * order * n :]
+        inputs.append((x, factor.view(-1, order, n)))
+    return [
+        Moment(*pair, held[place.state].view(order, n), held[place.traces].view(-1, order, n))
+        for place, pair in zip(where, inputs)
+    ]
+
+
+def top(cell: Any, config: Config, weights: torch.Tensor, moments: list[Moment]) -> torch.Tensor:
+    """The features [H] of the top layer, by the weights of today."""
+    return _features(cell, weights, places(cell, config)[-1], moments[-1])
+
+
+def gradients(
+    cell: Any, config: Config, weights: torch.Tensor, moments: list[Moment], d_phi: torch.Tensor
+) -> tuple[torch.Tensor, float]:
+    """dL/dw of all layers, flat as the weights, and the sum of |dL/dh|, from dL/dphi [H] of the top layer."""
+    gradient, size = torch.zeros_like(weights), 0.0
+    for place, moment in reversed(list(zip(places(cell, config), moments))):
+        error, d_x, by_stage = _through_features(cell, weights[place.weights], moment, d_phi)
+        d_x = d_x + rtrl.inputs_error(cell, weights[place.weights], moment.factor, error, place.width)
+        gradient[place.weights] = by_stage
+        gradient[place.recurrence] = rtrl.gradient(cell, moment.traces, error, place.width)
+        size += error.abs().sum().item()
+        d_phi = d_x[:-1]
+    return gradient, size
+
+
+def _features(cell: Any, weights: torch.Tensor, place: Place, moment: Moment) -> torch.Tensor:
+    return features(cell, split(cell, weights[place.weights], place.width), moment.x, moment.h)
+
+
+def _through_features(
+    cell: Any, flat: torch.Tensor, moment: Moment, d_phi: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(dL/dh, dL/dx through the output stage, dL/dw of the output stage) from dL/dphi."""
+    leaves = [part.detach().clone().requires_grad_() for part in (moment.h, moment.x, flat)]
+    h, x, w = leaves
+    phi = features(cell, split(cell, w, len(x)), x, h)
+    by_h, by_x, by_w = torch.autograd.grad(phi, leaves, d_phi, allow_unused=True, materialize_grads=True)
+    return by_h, by_x, by_w

@@ -71,7 +71,10 @@ def plan(cell: Any, c: Config) -> np.ndarray:
     for layer in range(c.layers):
         width = c.width if layer == 0 else c.hidden + 1
         traces = cell.ORDER * (cell.MATRICES * width + cell.VECTORS) * c.units
-        recurrence = ((1 + cell.TIED) * cell.MATRICES * width + cell.VECTORS) * c.units
+        matrices = (1 + cell.TIED) * cell.MATRICES * c.units
+        if hasattr(cell, "weights_of_inputs"):
+            matrices = cell.weights_of_inputs()
+        recurrence = matrices * width + cell.VECTORS * c.units
         stage = cell.output_stage(width) if hasattr(cell, "output_stage") else (0, 0)
         rows.append((width, weights, weights + recurrence, *stage, body, held))
         weights += recurrence + stage[0] * stage[1]

@@ -87,7 +87,7 @@ def output_norms(s, k):
 @nb.njit(**INLINE)
 def hold(cell, config, body, s, held):
     """Copies what a label that comes later needs: inputs and factors of every layer, then states and traces."""
-    order, matrices, tied, vectors, contracts = made_of(cell)
+    order, matrices, tied, vectors, contracts, shared_weights = made_of(cell)
     for k in range(config.layers):
         at = s.plan[k, L_HELD]
         width = s.plan[k, L_WIDTH]
@@ -108,7 +108,7 @@ def take_up(cell, config, cell_weights, held, s):
 
     States and traces are what of `held` follows from `plan[layers, L_HELD]`.
     """
-    order, matrices, tied, vectors, contracts = made_of(cell)
+    order, matrices, tied, vectors, contracts, shared_weights = made_of(cell)
     rest = held[s.plan[config.layers, L_HELD] :]
     for k in range(config.layers):
         at = s.plan[k, L_HELD]

@@ -48,7 +48,7 @@ def _write_state(order, contracts, config, body, s, k):
 @nb.njit(**INLINE)
 def carry_all(cell, config, body, s):
     """Writes the new states and carries all traces, without learning."""
-    order, matrices, tied, vectors, contracts = made_of(cell)
+    order, matrices, tied, vectors, contracts, shared_weights = made_of(cell)
     for k in range(config.layers):
         trace = body[_write_state(order, contracts, config, body, s, k) :]
         rtrl.carry(cell, trace, config.units, s.plan[k, L_WIDTH], layer(s, k))
@@ -83,7 +83,7 @@ def _read_out_step(config, shared, rows, s, r, q):
 @nb.njit(**JIT)
 def _scale_errors(cell, config, body, rows, s):
     """Scales all errors, so that the gradient of all weights has the size that the optimizer allows."""
-    order, matrices, tied, vectors, contracts = made_of(cell)
+    order, matrices, tied, vectors, contracts, shared_weights = made_of(cell)
     phi_sum, phi_squares = rtrl.row_norms(s.phi[config.layers - 1], config.hidden)
     x_sum, x_squares = rtrl.row_norms(s.x[0], config.width)
     absolute = squares = largest = 0.0
@@ -112,7 +112,7 @@ def _scale_errors(cell, config, body, rows, s):
 @nb.njit(**JIT)
 def _step_all(cell, config, shared, body, rows, s):
     """One step on every weight, with the traces in `body` as they are."""
-    order, matrices, tied, vectors, contracts = made_of(cell)
+    order, matrices, tied, vectors, contracts, shared_weights = made_of(cell)
     if needs_whole_gradient(config):
         _scale_errors(cell, config, body, rows, s)
     r, q = step_scalars(config, shared.decay)
@@ -129,7 +129,7 @@ def _step_all(cell, config, shared, body, rows, s):
 @nb.njit(**INLINE)
 def carry_and_learn(cell, config, shared, base, y, body, s):
     """Carries states and traces one step and learns the label `y`. Returns whether the update was applied."""
-    order, matrices, tied, vectors, contracts = made_of(cell)
+    order, matrices, tied, vectors, contracts, shared_weights = made_of(cell)
     rows, finite = _errors(cell, config, shared, base, y, s)
     if not finite or needs_whole_gradient(config):
         carry_all(cell, config, body, s)

@@ -14,16 +14,13 @@ from __future__ import annotations
 import numba as nb
 import numpy as np
 
-from kernels.cpu.cells import made_of
+from kernels.cpu.cells import columns, gather, made_of
 from kernels.cpu.layout import ADAM
 from kernels.cpu.numerics import INLINE, dot
 from kernels.cpu.optimizers import adam_element, adam_scalars, step_row
 
 LARGEST_TRACE = 1e6
 """Bound on the traces of a cell that may expand: such a trace is far from any gradient of use, and finite."""
-
-
-# One row of traces. Each `row` function carries it one step and leaves the gradient in `g` (tied: two rows of it).
 
 
 @nb.njit(**INLINE)
@@ -82,22 +79,6 @@ def _imaginary_row(trace, at, units, error, g):
 
 
 @nb.njit(**INLINE)
-def _carry_and_gradient_row(trace, at, units, order, contracts, jac, new, at_new, xj, error, g):
-    """`_carry_row` and `_gradient_row` in one pass where the trace contracts."""
-    if order == 1 and contracts:
-        row = trace[at : at + units]
-        keep = jac[0]
-        f = new[at_new]
-        for i in range(units):
-            t = keep[i] * row[i] + f[i] * xj
-            row[i] = t
-            g[i] = error[i] * t
-    else:
-        _carry_row(trace, at, units, order, contracts, jac, new, at_new, xj)
-        _gradient_row(trace, at, units, order, error, g)
-
-
-@nb.njit(**INLINE)
 def _carry_and_adam(scalars, trace, w, m, v, first, rows, units, keep, f, x, at_x, error):
     """The common case in one pass, `rows` rows from row `first` on: order 1, contracting, Adam.
 
@@ -129,7 +110,7 @@ def _carry_and_adam(scalars, trace, w, m, v, first, rows, units, keep, f, x, at_
 @nb.njit(**INLINE)
 def carry(cell, trace, units, width, s):
     """Carries the traces of a layer one step, without learning."""
-    order, matrices, tied, vectors, contracts = made_of(cell)
+    order, matrices, tied, vectors, contracts, shared_weights = made_of(cell)
     one = trace.dtype.type(1)
     step = order * units
     for k in range(matrices):
@@ -144,9 +125,9 @@ def carry(cell, trace, units, width, s):
 @nb.njit(**INLINE)
 def carry_and_step(cell, config, trace, w, m, v, units, width, s, r, q):
     """Carries the traces one step and applies the optimizer to the recurrence of the layer, in one pass."""
-    order, matrices, tied, vectors, contracts = made_of(cell)
+    order, matrices, tied, vectors, contracts, shared_weights = made_of(cell)
     one = trace.dtype.type(1)
-    if order == 1 and contracts and config.optimizer == ADAM:
+    if order == 1 and contracts and not shared_weights and config.optimizer == ADAM:
         scalars = adam_scalars(config, w, r, q)
         for k in range(matrices):
             f = s.factor[k]
@@ -155,42 +136,50 @@ def carry_and_step(cell, config, trace, w, m, v, units, width, s, r, q):
             first, f = matrices * width + k, s.vec[k]
             _carry_and_adam(scalars, trace, w, m, v, first, 1, units, s.jac[0], f, s.x, width - 1, s.error)
         return
-    step = order * units
+    many = order * units
     parts = 2 if tied else 1
     g = s.row
+    start = 0
     for k in range(matrices):
+        size = columns(cell, k, units)
         for j in range(width):
-            at = (k * width + j) * step
-            _carry_and_gradient_row(
-                trace, at, units, order, contracts, s.jac, s.factor, k * order, s.x[j], s.error, g
-            )
-            step_row(config, w, m, v, (k * parts * width + j) * units, g, units, r, q)
+            at = (k * width + j) * many
+            _carry_row(trace, at, units, order, contracts, s.jac, s.factor, k * order, s.x[j])
+            _gradient_row(trace, at, units, order, s.error, g)
+            gather(cell, k, g, units)
+            step_row(config, w, m, v, start + j * size, g, size, r, q)
             if tied:
                 _imaginary_row(trace, at, units, s.error, g)
-                step_row(config, w, m, v, ((k * parts + 1) * width + j) * units, g, units, r, q)
+                step_row(config, w, m, v, start + (width + j) * size, g, size, r, q)
+        start += parts * width * size
     for k in range(vectors):
-        at = (matrices * width + k) * step
-        _carry_and_gradient_row(trace, at, units, order, contracts, s.jac, s.vec, k * order, one, s.error, g)
-        step_row(config, w, m, v, (matrices * parts * width + k) * units, g, units, r, q)
+        at = (matrices * width + k) * many
+        _carry_row(trace, at, units, order, contracts, s.jac, s.vec, k * order, one)
+        _gradient_row(trace, at, units, order, s.error, g)
+        step_row(config, w, m, v, start + k * units, g, units, r, q)
 
 
 @nb.njit(**INLINE)
 def step(cell, config, trace, w, m, v, units, width, s, r, q):
     """Applies the optimizer to the recurrence of the layer, with the gradient of the traces as they are."""
-    order, matrices, tied, vectors, contracts = made_of(cell)
+    order, matrices, tied, vectors, contracts, shared_weights = made_of(cell)
     parts = 2 if tied else 1
     g = s.row
+    start = 0
     for k in range(matrices):
+        size = columns(cell, k, units)
         for j in range(width):
             at = (k * width + j) * order * units
             _gradient_row(trace, at, units, order, s.error, g)
-            step_row(config, w, m, v, (k * parts * width + j) * units, g, units, r, q)
+            gather(cell, k, g, units)
+            step_row(config, w, m, v, start + j * size, g, size, r, q)
             if tied:
                 _imaginary_row(trace, at, units, s.error, g)
-                step_row(config, w, m, v, ((k * parts + 1) * width + j) * units, g, units, r, q)
+                step_row(config, w, m, v, start + (width + j) * size, g, size, r, q)
+        start += parts * width * size
     for k in range(vectors):
         _gradient_row(trace, (matrices * width + k) * order * units, units, order, s.error, g)
-        step_row(config, w, m, v, (matrices * parts * width + k) * units, g, units, r, q)
+        step_row(config, w, m, v, start + k * units, g, units, r, q)
 
 
 @nb.njit(**INLINE)
@@ -207,11 +196,15 @@ def row_norms(g, size):
 @nb.njit(**INLINE)
 def norms(cell, trace, units, width, s):
     """(sum |g|, sum g^2) of the gradient of the recurrence of the layer."""
-    order, matrices, tied, vectors, contracts = made_of(cell)
+    order, matrices, tied, vectors, contracts, shared_weights = made_of(cell)
     absolute = squares = 0.0
     for k in range(matrices * width + vectors):
         _gradient_row(trace, k * order * units, units, order, s.error, s.row)
-        a, b = row_norms(s.row, units)
+        size = units
+        if k < matrices * width:
+            gather(cell, k // width, s.row, units)
+            size = columns(cell, k // width, units)
+        a, b = row_norms(s.row, size)
         absolute += a
         squares += b
         if tied and k < matrices * width:
@@ -225,22 +218,25 @@ def norms(cell, trace, units, width, s):
 @nb.njit(**INLINE)
 def inputs_error(cell, w, units, width, s, d_x):
     """Adds dL/dx through the recurrence at this event (not through earlier ones) to `d_x`."""
-    order, matrices, tied, vectors, contracts = made_of(cell)
+    order, matrices, tied, vectors, contracts, shared_weights = made_of(cell)
     zero = w.dtype.type(0)
-    parts = 2 if tied else 1
+    start = 0
     for k in range(matrices):
+        size = columns(cell, k, units)
         for i in range(units):
-            f1 = s.factor[k * order, i]
-            if order == 1:
-                s.row[i] = s.error[i] * f1
-            else:
-                s.row[i] = s.error[i] * f1 + s.error[units + i] * s.factor[k * order + 1, i]
+            s.row[i] = s.error[i] * s.factor[k * order, i]
+        if order == 2:
+            for i in range(units):
+                s.row[i] += s.error[units + i] * s.factor[k * order + 1, i]
+        gather(cell, k, s.row, units)
         for j in range(len(d_x)):
-            at = (k * parts * width + j) * units
-            d_x[j] += dot(w[at : at + units], s.row, units, zero)
+            at = start + j * size
+            d_x[j] += dot(w[at : at + size], s.row, size, zero)
+        start += width * size
         if tied:
             for i in range(units):
                 s.row[i] = s.error[units + i] * s.factor[k * order, i] - s.error[i] * s.factor[k * order + 1, i]
             for j in range(len(d_x)):
-                at = ((k * parts + 1) * width + j) * units
+                at = start + j * units
                 d_x[j] += dot(w[at : at + units], s.row, units, zero)
+            start += width * units

@@ -11,6 +11,7 @@ a cell by the type of that tuple, at compile time; a new cell is a new file.
     TIED       order 2: every matrix is complex, two matrices [2, J, N] (real, imaginary part) over one trace
     VECTORS    weights per unit [N]
     CONTRACTS  whether traces are bounded by the inputs; where not they are kept within `rtrl.LARGEST_TRACE`
+    SHARED     whether one weight reaches several units: a matrix then has `columns` columns, its traces still N
 
 In memory the weights of a layer are one vector: matrices ([MATRICES, J, N], tied [MATRICES, 2, J, N]), vectors
 [VECTORS, N], then the weights of the output stage [rows, columns]. Units are contiguous: every inner loop runs over
@@ -39,7 +40,7 @@ def implements(function: Callable, cell: type) -> Callable[[Callable], Callable]
 
 
 def made_of(cell):
-    """(ORDER, MATRICES, TIED, VECTORS, CONTRACTS) of a cell as integers (compiled code only)."""
+    """(ORDER, MATRICES, TIED, VECTORS, CONTRACTS, SHARED) of a cell as integers (compiled code only)."""
     raise NotImplementedError("made_of is for compiled code")
 
 
@@ -47,8 +48,8 @@ def made_of(cell):
 def _made_of(cell):
     kind = cell.instance_class
     order, matrices, tied = kind.ORDER, kind.MATRICES, int(kind.TIED)
-    vectors, contracts = kind.VECTORS, int(kind.CONTRACTS)
-    return lambda cell: (order, matrices, tied, vectors, contracts)  # noqa: ARG005 (by the same names)
+    vectors, contracts, shared = kind.VECTORS, int(kind.CONTRACTS), int(getattr(kind, "SHARED", False))
+    return lambda cell: (order, matrices, tied, vectors, contracts, shared)  # noqa: ARG005 (by the same names)
 
 
 def forward(cell, w, x, before, gap, units, width, s):
@@ -90,6 +91,30 @@ def backward(cell, w, h, units, width, s, d_x):
 @overload(backward, jit_options=INLINE)  # type: ignore[arg-type]
 def _backward_of(cell, w, h, units, width, s, d_x):
     return _FORMS.get((backward, cell.instance_class), _error_itself)
+
+
+def columns(cell, k, units):
+    """Columns of the weight matrix `k` (compiled code only): the units, unless the cell is SHARED."""
+    raise NotImplementedError("columns is for compiled code")
+
+
+@overload(columns, jit_options=INLINE)  # type: ignore[arg-type]
+def _columns_of(cell, k, units):
+    return _FORMS.get((columns, cell.instance_class), lambda cell, k, units: units)
+
+
+def gather(cell, k, g, units):
+    """Sums a row `g` [N] of a gradient by unit into one by column of matrix `k`, in place (compiled code only)."""
+    raise NotImplementedError("gather is for compiled code")
+
+
+@overload(gather, jit_options=INLINE)  # type: ignore[arg-type]
+def _gather_of(cell, k, g, units):
+    return _FORMS.get((gather, cell.instance_class), _as_it_is)
+
+
+def _as_it_is(cell, k, g, units):
+    pass
 
 
 def _state_itself(cell, w, x, h, units, width, s):

@@ -6,9 +6,8 @@ L = -rate(w) + i omega,  d = exp(log_step) gap,  h = exp(L d) h_ + ((exp(L d) - 
 from __future__ import annotations
 
 import torch
-from torch.nn.functional import softplus
 
-from kernels.cpu.cells.s5 import BEST, DIRECT, EXP, S5, SOFTPLUS
+from kernels.cpu.cells.s5 import BEST, EXP, S5, SOFTPLUS
 from kernels.reference.cells import Weights, as_complex, as_pair
 
 
@@ -23,4 +22,8 @@ def forward(cell: S5, w: Weights, x: torch.Tensor, before: torch.Tensor, gap: fl
 
 def rate(cell: S5, w: torch.Tensor) -> torch.Tensor:
     """The decay rate from its weight; all but the exponential as in StableSSM (Wang & Li, ICML 2024, 2311.14495)."""
-    return {EXP: torch.exp, SOFTPLUS: softplus, BEST: lambda w: 1 / (w**2 + 0.1), DIRECT: torch.neg}[cell.rate](w)
+    if cell.rate == EXP:
+        return w.exp()
+    if cell.rate == SOFTPLUS:
+        return torch.logaddexp(w, torch.zeros_like(w))
+    return 1 / (w**2 + 0.1) if cell.rate == BEST else -w

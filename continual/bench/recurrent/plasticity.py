@@ -131,7 +131,7 @@ def measure(
         as_json=as_json,
     )
     if out is not None:
-        tenths(list(results.items()), out / "recurrent-plasticity.png")
+        tenths([(arm.name, results[arm.name]) for arm in chosen if arm.role == "cell"], out / "recurrent-plasticity.png")
 
 
 def _notes(events: int) -> list[str]:

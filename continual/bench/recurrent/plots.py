@@ -58,7 +58,10 @@ def scatter(panels: Sequence[tuple[Stream, Sequence[Mark]]], path: Path) -> None
         _panel(axis, stream, marks)
     for axis in axes[len(panels) :]:
         axis.set_visible(False)
-    handles = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels())}
+    handles: dict[str, Any] = {}
+    for axis in axes:
+        for handle, label in zip(*axis.get_legend_handles_labels()):
+            handles.setdefault(label, handle)
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     figure.savefig(path)
 

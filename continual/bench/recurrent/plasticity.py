@@ -131,7 +131,8 @@ def measure(
         as_json=as_json,
     )
     if out is not None:
-        tenths([(arm.name, results[arm.name]) for arm in chosen if arm.role == "cell"], out / "recurrent-plasticity.png")
+        shown = [(arm.name, results[arm.name]) for arm in chosen if arm.role == "cell"]
+        tenths(shown, out / "recurrent-plasticity.png")
 
 
 def _notes(events: int) -> list[str]:

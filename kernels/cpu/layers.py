@@ -19,7 +19,7 @@ from kernels.cpu.rtrl import inputs_error, row_norms
 
 @nb.njit(**{**INLINE, "inline": "always"})
 def layer(s, k):
-    """The working memory of layer `k`. (Without reference counts a view cannot be returned, only written in place.)"""
+    """The working memory of layer `k`; inlined, as no view can be returned without reference counts."""
     return Scratch(
         s.plan, s.x[k], s.work, s.h[k], s.phi[k], s.jac[k], s.factor[k], s.vec[k], s.error[k], s.d_phi[k],
         s.out_inputs[k], s.out_gate[k], s.d_out[k], s.row, s.logits, s.d_logits,
@@ -87,14 +87,14 @@ def output_norms(s, k):
 @nb.njit(**INLINE)
 def hold(cell, config, body, s, held):
     """Copies what a label that comes later needs: inputs and factors of every layer, then states and traces."""
-    order, matrices, tied, vectors, contracts, shared_weights = made_of(cell)
+    kind = made_of(cell)
     for k in range(config.layers):
         at = s.plan[k, L_HELD]
         width = s.plan[k, L_WIDTH]
         for j in range(width):
             held[at + j] = s.x[k, j]
         at += width
-        for f in range(matrices * order):
+        for f in range(kind.matrices * kind.order):
             for i in range(config.units):
                 held[at + f * config.units + i] = s.factor[k, f, i]
     rest = s.plan[config.layers, L_HELD]
@@ -108,7 +108,7 @@ def take_up(cell, config, cell_weights, held, s):
 
     States and traces are what of `held` follows from `plan[layers, L_HELD]`.
     """
-    order, matrices, tied, vectors, contracts, shared_weights = made_of(cell)
+    kind = made_of(cell)
     rest = held[s.plan[config.layers, L_HELD] :]
     for k in range(config.layers):
         at = s.plan[k, L_HELD]
@@ -116,11 +116,11 @@ def take_up(cell, config, cell_weights, held, s):
         for j in range(width):
             s.x[k, j] = held[at + j]
         at += width
-        for f in range(matrices * order):
+        for f in range(kind.matrices * kind.order):
             for i in range(config.units):
                 s.factor[k, f, i] = held[at + f * config.units + i]
         state = rest[s.plan[k, L_BODY] :]
-        for i in range(order * config.units):
+        for i in range(kind.order * config.units):
             s.h[k, i] = state[i]
         t = layer(s, k)
         features(cell, cell_weights[s.plan[k, L_OUT] :], t.x, t.h, config.units, width, t)

@@ -157,7 +157,7 @@ class Out(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """Working memory of one call; holds nothing between calls. In the working memory of one layer the axis L is gone."""
+    """Working memory of one call; holds nothing between calls. That of one layer lacks the axis L."""
 
     plan: np.ndarray
     """int64 [L + 1, 7]: where a layer has what; the last row holds the ends."""

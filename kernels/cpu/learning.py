@@ -48,9 +48,9 @@ def _write_state(order, contracts, config, body, s, k):
 @nb.njit(**INLINE)
 def carry_all(cell, config, body, s):
     """Writes the new states and carries all traces, without learning."""
-    order, matrices, tied, vectors, contracts, shared_weights = made_of(cell)
+    kind = made_of(cell)
     for k in range(config.layers):
-        trace = body[_write_state(order, contracts, config, body, s, k) :]
+        trace = body[_write_state(kind.order, kind.contracts, config, body, s, k) :]
         rtrl.carry(cell, trace, config.units, s.plan[k, L_WIDTH], layer(s, k))
 
 
@@ -83,7 +83,7 @@ def _read_out_step(config, shared, rows, s, r, q):
 @nb.njit(**JIT)
 def _scale_errors(cell, config, body, rows, s):
     """Scales all errors, so that the gradient of all weights has the size that the optimizer allows."""
-    order, matrices, tied, vectors, contracts, shared_weights = made_of(cell)
+    kind = made_of(cell)
     phi_sum, phi_squares = rtrl.row_norms(s.phi[config.layers - 1], config.hidden)
     x_sum, x_squares = rtrl.row_norms(s.x[0], config.width)
     absolute = squares = largest = 0.0
@@ -93,7 +93,7 @@ def _scale_errors(cell, config, body, rows, s):
         absolute += d * (phi_sum + x_sum)
         squares += d * d * (phi_squares + x_squares)
     for k in range(config.layers):
-        trace = body[s.plan[k, L_BODY] + order * config.units :]
+        trace = body[s.plan[k, L_BODY] + kind.order * config.units :]
         a, b = rtrl.norms(cell, trace, config.units, s.plan[k, L_WIDTH], layer(s, k))
         c, d = output_norms(s, k)
         absolute += a + c
@@ -103,7 +103,7 @@ def _scale_errors(cell, config, body, rows, s):
     for k in range(rows):
         s.d_logits[k] *= scale
     for k in range(config.layers):
-        for i in range(order * config.units):
+        for i in range(kind.order * config.units):
             s.error[k, i] *= factor
         for i in range(s.d_out.shape[1]):
             s.d_out[k, i] *= factor
@@ -112,14 +112,14 @@ def _scale_errors(cell, config, body, rows, s):
 @nb.njit(**JIT)
 def _step_all(cell, config, shared, body, rows, s):
     """One step on every weight, with the traces in `body` as they are."""
-    order, matrices, tied, vectors, contracts, shared_weights = made_of(cell)
+    kind = made_of(cell)
     if needs_whole_gradient(config):
         _scale_errors(cell, config, body, rows, s)
     r, q = step_scalars(config, shared.decay)
     for k in range(config.layers):
         at = s.plan[k, L_WEIGHTS]
         w, m, v = shared.cell[at:], shared.m_cell[at:], shared.v_cell[at:]
-        trace = body[s.plan[k, L_BODY] + order * config.units :]
+        trace = body[s.plan[k, L_BODY] + kind.order * config.units :]
         share = r * config.recurrent_rate
         rtrl.step(cell, config, trace, w, m, v, config.units, s.plan[k, L_WIDTH], layer(s, k), share, q)
         output_step(config, shared, s, k, r, q)
@@ -129,7 +129,7 @@ def _step_all(cell, config, shared, body, rows, s):
 @nb.njit(**INLINE)
 def carry_and_learn(cell, config, shared, base, y, body, s):
     """Carries states and traces one step and learns the label `y`. Returns whether the update was applied."""
-    order, matrices, tied, vectors, contracts, shared_weights = made_of(cell)
+    kind = made_of(cell)
     rows, finite = _errors(cell, config, shared, base, y, s)
     if not finite or needs_whole_gradient(config):
         carry_all(cell, config, body, s)
@@ -138,7 +138,7 @@ def carry_and_learn(cell, config, shared, base, y, body, s):
     else:
         r, q = step_scalars(config, shared.decay)
         for k in range(config.layers):
-            trace = body[_write_state(order, contracts, config, body, s, k) :]
+            trace = body[_write_state(kind.order, kind.contracts, config, body, s, k) :]
             at = s.plan[k, L_WEIGHTS]
             w, m, v = shared.cell[at:], shared.m_cell[at:], shared.v_cell[at:]
             share = r * config.recurrent_rate

@@ -90,7 +90,7 @@ def step_row(config, w, m, v, at, g, size, r, q):
             m[k], v[k], change = adam_element(scalars, m[k], v[k], g[i])
             w[k] -= change
     elif config.optimizer == RMSPROP:
-        rate, floor, b1, c1, b2, c2 = scalars
+        rate, floor, _, _, b2, c2 = scalars
         for i in range(size):
             k = np.uintp(at + i)
             vi = b2 * v[k] + c2 * (g[i] * g[i])

@@ -12,7 +12,6 @@ A trace is as long as its parameter times ORDER and lies beside it in memory: [M
 from __future__ import annotations
 
 import numba as nb
-import numpy as np
 
 from kernels.cpu.cells import columns, gather, made_of
 from kernels.cpu.layout import ADAM
@@ -88,20 +87,15 @@ def _carry_and_adam(scalars, trace, w, m, v, first, rows, units, keep, f, x, at_
     w = w[first * units : (first + rows) * units]
     m = m[first * units : (first + rows) * units]
     v = v[first * units : (first + rows) * units]
-    r, q, b1, c1, b2, c2 = scalars
     for j in range(rows):
         xj = x[at_x + j]
         a = j * units
         for i in range(units):
             k = a + i
             t = keep[i] * trace[k] + f[i] * xj
-            g = error[i] * t
-            mk = b1 * m[k] + c1 * g
-            vk = b2 * v[k] + c2 * (g * g)
             trace[k] = t
-            m[k] = mk
-            v[k] = vk
-            w[k] -= r * mk / (np.sqrt(vk) + q)
+            m[k], v[k], change = adam_element(scalars, m[k], v[k], error[i] * t)
+            w[k] -= change
 
 
 # A whole layer. What a cell is made of is known to the compiler, which drops what a cell does not have.
@@ -110,75 +104,75 @@ def _carry_and_adam(scalars, trace, w, m, v, first, rows, units, keep, f, x, at_
 @nb.njit(**INLINE)
 def carry(cell, trace, units, width, s):
     """Carries the traces of a layer one step, without learning."""
-    order, matrices, tied, vectors, contracts, shared_weights = made_of(cell)
+    kind = made_of(cell)
     one = trace.dtype.type(1)
-    step = order * units
-    for k in range(matrices):
+    step = kind.order * units
+    for k in range(kind.matrices):
         for j in range(width):
             at = (k * width + j) * step
-            _carry_row(trace, at, units, order, contracts, s.jac, s.factor, k * order, s.x[j])
-    for k in range(vectors):
-        at = (matrices * width + k) * step
-        _carry_row(trace, at, units, order, contracts, s.jac, s.vec, k * order, one)
+            _carry_row(trace, at, units, kind.order, kind.contracts, s.jac, s.factor, k * kind.order, s.x[j])
+    for k in range(kind.vectors):
+        at = (kind.matrices * width + k) * step
+        _carry_row(trace, at, units, kind.order, kind.contracts, s.jac, s.vec, k * kind.order, one)
 
 
 @nb.njit(**INLINE)
 def carry_and_step(cell, config, trace, w, m, v, units, width, s, r, q):
     """Carries the traces one step and applies the optimizer to the recurrence of the layer, in one pass."""
-    order, matrices, tied, vectors, contracts, shared_weights = made_of(cell)
+    kind = made_of(cell)
     one = trace.dtype.type(1)
-    if order == 1 and contracts and not shared_weights and config.optimizer == ADAM:
+    if kind.order == 1 and kind.contracts and not kind.shared and config.optimizer == ADAM:
         scalars = adam_scalars(config, w, r, q)
-        for k in range(matrices):
+        for k in range(kind.matrices):
             f = s.factor[k]
             _carry_and_adam(scalars, trace, w, m, v, k * width, width, units, s.jac[0], f, s.x, 0, s.error)
-        for k in range(vectors):  # their input is the constant
-            first, f = matrices * width + k, s.vec[k]
+        for k in range(kind.vectors):  # their input is the constant
+            first, f = kind.matrices * width + k, s.vec[k]
             _carry_and_adam(scalars, trace, w, m, v, first, 1, units, s.jac[0], f, s.x, width - 1, s.error)
         return
-    many = order * units
-    parts = 2 if tied else 1
+    many = kind.order * units
+    parts = 2 if kind.tied else 1
     g = s.row
     start = 0
-    for k in range(matrices):
+    for k in range(kind.matrices):
         size = columns(cell, k, units)
         for j in range(width):
             at = (k * width + j) * many
-            _carry_row(trace, at, units, order, contracts, s.jac, s.factor, k * order, s.x[j])
-            _gradient_row(trace, at, units, order, s.error, g)
+            _carry_row(trace, at, units, kind.order, kind.contracts, s.jac, s.factor, k * kind.order, s.x[j])
+            _gradient_row(trace, at, units, kind.order, s.error, g)
             gather(cell, k, g, units)
             step_row(config, w, m, v, start + j * size, g, size, r, q)
-            if tied:
+            if kind.tied:
                 _imaginary_row(trace, at, units, s.error, g)
                 step_row(config, w, m, v, start + (width + j) * size, g, size, r, q)
         start += parts * width * size
-    for k in range(vectors):
-        at = (matrices * width + k) * many
-        _carry_row(trace, at, units, order, contracts, s.jac, s.vec, k * order, one)
-        _gradient_row(trace, at, units, order, s.error, g)
+    for k in range(kind.vectors):
+        at = (kind.matrices * width + k) * many
+        _carry_row(trace, at, units, kind.order, kind.contracts, s.jac, s.vec, k * kind.order, one)
+        _gradient_row(trace, at, units, kind.order, s.error, g)
         step_row(config, w, m, v, start + k * units, g, units, r, q)
 
 
 @nb.njit(**INLINE)
 def step(cell, config, trace, w, m, v, units, width, s, r, q):
     """Applies the optimizer to the recurrence of the layer, with the gradient of the traces as they are."""
-    order, matrices, tied, vectors, contracts, shared_weights = made_of(cell)
-    parts = 2 if tied else 1
+    kind = made_of(cell)
+    parts = 2 if kind.tied else 1
     g = s.row
     start = 0
-    for k in range(matrices):
+    for k in range(kind.matrices):
         size = columns(cell, k, units)
         for j in range(width):
-            at = (k * width + j) * order * units
-            _gradient_row(trace, at, units, order, s.error, g)
+            at = (k * width + j) * kind.order * units
+            _gradient_row(trace, at, units, kind.order, s.error, g)
             gather(cell, k, g, units)
             step_row(config, w, m, v, start + j * size, g, size, r, q)
-            if tied:
+            if kind.tied:
                 _imaginary_row(trace, at, units, s.error, g)
                 step_row(config, w, m, v, start + (width + j) * size, g, size, r, q)
         start += parts * width * size
-    for k in range(vectors):
-        _gradient_row(trace, (matrices * width + k) * order * units, units, order, s.error, g)
+    for k in range(kind.vectors):
+        _gradient_row(trace, (kind.matrices * width + k) * kind.order * units, units, kind.order, s.error, g)
         step_row(config, w, m, v, start + k * units, g, units, r, q)
 
 
@@ -196,19 +190,19 @@ def row_norms(g, size):
 @nb.njit(**INLINE)
 def norms(cell, trace, units, width, s):
     """(sum |g|, sum g^2) of the gradient of the recurrence of the layer."""
-    order, matrices, tied, vectors, contracts, shared_weights = made_of(cell)
+    kind = made_of(cell)
     absolute = squares = 0.0
-    for k in range(matrices * width + vectors):
-        _gradient_row(trace, k * order * units, units, order, s.error, s.row)
+    for k in range(kind.matrices * width + kind.vectors):
+        _gradient_row(trace, k * kind.order * units, units, kind.order, s.error, s.row)
         size = units
-        if k < matrices * width:
+        if k < kind.matrices * width:
             gather(cell, k // width, s.row, units)
             size = columns(cell, k // width, units)
         a, b = row_norms(s.row, size)
         absolute += a
         squares += b
-        if tied and k < matrices * width:
-            _imaginary_row(trace, k * order * units, units, s.error, s.row)
+        if kind.tied and k < kind.matrices * width:
+            _imaginary_row(trace, k * kind.order * units, units, s.error, s.row)
             a, b = row_norms(s.row, units)
             absolute += a
             squares += b
@@ -218,24 +212,24 @@ def norms(cell, trace, units, width, s):
 @nb.njit(**INLINE)
 def inputs_error(cell, w, units, width, s, d_x):
     """Adds dL/dx through the recurrence at this event (not through earlier ones) to `d_x`."""
-    order, matrices, tied, vectors, contracts, shared_weights = made_of(cell)
+    kind = made_of(cell)
     zero = w.dtype.type(0)
     start = 0
-    for k in range(matrices):
+    for k in range(kind.matrices):
         size = columns(cell, k, units)
         for i in range(units):
-            s.row[i] = s.error[i] * s.factor[k * order, i]
-        if order == 2:
+            s.row[i] = s.error[i] * s.factor[k * kind.order, i]
+        if kind.order == 2:
             for i in range(units):
-                s.row[i] += s.error[units + i] * s.factor[k * order + 1, i]
+                s.row[i] += s.error[units + i] * s.factor[k * kind.order + 1, i]
         gather(cell, k, s.row, units)
         for j in range(len(d_x)):
             at = start + j * size
             d_x[j] += dot(w[at : at + size], s.row, size, zero)
         start += width * size
-        if tied:
+        if kind.tied:
             for i in range(units):
-                s.row[i] = s.error[units + i] * s.factor[k * order, i] - s.error[i] * s.factor[k * order + 1, i]
+                s.row[i] = s.error[units + i] * s.factor[2 * k, i] - s.error[i] * s.factor[2 * k + 1, i]
             for j in range(len(d_x)):
                 at = start + j * units
                 d_x[j] += dot(w[at : at + units], s.row, units, zero)

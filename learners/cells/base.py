@@ -35,7 +35,6 @@ class Draws:
         weights[-1] = 0.0
         return weights
 
-
     def ring(self, stream: int, units: int, radius: tuple[float, float]) -> np.ndarray:
         """float64 [units]: moduli of eigenvalues, uniform in area between two radii, within [1e-4, 0.99999]."""
         low, high = radius[0] ** 2, radius[1] ** 2
@@ -70,7 +69,7 @@ class CellSpec(Strict):
         raise NotImplementedError(f"cell kind {self.kind!r} has no compiled form")
 
     def initial(self, draws: Draws, width: int) -> np.ndarray:
-        """float64: the weights of a layer with `width` inputs (the last is constant), flat (see `kernels.cpu.cells`)."""
+        """The weights of a layer with `width` inputs, the last one constant: float64, flat as in `kernels.cpu.cells`."""
         raise NotImplementedError(f"cell kind {self.kind!r} has no initial weights")
 
     @property

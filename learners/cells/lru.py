@@ -17,7 +17,9 @@ class LRU(CellSpec):
 
     kind: Literal["lru"] = "lru"
     radius: tuple[Ring, Ring] = Field((0.0, 0.99), description="Ring of the initial eigenvalues, uniform in area.")
-    phase: float = Field(0.628, gt=0, le=6.2832, description="Largest initial phase of an eigenvalue, radians per step.")
+    phase: float = Field(
+        0.628, gt=0, le=6.2832, description="Largest initial phase of an eigenvalue, radians per step."
+    )
 
     def compiled(self) -> lru.LRU:
         """See `CellSpec`."""

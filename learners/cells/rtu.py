@@ -18,7 +18,9 @@ class RTU(CellSpec):
     kind: Literal["rtu"] = "rtu"
     linear: bool = Field(True, description="Whether the recurrence is linear and tanh follows it, or tanh is inside.")
     radius: tuple[Ring, Ring] = Field((0.0, 0.99), description="Ring of the initial eigenvalues, uniform in area.")
-    phase: float = Field(0.628, gt=0, le=6.2832, description="Largest initial phase of an eigenvalue, radians per step.")
+    phase: float = Field(
+        0.628, gt=0, le=6.2832, description="Largest initial phase of an eigenvalue, radians per step."
+    )
 
     def compiled(self) -> rtu.RTU | rtu.NonlinearRTU:
         """See `CellSpec`."""

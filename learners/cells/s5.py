@@ -23,7 +23,12 @@ class S5(CellSpec):
         "exp", description="How the decay rate follows from its weight; `best` is StableSSM's 1 / (w^2 + 0.1)."
     )
     steps: tuple[float, float] = Field((1e-3, 1.0), description="Range of the initial time steps, log-uniform.")
-    frequency: float = Field(3.1416, ge=0, le=1e3, description="Initial frequencies are spread evenly from 0 to this, radians per unit of time.")
+    frequency: float = Field(
+        3.1416,
+        ge=0,
+        le=1e3,
+        description="Initial frequencies are spread evenly from 0 to this, radians per unit of time.",
+    )
 
     def compiled(self) -> s5.S5:
         """See `CellSpec`."""

@@ -2,11 +2,14 @@
 
     inputs      features standardised by running moments, the key's previous label, the constant 1
     cell        one of `learners.cells`: hidden state and traces per key, weights shared; one or several layers
-    read-out    o = V phi + U x, phi the features of the top layer, V and U zero at the start, so that a regression starts as the no-change forecast
+    read-out    o = V phi + U x with phi the features of the top layer; V and U are zero at the start, so that a
+                regression starts as the no-change forecast
     optimizer   one of `learners.optimizers`, one step per label
 
 The gradient of every parameter is exact for frozen weights (element-wise recurrence); under online updates a trace
-also carries terms of earlier weights, as in every online RTRL (Irie et al., ICLR 2024, arXiv 2305.19044).
+also carries terms of earlier weights, as in every online RTRL (Irie et al., ICLR 2024, arXiv 2305.19044). With
+several layers that of the top one is exact, that of a lower one leaves out the paths through the past of the layers
+above it (Zucchet et al., NeurIPS 2023, arXiv 2305.15947).
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ MAX_ROW_BYTES = 64 << 20
 
 MAX_READ_OUT_BYTES = 256 << 20
 """Bound on the weights of the read-out with all classes."""
+
 
 class RecurrentSpec(LearnerSpec):
     """One recurrent layer with exact RTRL and a linear read-out with skip connection."""

@@ -3,7 +3,7 @@
 A cell is an element-wise recurrence: unit i of the state depends on unit i of the state before and on the inputs, so
 dh/dh_ is diagonal (a block of 2 x 2 per unit where a unit holds two reals) and a trace has the shape of its parameter:
 RTRL is exact at the price of a few multiplications (`kernels.cpu.rtrl`). Each file here holds one cell: a named tuple
-of its options, whose class attributes say what it is made of, and its `forward`. Compiled code finds the functions of
+of its options, what it is `made` of, and its `forward`. Compiled code finds the functions of
 a cell by the type of that tuple, at compile time; a new cell is a new file.
 
     ORDER      reals per unit of the state: 1 or 2
@@ -21,12 +21,35 @@ units and vectorises.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple, TypeVar
 
 from numba.extending import overload
 
 from kernels.cpu.numerics import INLINE
 
+T = TypeVar("T")
+
 _FORMS: dict[tuple[Callable, type], Callable] = {}
+
+
+def made(
+    order: int,
+    matrices: int,
+    vectors: int = 0,
+    *,
+    tied: bool = False,
+    contracts: bool = False,
+    shared: bool = False,
+) -> Callable[[type[T]], type[T]]:
+    """Decorator: says of a cell what it is made of, as the class attributes ORDER, MATRICES and so on."""
+
+    def note(cell: type[T]) -> type[T]:
+        parts = {"ORDER": order, "MATRICES": matrices, "VECTORS": vectors}
+        for name, value in {**parts, "TIED": tied, "CONTRACTS": contracts, "SHARED": shared}.items():
+            setattr(cell, name, value)
+        return cell
+
+    return note
 
 
 def implements(function: Callable, cell: type) -> Callable[[Callable], Callable]:
@@ -39,8 +62,19 @@ def implements(function: Callable, cell: type) -> Callable[[Callable], Callable]
     return register
 
 
+class Made(NamedTuple):
+    """What a cell is made of, in compiled code: see the module's docstring."""
+
+    order: int
+    matrices: int
+    tied: int
+    vectors: int
+    contracts: int
+    shared: int
+
+
 def made_of(cell):
-    """(ORDER, MATRICES, TIED, VECTORS, CONTRACTS, SHARED) of a cell as integers (compiled code only)."""
+    """What the cell is `made` of, known to the compiler (compiled code only)."""
     raise NotImplementedError("made_of is for compiled code")
 
 
@@ -48,8 +82,8 @@ def made_of(cell):
 def _made_of(cell):
     kind = cell.instance_class
     order, matrices, tied = kind.ORDER, kind.MATRICES, int(kind.TIED)
-    vectors, contracts, shared = kind.VECTORS, int(kind.CONTRACTS), int(getattr(kind, "SHARED", False))
-    return lambda cell: (order, matrices, tied, vectors, contracts, shared)  # noqa: ARG005 (by the same names)
+    vectors, contracts, shared = kind.VECTORS, int(kind.CONTRACTS), int(kind.SHARED)
+    return lambda cell: Made(order, matrices, tied, vectors, contracts, shared)
 
 
 def forward(cell, w, x, before, gap, units, width, s):

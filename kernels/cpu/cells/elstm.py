@@ -12,21 +12,16 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from kernels.cpu.cells import backward, features, forward, implements
+from kernels.cpu.cells import backward, features, forward, implements, made
 from kernels.cpu.numerics import dot, sigmoid, tanh
 from kernels.cpu.products import product
 
 
+@made(order=1, matrices=2, vectors=2)
 class ELSTM(NamedTuple):
     """Matrices: forget gate F, candidate Z; vectors wf, wz; output stage: O [J, N], then Wo [N, N]."""
 
     units: int
-
-    ORDER = 1
-    MATRICES = 2
-    TIED = False
-    VECTORS = 2
-    CONTRACTS = False
 
     def output_stage(self, width: int) -> tuple[int, int]:
         """Rows and columns of the output stage's weights, for `width` inputs."""

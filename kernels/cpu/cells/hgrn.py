@@ -12,22 +12,17 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from kernels.cpu.cells import forward, implements
+from kernels.cpu.cells import forward, implements, made
 from kernels.cpu.numerics import cos, sigmoid, sin
 from kernels.cpu.products import product
 
 
+@made(order=2, matrices=3, vectors=1)
 class HGRN(NamedTuple):
     """Matrices: Wmu, Wre, Wim; vector: theta."""
 
     units: int
     bound: float
-
-    ORDER = 2
-    MATRICES = 3
-    TIED = False
-    VECTORS = 1
-    CONTRACTS = False
 
 
 @implements(forward, HGRN)

@@ -10,21 +10,16 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from kernels.cpu.cells import forward, implements
+from kernels.cpu.cells import forward, implements, made
 from kernels.cpu.numerics import cos, exp, sin
 from kernels.cpu.products import product
 
 
+@made(order=2, matrices=1, vectors=3, tied=True)
 class LRU(NamedTuple):
     """Matrix: B (complex); vectors: nu, theta, gamma."""
 
     units: int
-
-    ORDER = 2
-    MATRICES = 1
-    TIED = True
-    VECTORS = 3
-    CONTRACTS = False
 
 
 @implements(forward, LRU)

@@ -10,21 +10,16 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from kernels.cpu.cells import forward, implements
+from kernels.cpu.cells import forward, implements, made
 from kernels.cpu.numerics import sigmoid, tanh
 from kernels.cpu.products import product
 
 
+@made(order=1, matrices=2, contracts=True)
 class MinGRU(NamedTuple):
     """Matrices: gate Wz, candidate Wh."""
 
     units: int
-
-    ORDER = 1
-    MATRICES = 2
-    TIED = False
-    VECTORS = 0
-    CONTRACTS = True
 
 
 @implements(forward, MinGRU)

@@ -1,28 +1,23 @@
 """minLSTM (Feng et al. 2024, arXiv 2410.01201), normalised gates, with a tanh candidate.
 
-    f = sigmoid(Wf x),  i = sigmoid(Wi x),  c = tanh(Wh x),  F = f / (f + i),  I = 1 - F,  h = F h_ + I c
-    dh/dh_ = F,   dh/d(Wf x) = (h_ - c) F I (1 - f),   dh/d(Wi x) = (c - h_) F I (1 - i),   dh/d(Wh x) = I (1 - c^2)
+f = sigmoid(Wf x),  i = sigmoid(Wi x),  c = tanh(Wh x),  F = f / (f + i),  I = 1 - F,  h = F h_ + I c
+dh/dh_ = F,   dh/d(Wf x) = (h_ - c) F I (1 - f),   dh/d(Wi x) = (c - h_) F I (1 - i),   dh/d(Wh x) = I (1 - c^2)
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from kernels.cpu.cells import forward, implements
+from kernels.cpu.cells import forward, implements, made
 from kernels.cpu.numerics import sigmoid, tanh
 from kernels.cpu.products import product
 
 
+@made(order=1, matrices=3, contracts=True)
 class MinLSTM(NamedTuple):
     """Matrices: forget gate Wf, input gate Wi, candidate Wh."""
 
     units: int
-
-    ORDER = 1
-    MATRICES = 3
-    TIED = False
-    VECTORS = 0
-    CONTRACTS = True
 
 
 @implements(forward, MinLSTM)

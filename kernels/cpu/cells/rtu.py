@@ -1,10 +1,10 @@
 """Recurrent trace units (Elelimy et al., NeurIPS 2024, arXiv 2409.01449), linear and non-linear.
 
-    r = exp(-exp(nu)),  g = r cos(exp(theta)),  p = r sin(exp(theta)),  n = sqrt(1 - r^2)
-    s1 = g h1 - p h2 + n (W1 x),   s2 = g h2 + p h1 + n (W2 x)
-    linear: h = s, features tanh(h);   non-linear: h = tanh(s), features h
-    ds/dnu:    -exp(nu) (g h1 - p h2) + dn (W1 x),  likewise with (g h2 + p h1) and W2;   dn = exp(nu) r^2 / n
-    ds/dtheta: exp(theta) (-(p h1 + g h2), g h1 - p h2)                 (with the factor exp(theta) of the chain rule)
+r = exp(-exp(nu)),  g = r cos(exp(theta)),  p = r sin(exp(theta)),  n = sqrt(1 - r^2)
+s1 = g h1 - p h2 + n (W1 x),   s2 = g h2 + p h1 + n (W2 x)
+linear: h = s, features tanh(h);   non-linear: h = tanh(s), features h
+ds/dnu:    -exp(nu) (g h1 - p h2) + dn (W1 x),  likewise with (g h2 + p h1) and W2;   dn = exp(nu) r^2 / n
+ds/dtheta: exp(theta) (-(p h1 + g h2), g h1 - p h2)                 (with the factor exp(theta) of the chain rule)
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numba as nb
 import numpy as np
 
-from kernels.cpu.cells import backward, features, forward, implements
+from kernels.cpu.cells import backward, features, forward, implements, made
 from kernels.cpu.numerics import INLINE, cos, exp, expm1, sin, tanh
 from kernels.cpu.products import product
 
@@ -22,33 +22,23 @@ LEAST_GAIN = 1e-8
 """Added to n, so that a unit that never forgets divides by no zero."""
 
 
+@made(order=2, matrices=1, vectors=2, tied=True)
 class RTU(NamedTuple):
     """Linear. Matrix: (W1, W2) (one complex matrix); vectors: nu, theta."""
 
     units: int
 
-    ORDER = 2
-    MATRICES = 1
-    TIED = True
-    VECTORS = 2
-    CONTRACTS = False
 
-
+@made(order=2, matrices=2, vectors=2)
 class NonlinearRTU(NamedTuple):
     """Non-linear. Matrices: W1, W2; vectors: nu, theta."""
 
     units: int
 
-    ORDER = 2
-    MATRICES = 2
-    TIED = False
-    VECTORS = 2
-    CONTRACTS = False
-
 
 @nb.njit(**INLINE)
 def _sums(w, x, before, units, width, s):
-    """s1, s2 to `s.h`, g and p to `s.jac[0]` and `s.jac[2]`, n to `s.factor[0]`, the terms of nu and theta to `s.vec`."""
+    """s1, s2 to `s.h`, g and p to `s.jac[0]` and `[2]`, n to `s.factor[0]`, what nu and theta bring to `s.vec`."""
     kind = w.dtype.type
     first, second, nu, theta = s.work[0], s.work[1], s.work[2], s.work[3]
     product(w, 0, x, units, width, first)

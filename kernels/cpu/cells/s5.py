@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numba as nb
 
-from kernels.cpu.cells import forward, implements
+from kernels.cpu.cells import forward, implements, made
 from kernels.cpu.numerics import INLINE, cos, exp, sigmoid, sin, softplus
 from kernels.cpu.products import product
 
@@ -30,18 +30,13 @@ _PHI = tuple(1.0 / math.factorial(n + 1) for n in range(17))
 _PSI = tuple((n + 1.0) / math.factorial(n + 2) for n in range(17))
 
 
+@made(order=2, matrices=1, vectors=3, tied=True)
 class S5(NamedTuple):
     """Matrix: B (complex); vectors: w (decay), omega, log_step."""
 
     units: int
     rate: int
     """How the decay rate follows from w: EXP, SOFTPLUS, BEST or DIRECT."""
-
-    ORDER = 2
-    MATRICES = 1
-    TIED = True
-    VECTORS = 3
-    CONTRACTS = False
 
 
 @nb.njit(**INLINE)

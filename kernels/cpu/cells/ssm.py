@@ -15,24 +15,18 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from kernels.cpu.cells import backward, columns, features, forward, gather, implements
+from kernels.cpu.cells import backward, columns, features, forward, gather, implements, made
 from kernels.cpu.numerics import dot, exp, sigmoid, softplus
 from kernels.cpu.products import product
 
 
+@made(order=1, matrices=3, vectors=1, shared=True)
 class SSM(NamedTuple):
     """Matrices: Wd [J, E], Wb [J, M], Wu [J, E]; vector: A_log [E M], channels first; output stage: Wc [J, M]."""
 
     units: int
     channels: int
     states: int
-
-    ORDER = 1
-    MATRICES = 3
-    TIED = False
-    VECTORS = 1
-    CONTRACTS = False
-    SHARED = True
 
     def output_stage(self, width: int) -> tuple[int, int]:
         """Rows and columns of the output stage's weights, for `width` inputs."""

@@ -1,1 +1,1 @@
-"""The wave of `kernels.reference.wave` in Triton: B distinct keys a launch. Nothing here imports Triton but its modules."""
+"""The wave of `kernels.reference.wave` in Triton: B distinct keys a launch. Only its modules import Triton."""

@@ -1,4 +1,4 @@
-"""The kernels of a wave but for its traces: one step of the cell, and the state written back once the error is known."""
+"""The kernels of a wave but for its traces: one step of the cell, and the state written back with the error."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ LARGEST_ERROR = tl.constexpr(wave.LARGEST_ERROR)
 
 
 @triton.jit
-def _product(x, matrix, keys, units, keys_in, units_in, J, N, KEYS: tl.constexpr, UNITS: tl.constexpr, INPUTS: tl.constexpr):
-    """x [keys, J] times matrix [J, N] to a tile [keys, units], accumulated in float32 without tf32."""
+def _product(
+    x, matrix, keys, units, keys_in, units_in, J, N, KEYS: tl.constexpr, UNITS: tl.constexpr, INPUTS: tl.constexpr
+):
+    """Inputs x [keys, J] times matrix [J, N] to a tile [keys, units], accumulated in float32 without tf32."""
     total = tl.zeros((KEYS, UNITS), tl.float32)
     for start in range(0, J, INPUTS):
         inputs = start + tl.arange(0, INPUTS)
-        left = tl.load(x + keys[:, None] * J + inputs[None, :], mask=keys_in[:, None] & (inputs < J)[None, :], other=0.0)
+        here = keys_in[:, None] & (inputs < J)[None, :]
+        left = tl.load(x + keys[:, None] * J + inputs[None, :], mask=here, other=0.0)
         right = tl.load(
             matrix + inputs.to(tl.int64)[:, None] * N + units[None, :],
             mask=(inputs < J)[:, None] & units_in[None, :],

@@ -102,7 +102,8 @@ def hold(z1, z2, e1, e2, m1, m2):
     t1, t2 = _horner(t1, t2, z1, z2, 3.0 / 24.0)
     t1, t2 = _horner(t1, t2, z1, z2, 2.0 / 6.0)
     t1, t2 = _horner(t1, t2, z1, z2, 0.5)
-    return tl.where(small, s1, far_1), tl.where(small, s2, far_2), tl.where(small, t1, bent_1), tl.where(small, t2, bent_2)
+    s1, s2 = tl.where(small, s1, far_1), tl.where(small, s2, far_2)
+    return s1, s2, tl.where(small, t1, bent_1), tl.where(small, t2, bent_2)
 
 
 @triton.jit

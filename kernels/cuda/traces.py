@@ -1,10 +1,10 @@
-"""The kernels of the traces: carry, reduce over the keys of the wave, step. Each byte of a trace crosses memory once
-each way.
+"""The kernels of the traces: carry, reduce over the keys of the wave, step.
 
-A program owns a tile of parameters, [inputs j] x [units] of one matrix, or all vectors of a tile of units. It goes
-through the keys in order, carries their traces and keeps the gradient in registers: the order of the reduction is
-fixed, and there are no atomics. With few tiles and many keys the keys are cut into segments, a number that follows
-from the shapes alone; each segment leaves its partial gradient, and a second kernel adds them in order.
+Each byte of a trace crosses memory once each way. A program owns a tile of parameters, [inputs j] x [units] of one
+matrix, or all vectors of a tile of units. It goes through the keys in order, carries their traces and keeps the
+gradient in registers: the order of the reduction is fixed, and there are no atomics. With few tiles and many keys the
+keys are cut into segments, a number that follows from the shapes alone; each segment leaves its partial gradient, and
+a second kernel adds them in order.
 
 The row of the next key is read before that of the current one is written, so that loads are always on their way. That
 is sound because the keys of a wave are distinct. Places within a row fit 32 bits, those of rows take 64.

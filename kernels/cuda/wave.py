@@ -145,7 +145,7 @@ def learn(
         ValueError: a tensor has another shape, type, device or layout than the wave needs, or the reduction is unknown.
     """
     units = _check(cell, weights, pool, rows, x)
-    keys, width = x.shape
+    keys = len(x)
     _expect("h", h, pool, (keys, cell.order, units), (torch.float32,))
     _expect("local", local, pool, (keys, cell.locals(), units), (torch.float32,))
     _expect("error", error, pool, (keys, cell.order, units), (torch.float32,))
@@ -203,7 +203,7 @@ def _check(cell: Cell, weights: Tensor, pool: Tensor, rows: Tensor, x: Tensor) -
     per_unit = cell.weights(width, 1)
     units, rest = divmod(weights.numel(), per_unit)
     if rest or not units:
-        raise ValueError(f"weights of {cell.name} must be a multiple of {per_unit} for {width} inputs: {weights.numel()}")
+        raise ValueError(f"weights of {cell.name} must be a multiple of {per_unit}, got {weights.numel()}")
     if cell.body(width, units) >= 2**31:
         raise ValueError(f"a row of the pool must have fewer than 2^31 numbers, got {cell.body(width, units)}")
     _expect("weights", weights, pool, (units * per_unit,), (torch.float32,))

@@ -78,9 +78,9 @@ def optimizer(
     if kind not in KINDS:
         raise ValueError(f"optimizer kind must be one of {', '.join(KINDS)}, got {kind!r}")
     scalars = [rate, rate if vector_rate is None else vector_rate, *betas, epsilon]
-    like = {"dtype": torch.float64, "device": weights.device}
     moments = [torch.zeros_like(weights if used else weights[:0]) for used in (kind == ADAM, kind != SGD)]
-    return Optimizer(kind, torch.tensor(scalars, **like), torch.ones(2, **like), *moments)
+    hyper = torch.tensor(scalars, dtype=torch.float64, device=weights.device)
+    return Optimizer(kind, hyper, torch.ones_like(hyper[:2]), *moments)
 
 
 def forward(

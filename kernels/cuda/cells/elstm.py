@@ -1,4 +1,4 @@
-"""The place of eLSTM (Irie et al., ICLR 2024, arXiv 2305.19044) without its output gate. Matrices F, Z; vectors wf, wz."""
+"""The place of eLSTM (Irie et al., ICLR 2024, arXiv 2305.19044) without output gate. Matrices F, Z; vectors wf, wz."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from kernels.cuda.maths import tanh
 
 @triton.jit
 def place(h1, h2, p0, p1, p2, v0, v1, v2, gap, lower):
-    """c = f c_ + (1 - f) z, with gates that see c_."""
+    """State c = f c_ + (1 - f) z, with gates that see c_."""
     a = p0 + v0 * h1
     f, rest, z = tl.sigmoid(a), tl.sigmoid(-a), tanh(p1 + v1 * h1)
     df, dz = (h1 - z) * f * rest, rest * (1.0 - z * z)

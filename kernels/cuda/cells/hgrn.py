@@ -1,4 +1,4 @@
-"""The place of HGRN (Qin et al. 2023), lower bound constant. Matrices: forget gate, candidate (two parts); vector theta."""
+"""The place of HGRN (Qin et al. 2023), constant lower bound. Matrices: forget gate, candidate (two); vector theta."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import triton.language as tl
 
 @triton.jit
 def place(h1, h2, p0, p1, p2, v0, v1, v2, gap, lower):
-    """h = lam e^(i theta) h_ + (1 - lam) c, lam = lower + (1 - lower) mu, c = silu + i silu."""
+    """State h = lam e^(i theta) h_ + (1 - lam) c, lam = lower + (1 - lower) mu, c = silu + i silu."""
     mu, not_mu = tl.sigmoid(p0), tl.sigmoid(-p0)
     share, rest = lower + (1.0 - lower) * mu, (1.0 - lower) * not_mu
     s1, s2 = tl.sigmoid(p1), tl.sigmoid(p2)
@@ -20,4 +20,5 @@ def place(h1, h2, p0, p1, p2, v0, v1, v2, gap, lower):
     f1 = rest * (s1 * (1.0 + p1 * (1.0 - s1)))
     f2 = rest * (s2 * (1.0 + p2 * (1.0 - s2)))
     n1, n2 = share * t1 + rest * c1, share * t2 + rest * c2
-    return n1, n2, a, -b, b, a, (t1 - c1) * slope, (t2 - c2) * slope, f1, tl.zeros_like(f1), tl.zeros_like(f2), f2, -share * t2, share * t1
+    k1, k2, no = (t1 - c1) * slope, (t2 - c2) * slope, tl.zeros_like(f1)
+    return n1, n2, a, -b, b, a, k1, k2, f1, no, no, f2, -share * t2, share * t1

@@ -10,10 +10,11 @@ from kernels.cuda.maths import exp_neg
 
 @triton.jit
 def place(h1, h2, p0, p1, p2, v0, v1, v2, gap, lower):
-    """h = lambda h_ + gamma B x, lambda = exp(-nu + i theta)."""
+    """State h = lambda h_ + gamma B x, lambda = exp(-nu + i theta)."""
     nu, theta, gamma = tl.exp(v0), tl.exp(v1), tl.exp(v2)
     r = exp_neg(nu)
     a, b = r * tl.cos(theta), r * tl.sin(theta)
     k1, k2 = a * h1 - b * h2, b * h1 + a * h2
     u1, u2 = gamma * p0, gamma * p1
-    return k1 + u1, k2 + u2, a, -b, b, a, gamma, tl.zeros_like(gamma), -nu * k1, -nu * k2, -theta * k2, theta * k1, u1, u2
+    no = tl.zeros_like(gamma)
+    return k1 + u1, k2 + u2, a, -b, b, a, gamma, no, -nu * k1, -nu * k2, -theta * k2, theta * k1, u1, u2

@@ -1,4 +1,4 @@
-"""The place of minLSTM (Feng et al. 2024, arXiv 2410.01201), tanh candidate. Matrices: forget, input gate, candidate."""
+"""The place of minLSTM (Feng et al. 2024, arXiv 2410.01201), tanh candidate. Matrices: forget, input, candidate."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from kernels.cuda.maths import softplus, tanh
 
 @triton.jit
 def place(h1, h2, p0, p1, p2, v0, v1, v2, gap, lower):
-    """h = F h_ + (1 - F) c with F = f / (f + i), by logarithms: both gates may be zero to float32."""
+    """State h = F h_ + (1 - F) c with F = f / (f + i), by logarithms: both gates may be zero to float32."""
     c, balance = tanh(p2), softplus(-p1) - softplus(-p0)
     keep, take = tl.sigmoid(balance), tl.sigmoid(-balance)
     slope = (h1 - c) * keep * take

@@ -25,7 +25,7 @@ def _linear(h1, h2, p0, p1, v0, v1):
 
 @triton.jit
 def place(h1, h2, p0, p1, p2, v0, v1, v2, gap, lower):
-    """h = lambda h_ + n W x, n = sqrt(1 - |lambda|^2)."""
+    """State h = lambda h_ + n W x, n = sqrt(1 - |lambda|^2)."""
     s1, s2, g, p, n, a1, a2, b1, b2 = _linear(h1, h2, p0, p1, v0, v1)
     return s1, s2, g, -p, p, g, n, tl.zeros_like(n), a1, a2, b1, b2
 

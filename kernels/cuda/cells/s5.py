@@ -10,7 +10,7 @@ from kernels.cuda.maths import exp_complex, hold
 
 @triton.jit
 def place(h1, h2, p0, p1, p2, v0, v1, v2, gap, lower):
-    """h = e^z h_ + De (e^z - 1) / z B x, z = Lambda De, De = Delta gap; derivatives as in the reference."""
+    """State h = e^z h_ + De (e^z - 1) / z B x, z = Lambda De, De = Delta gap; derivatives as in the reference."""
     rate, span = -tl.exp(v0), tl.exp(v2) * gap
     z1, z2 = rate * span, v1 * span
     a, b, m1, m2 = exp_complex(z1, z2)

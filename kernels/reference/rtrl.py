@@ -1,9 +1,9 @@
 """One step of exact real-time recurrent learning of any cell, its derivatives taken from `forward` by autograd.
 
-A trace is dh/dw. Of element-wise cells unit i depends on column i of every parameter only, so a trace is as long as
-its parameter times ORDER, and the derivative of the sum over the units is that of every unit. Traces are
-[R, ORDER, N] with one row for each row of parameters: M J of the matrices, then V of the vectors. A complex (TIED)
-matrix has one trace, that of its real part: dh/dW_im = i dh/dW_re.
+A trace is dh/dw. Of element-wise cells unit i depends on one column of every parameter only, so traces are
+[R, ORDER, N] with one row for each row of parameters, M J of the matrices, then V of the vectors, and the derivative
+of the sum over the units is that of every unit. A complex (TIED) matrix has one trace, that of its real part:
+dh/dW_im = i dh/dW_re.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 
 from kernels.cpu.rtrl import LARGEST_TRACE
-from kernels.reference.cells import forward, split
+from kernels.reference.cells import forward, reach, split
 
 
 class Step(NamedTuple):
@@ -32,31 +32,45 @@ def step(
 ) -> Step:
     """Carries the state `before` [ORDER, N] and the `traces` of a layer with the weights `flat` one step.
 
-    traces <- dh/dh_ traces + dh/dw with h_ held fixed, kept within `LARGEST_TRACE`.
+    traces <- dh/dh_ traces + dh/dw with h_ held fixed.
     """
-    width = len(x)
-    weights, past = flat.detach().clone().requires_grad_(), before.detach().clone().requires_grad_()
-    h = forward(cell, split(cell, weights, width), x, past, gap)
-    jac, immediate = [], []
+    weights = split(cell, flat, len(x))
+    leaves = [part.detach().clone().requires_grad_() for part in (weights.matrices, weights.vectors, before)]
+    matrices, vectors, past = leaves
+    h = forward(cell, weights._replace(matrices=matrices, vectors=vectors), x, past, gap)
+    jac, immediate, factor = [], [], []
     for part in h:
-        by_weights, by_past = torch.autograd.grad(part.sum(), [weights, past], retain_graph=True)
+        by_matrices, by_vectors, by_past = torch.autograd.grad(
+            part.sum(), leaves, retain_graph=True, allow_unused=True, materialize_grads=True
+        )
+        by_matrices = by_matrices.real if cell.TIED else by_matrices
         jac.append(by_past)
-        immediate.append(_rows(cell, by_weights, width))
-    new = torch.stack(immediate, 1)
-    factor = new[: cell.MATRICES * width].view(cell.MATRICES, width, cell.ORDER, cell.units)[:, -1]
-    carried = torch.einsum("den,ren->rdn", torch.stack(jac), traces) + new
-    return Step(h.detach(), carried.clamp(-LARGEST_TRACE, LARGEST_TRACE), factor)
+        immediate.append(torch.cat([by_matrices.reshape(-1, cell.units), by_vectors]))
+        factor.append(by_matrices[:, -1])
+    carried = torch.einsum("den,ren->rdn", torch.stack(jac), traces) + torch.stack(immediate, 1)
+    return Step(h.detach(), bounded(carried), torch.stack(factor, 1))
+
+
+def bounded(values: torch.Tensor) -> torch.Tensor:
+    """States and traces as they are kept: within `LARGEST_TRACE`, which also takes the place of NaN."""
+    return values.nan_to_num(LARGEST_TRACE).clamp(-LARGEST_TRACE, LARGEST_TRACE)
 
 
 def gradient(cell: Any, traces: torch.Tensor, error: torch.Tensor, width: int) -> torch.Tensor:
-    """dL/dw of the recurrence, flat as its weights, from the traces and the error dL/dh [ORDER, N]."""
+    """dL/dw of the recurrence, flat as its weights, from the traces and the error dL/dh [ORDER, N].
+
+    Units that share a weight add up.
+    """
     rows = cell.MATRICES * width
-    total = (traces * error).sum(1)
-    matrices = total[:rows].view(cell.MATRICES, 1, width, cell.units)
-    if cell.TIED:
-        first, second = traces[:rows].view(cell.MATRICES, 1, width, 2, cell.units).unbind(3)
-        matrices = torch.cat([matrices, error[1] * first - error[0] * second], 1)
-    return torch.cat([matrices.reshape(-1), total[rows:].reshape(-1)])
+    matrices = traces[:rows].view(cell.MATRICES, width, cell.ORDER, cell.units)
+    parts = []
+    for trace, index in zip(matrices, reach(cell)):
+        found = [(trace * error).sum(1)]
+        if cell.TIED:
+            found.append(error[1] * trace[:, 0] - error[0] * trace[:, 1])
+        columns = int(index.max()) + 1
+        parts += [one.new_zeros(width, columns).index_add(1, index, one).reshape(-1) for one in found]
+    return torch.cat([*parts, (traces[rows:] * error).sum(1).reshape(-1)])
 
 
 def inputs_error(cell: Any, flat: torch.Tensor, factor: torch.Tensor, error: torch.Tensor, width: int) -> torch.Tensor:
@@ -69,10 +83,3 @@ def inputs_error(cell: Any, flat: torch.Tensor, factor: torch.Tensor, error: tor
             "mjn,mn->j", matrices.imag, turned
         )
     return torch.einsum("mjn,mn->j", matrices, at_pre_activation)
-
-
-def _rows(cell: Any, flat: torch.Tensor, width: int) -> torch.Tensor:
-    """What lies like the weights, as the rows of traces [R, N]: of complex matrices the real part."""
-    w = split(cell, flat, width)
-    matrices = w.matrices.real if cell.TIED else w.matrices
-    return torch.cat([matrices.reshape(-1, cell.units), w.vectors])

@@ -6,14 +6,14 @@ the layers at this event only (spatial backpropagation, Zucchet et al., NeurIPS 
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
 
 from kernels.cpu.layout import Config
-from kernels.cpu.rtrl import LARGEST_TRACE
 from kernels.reference import rtrl
-from kernels.reference.cells import features, split
+from kernels.reference.cells import features, shapes, split
 
 
 class Place(NamedTuple):
@@ -44,17 +44,17 @@ def places(cell: Any, config: Config) -> list[Place]:
     found, weights, body = [], 0, 0
     for layer in range(config.layers):
         width = config.width if layer == 0 else config.hidden + 1
-        rows = cell.MATRICES * width + cell.VECTORS
-        recurrence = (rows + cell.TIED * cell.MATRICES * width) * cell.units
-        stage = cell.output_stage(width) if hasattr(cell, "output_stage") else (0, 0)
-        state, end = body + cell.ORDER * cell.units, weights + recurrence + stage[0] * stage[1]
+        sizes = [math.prod(shape) for shape in shapes(cell, width)]
+        stage = sizes[-1] if hasattr(cell, "output_stage") else 0
+        end, state = weights + sum(sizes), body + cell.ORDER * cell.units
+        traces = cell.ORDER * (cell.MATRICES * width + cell.VECTORS) * cell.units
         found.append(
             Place(
                 width,
                 slice(weights, end),
-                slice(weights, weights + recurrence),
+                slice(weights, end - stage),
                 slice(body, state),
-                slice(state, state + rows * cell.ORDER * cell.units),
+                slice(state, state + traces),
             )
         )
         weights, body = end, found[-1].traces.stop
@@ -76,9 +76,9 @@ def advance(
 
 
 def write(cell: Any, config: Config, moments: list[Moment], body: torch.Tensor) -> None:
-    """Writes states, kept within `LARGEST_TRACE`, and traces to a key's row."""
+    """Writes states and traces to a key's row."""
     for place, moment in zip(places(cell, config), moments):
-        body[place.state] = moment.h.reshape(-1).clamp(-LARGEST_TRACE, LARGEST_TRACE)
+        body[place.state] = rtrl.bounded(moment.h).reshape(-1)
         body[place.traces] = moment.traces.reshape(-1)
 
 

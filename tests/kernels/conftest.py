@@ -6,13 +6,23 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from cell_cases import CASES, draw
 
+from kernels.cpu import fold as cpu
 from kernels.cpu.layout import (
     ADAM,
     HEAD,
+    L_BODY,
+    L_HELD,
+    L_OUT_COLUMNS,
+    L_OUT_ROWS,
+    L_WIDTH,
     MULTICLASS,
+    OBGD,
     PENDING_HEAD,
     REGRESSION,
+    RMSPROP,
+    SGD,
     Config,
     Events,
     Out,
@@ -20,13 +30,17 @@ from kernels.cpu.layout import (
     Scratch,
     Shared,
 )
+from kernels.reference.cells import shapes
 
 
-def make_config(task: int, units: int, features: int, **changes) -> Config:
+def make_config(task: int, cell: str, units: int, features: int, **changes) -> Config:
     labels = changes.pop("label_inputs", (1, 8, 2)[task])
     age = changes.pop("age_input", 0)
+    made = CASES[cell].make(units)
     plain = {
-        "units": units,
+        "layers": 1,
+        "units": made.units,
+        "hidden": getattr(made, "channels", made.ORDER * made.units),
         "features": features,
         "width": features + labels + age + 1,
         "task": task,
@@ -37,6 +51,12 @@ def make_config(task: int, units: int, features: int, **changes) -> Config:
         "beta1": 0.9,
         "beta2": 0.999,
         "epsilon": 1e-8,
+        "kappa": 2.0,
+        "decay": 0.0,
+        "clip_norm": 0.0,
+        "recurrent_rate": 1.0,
+        "gap_unit": 0.0,
+        "least_gap": 0.01,
         "window": 50.0,
         "clip": 5.0,
         "residual_clip": 3.0,
@@ -48,39 +68,80 @@ def make_config(task: int, units: int, features: int, **changes) -> Config:
     return Config(**{**plain, **changes})
 
 
-def make_model(config: Config, rng: np.random.Generator, keys: int = 1, dtype=np.float64) -> SimpleNamespace:
+def make_plan(cell, config: Config) -> np.ndarray:
+    rows, weights, body, held = [], 0, 0, 0
+    for layer in range(config.layers):
+        width = config.hidden + 1 if layer else config.width
+        stage = cell.output_stage(width) if hasattr(cell, "output_stage") else (0, 0)
+        stages = int(hasattr(cell, "output_stage"))
+        sizes = [int(np.prod(shape)) for shape in shapes(cell, width)]
+        out = weights + sum(sizes[: len(sizes) - stages])
+        rows.append((width, weights, out, *stage, body, held))
+        weights = out + stage[0] * stage[1]
+        body += cell.ORDER * config.units * (1 + cell.MATRICES * width + cell.VECTORS)
+        held += width + cell.MATRICES * cell.ORDER * config.units
+    return np.array([*rows, (0, weights, weights, 0, 0, body, held)], np.int64)
+
+
+def make_scratch(cell, config: Config, dtype=np.float64, fill: float = 0.0) -> Scratch:
+    """Working memory; `fill` it with NaN and a read of what was not written shows."""
+    plan, classes = make_plan(cell, config), max(1, config.max_classes)
+    n, layers, order = config.units, config.layers, cell.ORDER
+    widest, rows, columns = (int(plan[:-1, at].max()) for at in (L_WIDTH, L_OUT_ROWS, L_OUT_COLUMNS))
+    shapes = {
+        "x": (layers, widest),
+        "work": (8, n),
+        "h": (layers, order * n),
+        "phi": (layers, config.hidden),
+        "jac": (layers, order * order, n),
+        "factor": (layers, cell.MATRICES * order, n),
+        "vec": (layers, cell.VECTORS * order, n),
+        "error": (layers, order * n),
+        "d_phi": (layers, config.hidden),
+        "out_inputs": (layers, rows),
+        "out_gate": (layers, columns),
+        "d_out": (layers, columns),
+        "row": (max(n, config.hidden, widest, columns),),
+    }
+    arrays = {name: np.full(shape, fill, dtype) for name, shape in shapes.items()}
+    return Scratch(plan=plan, **arrays, logits=np.full(classes, fill), d_logits=np.full(classes, fill))
+
+
+def make_model(config: Config, cell: str, rng: np.random.Generator, keys: int = 1, dtype=np.float64) -> SimpleNamespace:
     """Random weights everywhere (a zero read-out would send no error to the cell), fresh rows."""
-    n, j, k = config.units, config.width, max(1, config.max_classes)
-    cell = 2 * j * n
-
-    def zeros(*shape):
-        return np.zeros(shape, dtype)
-
+    case, classes = CASES[cell], max(1, config.max_classes)
+    made = case.make(config.units)
+    plan = make_plan(made, config)
+    first, second = {SGD: (0, 0), ADAM: (1, 1), RMSPROP: (0, 1), OBGD: (0, 0)}[config.optimizer]
+    widths = plan[:-1, L_WIDTH].tolist()
+    weights = {
+        "cell": np.concatenate([draw(case, rng, width, config.units) for width in widths]),
+        "out": rng.normal(0, 0.5, (classes, config.hidden)),
+        "skip": rng.normal(0, 0.3, (classes, config.width)),
+    }
+    arrays = {}
+    for name, weight in weights.items():
+        shape = weight.shape[:-1]
+        arrays[name] = weight.astype(dtype)
+        arrays["m_" + name] = np.zeros((*shape, weight.shape[-1] * first), dtype)
+        arrays["v_" + name] = np.zeros((*shape, weight.shape[-1] * second), dtype)
     shared = Shared(
-        rng.normal(0, 0.7, cell).astype(dtype),
-        zeros(cell),
-        zeros(cell),
-        rng.normal(0, 0.5, (k, n)).astype(dtype),
-        zeros(k, n),
-        zeros(k, n),
-        rng.normal(0, 0.3, (k, j)).astype(dtype),
-        zeros(k, j),
-        zeros(k, j),
-        np.zeros((config.features + (config.task == REGRESSION), 3)),
-        np.zeros(4),
-        np.ones(2),
-        np.zeros(3, np.int64),
+        **arrays,
+        scaler=np.zeros((config.features + (config.task == REGRESSION), 3)),
+        target=np.zeros(4),
+        decay=np.ones(2),
+        counters=np.zeros(3, np.int64),
     )
-    p = config.pending
+    p, body, held = config.pending, plan[-1, L_BODY], plan[-1, L_HELD]
     rows = Rows(
         np.zeros((keys, HEAD)),
-        zeros(keys, n + cell),
+        np.zeros((keys, body), dtype),
         np.zeros((keys, p, 2), np.uint64),
         np.zeros((keys, p, PENDING_HEAD)),
-        zeros(keys, p, (j + n + cell) if p else 0),
+        np.zeros((keys, p, held + body if p else 0), dtype),
     )
-    scratch = Scratch(zeros(j), *(zeros(n) for _ in range(7)), np.zeros(k), np.zeros(k))
-    return SimpleNamespace(config=config, shared=shared, rows=rows, scratch=scratch)
+    scratch = make_scratch(made, config, dtype)
+    return SimpleNamespace(cell=made, config=config, shared=shared, rows=rows, scratch=scratch)
 
 
 def make_out(n: int) -> Out:
@@ -110,7 +171,11 @@ def make_events(config: Config, rng: np.random.Generator, n: int, keys: int = 1,
     else:
         y, table = rng.integers(0, 2, n).astype(np.float64), np.zeros(0, np.int64)
     y[kind == 0] = np.nan
-    time = np.arange(1, n + 1) - 5 * (rng.random(n) < 0.1)
+    time = np.arange(1, n + 1)
+    if config.gap_unit > 0:
+        time = np.cumsum(rng.choice([0, 1, 5, 20, 1000, 10**6], n, p=[0.2, 0.3, 0.3, 0.15, 0.03, 0.02])) + 6
+    time -= 5 * (rng.random(n) < 0.1)
+    time[rng.random(n) < 0.02] = 0
     return Events(x, kind, y, slot, np.maximum(time, 0), id, table)
 
 
@@ -119,6 +184,18 @@ def one(events: Events, t: int) -> Events:
     return Events(*(column[t : t + 1] for column in events[:-1]), events.classes)
 
 
+def fold(model, events: Events, out: Out) -> None:
+    cpu.fold(model.cell, model.config, model.shared, model.rows, events, out, model.scratch)
+
+
 @pytest.fixture(scope="session")
 def build() -> SimpleNamespace:
-    return SimpleNamespace(config=make_config, model=make_model, out=make_out, events=make_events, one=one)
+    return SimpleNamespace(
+        config=make_config,
+        model=make_model,
+        scratch=make_scratch,
+        out=make_out,
+        events=make_events,
+        one=one,
+        fold=fold,
+    )

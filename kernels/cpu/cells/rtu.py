@@ -18,9 +18,6 @@ from kernels.cpu.cells import backward, features, forward, implements, made
 from kernels.cpu.numerics import INLINE, cos, exp, expm1, sin, tanh
 from kernels.cpu.products import product
 
-LEAST_GAIN = 1e-8
-"""Added to n, so that a unit that never forgets divides by no zero."""
-
 
 @made(order=2, matrices=1, vectors=2, tied=True)
 class RTU(NamedTuple):
@@ -55,7 +52,7 @@ def _sums(w, x, before, units, width, s):
         s.jac[0, i] = r * cos(theta[i])
         s.jac[2, i] = r * sin(theta[i])
     for i in range(units):
-        s.factor[0, i] = np.sqrt(-expm1(kind(-2) * nu[i])) + kind(LEAST_GAIN)
+        s.factor[0, i] = np.sqrt(-expm1(kind(-2) * nu[i]))  # not 0: `exp` is clamped, so nu is not
     for i in range(units):
         g = s.jac[0, i]
         p = s.jac[2, i]

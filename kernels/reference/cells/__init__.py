@@ -4,6 +4,7 @@ A file per cell, named as its compiled form in `kernels.cpu.cells`, whose named 
 
     forward(cell, w, x, before, gap)    the state [ORDER, N] after a step from the state `before` [ORDER, N]
     features(cell, w, x, h)             optional: what the read-out sees [H]; without it the state, flat
+    reach(cell)                         optional, where units share weights: which column of a matrix each sees
 
 x [J] are the inputs (the last is the constant 1) and `gap` the time since the step before, in units of the spec.
 """
@@ -11,6 +12,7 @@ x [J] are the inputs (the last is the constant 1) and `gap` the time since the s
 from __future__ import annotations
 
 import importlib
+import math
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -21,22 +23,46 @@ class Weights(NamedTuple):
     """The weights of one layer."""
 
     matrices: torch.Tensor
-    """[M, J, N]; complex where the cell's are (TIED)."""
+    """[M, J, N]; complex where the cell's are (TIED); where units share a column, it stands at each of them."""
     vectors: torch.Tensor
     """[V, N]."""
     stage: torch.Tensor
     """[rows, columns] of the output stage; [0, 0] without."""
 
 
+def reach(cell: Any) -> list[torch.Tensor]:
+    """For each matrix int64 [N]: which of its columns unit i sees. Its own, unless the cell's file says other."""
+    form = _form(cell)
+    return form.reach(cell) if hasattr(form, "reach") else [torch.arange(cell.units)] * cell.MATRICES
+
+
+def shapes(cell: Any, width: int) -> list[tuple[int, ...]]:
+    """The tensors of a layer with `width` inputs as they follow each other in memory.
+
+    Matrices (of complex ones the real, then the imaginary part), vectors, output stage (if there is one).
+    """
+    parts = 2 if cell.TIED else 1
+    matrices = [(width, int(index.max()) + 1) for index in reach(cell) for _ in range(parts)]
+    stage = [cell.output_stage(width)] if hasattr(cell, "output_stage") else []
+    return [*matrices, *[(cell.units,)] * cell.VECTORS, *stage]
+
+
+def tensors(cell: Any, flat: torch.Tensor, width: int) -> list[torch.Tensor]:
+    """The weights of a layer, as they lie in memory, as the tensors of `shapes`; these are views."""
+    found = shapes(cell, width)
+    return [part.view(shape) for part, shape in zip(flat.split([math.prod(shape) for shape in found]), found)]
+
+
 def split(cell: Any, flat: torch.Tensor, width: int) -> Weights:
-    """The weights [C] of a layer with `width` inputs, as they lie in memory, as its tensors (views but for complex)."""
-    parts, n = (2 if cell.TIED else 1), cell.units
-    stage = cell.output_stage(width) if hasattr(cell, "output_stage") else (0, 0)
-    sizes = [cell.MATRICES * parts * width * n, cell.VECTORS * n, stage[0] * stage[1]]
-    matrices, vectors, out = flat.split(sizes)
-    matrices = matrices.view(cell.MATRICES, parts, width, n)
-    kept = torch.complex(matrices[:, 0], matrices[:, 1]) if cell.TIED else matrices[:, 0]
-    return Weights(kept, vectors.view(cell.VECTORS, n), out.view(stage))
+    """The weights of a layer, as they lie in memory, as `forward` takes them; autograd finds its way back."""
+    parts, indices = tensors(cell, flat, width), reach(cell)
+    count = cell.MATRICES * (2 if cell.TIED else 1)
+    matrices, rest = parts[:count], parts[count:]
+    if cell.TIED:
+        matrices = [torch.complex(*pair) for pair in zip(matrices[::2], matrices[1::2])]
+    seen = torch.stack([matrix[:, index] for matrix, index in zip(matrices, indices)])
+    vectors = torch.stack(rest[: cell.VECTORS]) if cell.VECTORS else flat.new_zeros(0, cell.units)
+    return Weights(seen, vectors, rest[-1] if len(rest) > cell.VECTORS else flat.new_zeros(0, 0))
 
 
 def forward(cell: Any, w: Weights, x: torch.Tensor, before: torch.Tensor, gap: float) -> torch.Tensor:

@@ -12,6 +12,7 @@ COMMANDS = {
     "bench": ("continual.bench", "Measure speed, accuracy and faults survived."),
     "models": ("continual.commands.models", "Create, list, inspect, snapshot and delete models."),
     "events": ("continual.commands.events", "Send a file to a service, or fold one without it."),
+    "kernels": ("continual.commands.kernels", "Measure the fused numerics on this machine."),
     "doctor": ("continual.commands.doctor", "Check this machine and say what to do."),
 }
 """Command -> module whose attribute of the same name is the click command, and its line in `--help`.

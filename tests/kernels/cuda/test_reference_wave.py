@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
 
+from kernels.cpu.cells.elstm import ELSTM
+from kernels.cpu.cells.hgrn import HGRN
+from kernels.cpu.cells.lru import LRU
+from kernels.cpu.cells.mingru import MinGRU
+from kernels.cpu.cells.minlstm import MinLSTM
+from kernels.cpu.cells.rtu import RTU, NonlinearRTU
+from kernels.cpu.cells.s5 import EXP, S5
+from kernels.reference import cells as folded
 from kernels.reference import wave
 from kernels.reference.wave_cells import CELLS, Cell, one_step
 
@@ -54,6 +63,35 @@ def test_the_summed_gradient_is_that_of_autograd_through_time(cell: Cell) -> Non
     for part, wanted in zip(wave.split_weights(cell, total, WIDTH), wave.split_weights(cell, expected, WIDTH)):
         for ours, theirs in zip(part, wanted):
             assert (ours - theirs).norm() <= 1e-10 * (theirs.norm() + 1e-12)
+
+
+FOLDED = {
+    "mingru": MinGRU(UNITS),
+    "minlstm": MinLSTM(UNITS),
+    "lru": LRU(UNITS),
+    "rtu": RTU(UNITS),
+    "rtu_tanh": NonlinearRTU(UNITS),
+    "hgrn": HGRN(UNITS, 0.3),
+    "s5": S5(UNITS, EXP),
+}
+"""The same cells as the compiled fold has them; of eLSTM the wave has no output gate, which changes no state."""
+
+
+@pytest.mark.parametrize("name", [*FOLDED, "elstm"])
+def test_the_cells_are_those_of_the_fold(name: str) -> None:
+    rng = torch.Generator().manual_seed(4)
+    cell = CELLS[name]._replace(lower=0.3)
+    theirs = FOLDED.get(name, ELSTM(UNITS))
+    weights = random_weights(cell, rng)
+    x = torch.randn(2, WIDTH, generator=rng, dtype=torch.float64)
+    h = torch.randn(2, cell.order, UNITS, generator=rng, dtype=torch.float64)
+    gap = torch.tensor([0.3, 2.0], dtype=torch.float64)
+    ours = one_step(cell, weights, h, x, gap).h
+    stage = weights.new_zeros(math.prod(theirs.output_stage(WIDTH)) if hasattr(theirs, "output_stage") else 0)
+    parts = folded.split(theirs, torch.cat([weights, stage]), WIDTH)
+    for key in range(2):
+        expected = folded.forward(theirs, parts, x[key], h[key], float(gap[key]))
+        assert (ours[key] - expected.view_as(ours[key])).abs().max() < 1e-12
 
 
 def test_s5_is_smooth_where_the_series_ends() -> None:

@@ -49,7 +49,7 @@ class Partition:
 
     Args:
         spec: of the model.
-        store: its keys in Redis, through a client that only the fold thread uses.
+        store: its keys in Redis, through a client that fold and snapshot threads share.
         token: of the ownership.
         client: an asyncio client, for appends and confirmations.
         fail: called with the cause when this process must stop serving (it lost ownership, or its state is in doubt).
@@ -122,9 +122,10 @@ class Partition:
                 item.done.set_exception(refusal)
                 item.done.exception()  # seen: a caller that went away leaves no warning
 
-    def close(self) -> None:
-        """Ends the fold thread: the learner is not touched again."""
+    async def close(self) -> None:
+        """Ends the fold thread and the connection for appends: learner and log are not touched again."""
         self.sequencer.stop()
+        await self.client.aclose()
 
     @property
     def head(self) -> int:

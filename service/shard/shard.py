@@ -133,7 +133,7 @@ class Shard:
                 except StoreError as error:
                     log.warning("model %s: no last snapshot: %s", name, error)
             if serving:
-                partition.close()
+                await partition.close()
         for channel in self._channels.values():
             await channel.close()
 
@@ -326,7 +326,7 @@ class Shard:
             del self.partitions[name]
             del self.snapshots[name]
             await partition.stop()
-            partition.close()
+            await partition.close()
             await asyncio.to_thread(partition.store.delete, partition.token)
             await asyncio.to_thread(self.catalog.delete, name)
             await asyncio.to_thread(self._publish)

@@ -52,6 +52,18 @@ def test_a_model_is_created_once(client, name):
     assert name in {model.name for model in client.models.list()}
 
 
+def test_a_deleted_model_leaves_no_connection_behind(server, client, name):
+    store = connect(server.url)
+    counts = []
+    for number in range(4):
+        model = f"{name}-{number}"
+        client.models.create(spec_of(model))
+        client.update(model, X, "UP", id="one")
+        client.models.delete(model)
+        counts.append(len(store.client_list()))
+    assert counts[-1] == counts[0]
+
+
 def test_a_deleted_model_is_gone_and_begins_afresh(server, client, name):
     spec = spec_of(name, slots=2)
     client.models.create(spec)

@@ -55,13 +55,13 @@ def test_a_model_is_created_once(client, name):
 def test_a_deleted_model_leaves_no_connection_behind(server, client, name):
     store = connect(server.url)
     counts = []
-    for number in range(4):
+    for number in range(10):
         model = f"{name}-{number}"
         client.models.create(spec_of(model))
         client.update(model, X, "UP", id="one")
         client.models.delete(model)
         counts.append(len(store.client_list()))
-    assert counts[-1] == counts[0]
+    assert counts[-1] < counts[0] + 5  # the pools of the threads may grow a little, not by one for every model
 
 
 def test_a_deleted_model_is_gone_and_begins_afresh(server, client, name):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 from dataclasses import replace
@@ -16,7 +15,7 @@ from scipy import stats
 from continual import data
 from continual.bench import bench
 from continual.bench.accuracy import interval
-from continual.bench.recurrent import MEMORY, drift, peers, plasticity, streams
+from continual.bench.recurrent import drift, peers, plasticity, streams
 from continual.peers import NoChange, Peer, River
 from learners.methods.recurrent import RecurrentSpec
 from streams.batch import Batch
@@ -344,8 +343,6 @@ def test_what_cannot_be_run_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path
 
     assert "unknown ['nonesuch']; accepted: mingru" in refused("--cells", "nonesuch")
     assert "at least 200" in refused("--part", "plasticity", "--events", "199")
-    if importlib.util.find_spec(MEMORY) is None:
-        assert "no memory task yet" in refused("--part", "memory")
     monkeypatch.setenv("CONTINUAL_DATA", str(tmp_path))
     assert "not in the data folder" in refused("--stream", "elec2")
 

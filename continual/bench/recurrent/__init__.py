@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import time
 from pathlib import Path
 from typing import Any
 
 import click
 
-from continual.bench.recurrent import drift, plasticity
+from continual.bench.recurrent import drift, memory, plasticity
 from continual.bench.recurrent.streams import STREAMS
 from continual.bench.report import out_option
 
 PARTS = ("drift", "plasticity", "memory")
-MEMORY = f"{__name__}.memory"
 
 
 @click.command()
@@ -26,10 +23,17 @@ MEMORY = f"{__name__}.memory"
 @click.option("--events", type=click.IntRange(2), help="Only the first so many events; plasticity: in place of 10^6.")
 @click.option("--steps/--no-steps", default=True, show_default=True, help="drift: step size x 0.3 and x 3 as well.")
 @click.option("--forest/--no-forest", default=True, show_default=True, help="drift: River's forest, minutes.")
+@click.option("--delays", help=f"memory: steps, separated by commas; {','.join(map(str, memory.DELAYS))} without.")
+@click.option(
+    "--reach",
+    type=click.IntRange(0),
+    default=memory.REACH,
+    show_default=True,
+    help="memory: longest delay that gated cells are tried at.",
+)
+@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="memory: networks at a time.")
 @out_option
-@click.pass_context
 def recurrent(
-    context: click.Context,
     part: str,
     kinds: str | None,
     names: tuple[str, ...],
@@ -37,6 +41,9 @@ def recurrent(
     events: int | None,
     steps: bool,
     forest: bool,
+    delays: str | None,
+    reach: int,
+    jobs: int,
     out: Path | None,
     as_json: bool,
 ) -> None:
@@ -46,9 +53,8 @@ def recurrent(
     conditions. plasticity: a million events of concepts that come back. memory: recall over a growing delay.
     """
     parts = PARTS if part == "all" else (part,)
-    if "memory" in parts and importlib.util.find_spec(MEMORY) is None:
-        raise click.ClickException(f"--part {part}: there is no memory task yet; accepted: drift, plasticity")
-    chosen, start = _cells(kinds), time.monotonic()
+    others = memory.known() if parts == ("memory",) else ()
+    chosen, start = _cells(kinds, others), time.monotonic()
 
     def say(what: str) -> None:
         click.echo(f"[{time.monotonic() - start:6.0f} s] {what}", err=True)
@@ -59,16 +65,32 @@ def recurrent(
     if "plasticity" in parts:
         plasticity.measure(chosen, events=events or 1_000_000, say=say, **common)
     if "memory" in parts:
-        context.invoke(importlib.import_module(MEMORY).memory, **common)
+        asked = memory.known() if kinds is None else chosen
+        memory.measure(asked, delays=_delays(delays), reach=reach, jobs=jobs, say=say, **common)
 
 
-def _cells(kinds: str | None) -> tuple[str, ...]:
+def _delays(delays: str | None) -> tuple[int, ...]:
+    """The delays that were asked for, in order.
+
+    Raises:
+        click.BadParameter: one of them is not a number of steps.
+    """
+    if delays is None:
+        return memory.DELAYS
+    parts = [part.strip() for part in delays.split(",")]
+    wrong = [part for part in parts if not part.isdecimal() or not 1 <= int(part) <= memory.LONGEST]
+    if wrong:
+        raise click.BadParameter(f"{wrong}; accepted: 1 to {memory.LONGEST:,}", param_hint="--delays")
+    return tuple(sorted({int(part) for part in parts}))
+
+
+def _cells(kinds: str | None, others: tuple[str, ...]) -> tuple[str, ...]:
     """The cells that were asked for.
 
     Raises:
-        click.BadParameter: one of them is not registered.
+        click.BadParameter: one of them is neither registered nor one of `others`.
     """
-    known = drift.cells()
+    known = tuple(dict.fromkeys((*drift.cells(), *others)))
     chosen = tuple(dict.fromkeys(kind.strip() for kind in kinds.split(","))) if kinds is not None else known
     unknown = [kind for kind in chosen if kind not in known]
     if unknown:

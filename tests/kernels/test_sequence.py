@@ -1,0 +1,84 @@
+"""RTRL over a batch of sequences, whole and from a later step on, against autograd through the same steps."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from cell_cases import CASES, draw
+
+from kernels.cpu import sequence
+from kernels.cpu.layout import ADAM, L_BODY, L_WEIGHTS, REGRESSION
+from kernels.reference.cells import features, forward, split
+
+BATCH, STEPS, UNITS, FEATURES = 3, 25, 5, 2
+
+
+def autograd(cell, flat, x, d_phi, start):
+    """Features after the last step, and the gradient of sum(d_phi phi) with the state before step `start` detached."""
+    weights = torch.tensor(flat, requires_grad=True)
+    w = split(cell, weights, x.shape[2])
+    phi = []
+    for inputs in torch.tensor(x):
+        h = torch.zeros(cell.ORDER, cell.units, dtype=torch.float64)
+        for t, step in enumerate(inputs):
+            h = forward(cell, w, step, h.detach() if t == start else h, 0.5)
+        phi.append(features(cell, w, inputs[-1], h))
+    loss = (torch.stack(phi) * torch.tensor(d_phi)).sum()
+    loss.backward()
+    return torch.stack(phi).detach().numpy(), weights.grad.numpy()
+
+
+# Without and with an output stage, and complex with features of their own.
+@pytest.mark.parametrize("name", ["mingru", "elstm", "rtu"])
+def test_gradient_from_any_step_on_is_that_of_autograd(name, build):
+    rng = np.random.default_rng(7)
+    config = build.config(REGRESSION, name, UNITS, FEATURES)
+    cell = CASES[name].make(UNITS)
+    s = build.scratch(cell, config, fill=np.nan)
+    w = draw(CASES[name], rng, config.width, UNITS)
+    x = rng.normal(0, 1, (BATCH, STEPS, config.width))
+    x[:, :, -1] = 1.0
+    d_phi = rng.normal(0, 1, (BATCH, config.hidden))
+    body = np.full((BATCH, s.plan[-1, L_BODY]), np.nan)
+    phi = np.full((BATCH, config.hidden), np.nan)
+    whole = None
+    for start in (0, STEPS - 10, STEPS - 1):
+        sequence.run(cell, w, x, 0.5, start, body, phi, s)
+        g = np.full(s.plan[-1, L_WEIGHTS], 2.0)
+        sequence.gradient(cell, w, x, body, d_phi, g, s)
+        expected_phi, expected = autograd(cell, w, x, d_phi, start)
+        np.testing.assert_allclose(phi, expected_phi, rtol=0, atol=1e-13)
+        assert np.linalg.norm(g - 2.0 - expected) <= 1e-10 * np.linalg.norm(expected)
+        whole = expected if start == 0 else whole
+        assert start == 0 or np.linalg.norm(expected - whole) > 1e-3 * np.linalg.norm(whole)  # the cut is felt
+
+
+def test_without_traces_there_is_no_gradient_of_the_recurrence(build):
+    rng = np.random.default_rng(8)
+    config = build.config(REGRESSION, "mingru", UNITS, FEATURES)
+    cell = CASES["mingru"].make(UNITS)
+    s = build.scratch(cell, config)
+    w = draw(CASES["mingru"], rng, config.width, UNITS)
+    x = rng.normal(0, 1, (BATCH, STEPS, config.width))
+    body, phi = np.full((BATCH, s.plan[-1, L_BODY]), np.nan), np.zeros((BATCH, config.hidden))
+    sequence.run(cell, w, x, 0.5, STEPS, body, phi, s)
+    g = np.zeros(s.plan[-1, L_WEIGHTS])
+    sequence.gradient(cell, w, x, body, np.ones_like(phi), g, s)
+    assert not g.any()
+    assert phi.any()
+
+
+def test_descend_is_adam(build):
+    rng = np.random.default_rng(9)
+    config = build.config(REGRESSION, "mingru", UNITS, FEATURES)
+    assert config.optimizer == ADAM
+    w, m, v, decay = rng.normal(0, 1, 11), np.zeros(11), np.zeros(11), np.ones(2)
+    weights = torch.tensor(w.copy(), requires_grad=True)
+    optimizer = torch.optim.Adam([weights], config.rate, (config.beta1, config.beta2), config.epsilon)
+    for _ in range(5):
+        g = rng.normal(0, 1, 11)
+        sequence.descend(config, decay, w, m, v, g)
+        weights.grad = torch.tensor(g)
+        optimizer.step()
+    np.testing.assert_allclose(w, weights.detach().numpy(), rtol=1e-12)

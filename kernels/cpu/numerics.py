@@ -152,10 +152,14 @@ _A = tuple((-1.0) ** n / math.factorial(2 * n + 1) for n in range(9))
 _B = tuple((-1.0) ** n / math.factorial(2 * n) for n in range(10))
 _A_32, _B_32 = tuple(map(np.float32, _A)), tuple(map(np.float32, _B))
 _THIRD, _THIRD_32 = 0.35, np.float32(0.35)
+_FAR, _FAR_32 = 1e15, np.float32(4e6)
+"""Where the nearest multiple of pi/2 can still be found; beyond, an angle is rounding, and the sine is that of here."""
 
 
 @nb.njit(**INLINE)
 def _turned64(x, quarters):
+    x = _FAR if x > _FAR else x
+    x = -_FAR if x < -_FAR else x
     shifted = x * _TWO_OVER_PI + _SHIFT
     k = shifted - _SHIFT
     r = ((x - k * _HALF_PI[0]) - k * _HALF_PI[1]) - k * _HALF_PI[2]
@@ -173,6 +177,8 @@ def _turned64(x, quarters):
 
 @nb.njit(**INLINE)
 def _turned32(x, quarters):
+    x = _FAR_32 if x > _FAR_32 else x
+    x = -_FAR_32 if x < -_FAR_32 else x
     shifted = x * _TWO_OVER_PI_32 + _SHIFT_32
     k = shifted - _SHIFT_32
     r = ((x - k * _HALF_PI_32[0]) - k * _HALF_PI_32[1]) - k * _HALF_PI_32[2]
@@ -185,7 +191,10 @@ def _turned32(x, quarters):
 
 
 def sin(x):
-    """The sine in the dtype of x (compiled code only); for |x| <= 1e4 within 1e-15 in float64, 2e-7 in float32."""
+    """The sine in the dtype of x (compiled code only); for |x| <= 1e4 within 1e-15 in float64, 2e-7 in float32.
+
+    For any x it is at most 1 but for rounding; NaN stays NaN.
+    """
     raise NotImplementedError("sin is for compiled code")
 
 
@@ -197,7 +206,10 @@ def _sin_of(x):
 
 
 def cos(x):
-    """The cosine in the dtype of x (compiled code only); for |x| <= 1e4 within 1e-15 in float64, 2e-7 in float32."""
+    """The cosine in the dtype of x (compiled code only); for |x| <= 1e4 within 1e-15 in float64, 2e-7 in float32.
+
+    For any x it is at most 1 but for rounding; NaN stays NaN.
+    """
     raise NotImplementedError("cos is for compiled code")
 
 

@@ -26,6 +26,7 @@ def over(function):
 
 
 exp, sigmoid, tanh = over(numerics.exp), over(numerics.sigmoid), over(numerics.tanh)
+sin, cos, expm1, softplus = over(numerics.sin), over(numerics.cos), over(numerics.expm1), over(numerics.softplus)
 
 
 @nb.njit(error_model="numpy", fastmath=False)
@@ -86,7 +87,31 @@ def test_sigmoid_and_tanh() -> None:
     np.testing.assert_array_equal(tanh(np.array([-1e308, 1e308])), [-1.0, 1.0])
 
 
-@pytest.mark.parametrize("function", [exp, sigmoid, tanh])
+@pytest.mark.parametrize(("dtype", "bound"), [(np.float64, 1e-15), (np.float32, 2e-7)])
+def test_sin_and_cos(dtype, bound) -> None:
+    x = points(1e4).astype(dtype)
+    for function, oracle in ((sin, np.sin), (cos, np.cos)):
+        got = function(x)
+        assert got.dtype == dtype
+        assert (np.abs(got - oracle(x.astype(np.float64))) <= bound).all()
+        far = np.concatenate([10.0 ** np.linspace(4, 38, 5000), [np.inf]]).astype(dtype)
+        assert (np.abs(function(np.concatenate([far, -far]))) <= 1 + bound).all()
+
+
+@pytest.mark.parametrize(("dtype", "most"), [(np.float64, 700.0), (np.float32, 80.0)])
+def test_expm1_and_softplus(dtype, most) -> None:
+    x = points(most).astype(dtype)
+    x = x[np.abs(x) >= np.finfo(dtype).tiny]
+    with localcontext() as context:
+        context.prec = 60
+        for value, e, s in zip(x, expm1(x), softplus(x)):
+            u = Decimal(float(value)).exp()
+            assert abs(Decimal(float(e)) - (u - 1)) <= 4 * Decimal(float(np.spacing(abs(e)))), value
+            exact = (1 + u).ln() if value > -40 else u - u * u / 2
+            assert abs(Decimal(float(s)) - exact) <= 4 * Decimal(float(np.spacing(s))), value
+
+
+@pytest.mark.parametrize("function", [exp, sigmoid, tanh, sin, cos, expm1, softplus])
 def test_nan_stays_nan(function) -> None:
     x = np.zeros(17)
     x[::2] = math.nan

@@ -5,22 +5,25 @@ gradient is that of backpropagation cut before `start`: truncated backpropagatio
 T - `start`, exactly, since the cut leaves out how the state at `start` came to be and nothing else.
 
 Sizes: B sequences of T steps, J inputs (the last is the constant 1), N units, H features, C weights of the layer and
-its output stage, as they lie in memory (`kernels.cpu.cells`). `s` is the working memory of one layer (`Scratch` with
-L = 1). All arrays of weights, traces and inputs have one dtype, float32 or float64.
+its output stage, as they lie in memory (`kernels.cpu.cells`), P numbers of state and traces. All arrays of weights,
+traces and inputs have one dtype, float32 or float64.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numba as nb
+import numpy as np
 
 from kernels.cpu import rtrl
 from kernels.cpu.cells import backward, features, forward, made_of
-from kernels.cpu.layers import layer
-from kernels.cpu.layout import L_OUT, L_OUT_COLUMNS, L_OUT_ROWS, L_WIDTH, SGD
+from kernels.cpu.layout import SGD
 from kernels.cpu.numerics import INLINE, JIT
 from kernels.cpu.optimizers import step_row, step_scalars
+
+WORK_ROWS = 8
+"""Rows of working memory that the forward step of any cell gets by with."""
 
 
 class Optimizer(NamedTuple):
@@ -33,16 +36,76 @@ class Optimizer(NamedTuple):
     epsilon: float
 
 
+class Sizes(NamedTuple):
+    """Sizes of one layer."""
+
+    width: int
+    """J."""
+    weights: int
+    """C."""
+    body: int
+    """P."""
+    out: int
+    """Where the weights of the output stage begin."""
+    out_rows: int
+    out_columns: int
+
+
+class Work(NamedTuple):
+    """Working memory of one layer: what its cell finds in `kernels.cpu.layout.Scratch`, under the same names."""
+
+    sizes: Sizes
+    x: np.ndarray
+    work: np.ndarray
+    h: np.ndarray
+    phi: np.ndarray
+    jac: np.ndarray
+    factor: np.ndarray
+    vec: np.ndarray
+    error: np.ndarray
+    d_phi: np.ndarray
+    out_inputs: np.ndarray
+    out_gate: np.ndarray
+    d_out: np.ndarray
+    row: np.ndarray
+
+
+def work(cell: Any, width: int, hidden: int, dtype: np.dtype) -> Work:
+    """Working memory for a `cell` of `kernels.cpu.cells` with `width` inputs and `hidden` features."""
+    n, order = cell.units, cell.ORDER
+    per_input = (1 + cell.TIED) * cell.MATRICES * n
+    if hasattr(cell, "weights_of_inputs"):
+        per_input = cell.weights_of_inputs()
+    rows, columns = cell.output_stage(width) if hasattr(cell, "output_stage") else (0, 0)
+    recurrence = per_input * width + cell.VECTORS * n
+    body = order * n * (1 + cell.MATRICES * width + cell.VECTORS)
+    shapes = {
+        "x": (width,),
+        "work": (WORK_ROWS, n),
+        "h": (order * n,),
+        "phi": (hidden,),
+        "jac": (order * order, n),
+        "factor": (cell.MATRICES * order, n),
+        "vec": (cell.VECTORS * order, n),
+        "error": (order * n,),
+        "d_phi": (hidden,),
+        "out_inputs": (rows,),
+        "out_gate": (columns,),
+        "d_out": (columns,),
+        "row": (max(n, hidden, width, columns),),
+    }
+    sizes = Sizes(width, recurrence + rows * columns, body, recurrence, rows, columns)
+    return Work(sizes, **{name: np.zeros(shape, dtype) for name, shape in shapes.items()})
+
+
 @nb.njit(**INLINE)
 def _read(cell, w, x, body, s):
-    """The features of the state in `body`, after the inputs `x`; states and inputs are left in `s` too."""
-    width = s.plan[0, L_WIDTH]
-    t = layer(s, 0)
-    for j in range(width):
-        s.x[0, j] = x[j]
+    """The features of the state in `body`, after the inputs `x`; state and inputs are left in `s` too."""
+    for j in range(s.sizes.width):
+        s.x[j] = x[j]
     for i in range(made_of(cell).order * cell.units):
-        s.h[0, i] = body[i]
-    features(cell, w[s.plan[0, L_OUT] :], t.x, t.h, cell.units, width, t)
+        s.h[i] = body[i]
+    features(cell, w[s.sizes.out :], s.x, s.h, cell.units, s.sizes.width, s)
 
 
 @nb.njit(**JIT)
@@ -57,29 +120,28 @@ def run(cell, w, x, gap, start, body, phi, s):
         start: the first step whose traces are carried; T: none, the traces stay zero.
         body: [B, P], written: of each sequence the state after the last step, then its traces.
         phi: [B, H], written: the features after the last step.
-        s: working memory.
+        s: a `Work`.
     """
     kind = made_of(cell)
     many = kind.order * cell.units
-    width = s.plan[0, L_WIDTH]
+    width = s.sizes.width
     zero, most = w.dtype.type(0), w.dtype.type(rtrl.LARGEST_TRACE)
-    t = layer(s, 0)
     for b in range(len(x)):
         row = body[b]
         trace = row[many:]
         for i in range(len(row)):
             row[i] = zero
-        for at in range(x.shape[1]):
+        for t in range(x.shape[1]):
             for j in range(width):
-                s.x[0, j] = x[b, at, j]
-            forward(cell, w, t.x, row, gap, cell.units, width, t)
+                s.x[j] = x[b, t, j]
+            forward(cell, w, s.x, row, gap, cell.units, width, s)
             for i in range(many):
-                row[i] = s.h[0, i] if kind.contracts else rtrl.bounded(s.h[0, i], most)
-            if at >= start:
-                rtrl.carry(cell, trace, cell.units, width, t)
+                row[i] = s.h[i] if kind.contracts else rtrl.bounded(s.h[i], most)
+            if t >= start:
+                rtrl.carry(cell, trace, cell.units, width, s)
         _read(cell, w, x[b, x.shape[1] - 1], row, s)
         for i in range(phi.shape[1]):
-            phi[b, i] = s.phi[0, i]
+            phi[b, i] = s.phi[i]
 
 
 @nb.njit(**JIT)
@@ -93,25 +155,23 @@ def gradient(cell, w, x, body, d_phi, g, s):
         body: [B, P], as `run` left it.
         d_phi: [B, H], dL/d(features after the last step).
         g: [C], added to.
-        s: working memory.
+        s: a `Work`.
     """
     one = w.dtype.type(1)
-    width, out = s.plan[0, L_WIDTH], s.plan[0, L_OUT]
-    rows, columns = s.plan[0, L_OUT_ROWS], s.plan[0, L_OUT_COLUMNS]
-    t = layer(s, 0)
+    width, out, columns = s.sizes.width, s.sizes.out, s.sizes.out_columns
     for b in range(len(x)):
         row = body[b]
         _read(cell, w, x[b, x.shape[1] - 1], row, s)
         for i in range(d_phi.shape[1]):
-            s.d_phi[0, i] = d_phi[b, i]
-        backward(cell, w[out:], t.h, cell.units, width, t, s.row[:0])
+            s.d_phi[i] = d_phi[b, i]
+        backward(cell, w[out:], s.h, cell.units, width, s, s.row[:0])
         trace = row[made_of(cell).order * cell.units :]
         # SGD with the rate -1 adds the gradient to what it is given.
         summing = Optimizer(SGD, -1.0, 0.0, 0.0, 0.0)
-        rtrl.step(cell, summing, trace, g, g, g, cell.units, width, t, -one, 0.0)
-        for j in range(rows):
+        rtrl.step(cell, summing, trace, g, g, g, cell.units, width, s, -one, 0.0)
+        for j in range(s.sizes.out_rows):
             for i in range(columns):
-                g[out + j * columns + i] += s.d_out[0, i] * s.out_inputs[0, j]
+                g[out + j * columns + i] += s.d_out[i] * s.out_inputs[j]
 
 
 @nb.njit(**JIT)

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from continual.bench import bench
 from continual.bench.recurrent import memory
+from continual.bench.recurrent.dense import DenseNetwork
 from continual.bench.recurrent.recall import BATCH, BITS, TEST, TRAIN, Diagonal, Outcome, Task, Trained, train
 
 MINGRU = {"kind": "mingru", "units": 16, "gate_bias": (-6, 1)}
@@ -95,6 +96,41 @@ def test_a_training_can_be_repeated() -> None:
     assert one == other
 
 
+@pytest.mark.parametrize("kind", ["rnn", "gru"])
+def test_dense_networks_learn_by_each_training(kind: str) -> None:
+    task = Task("distractors", 4)
+    whole = {}
+    for training, window in (("bptt", 0), ("bptt", 2), ("snap1", 0), ("uoro", 0)):
+        network = DenseNetwork(kind, training, 8, task.width, 0, window=window, keep=(-1.0, 6.0))
+        x, bits = task.draw(0, TRAIN, 0, BATCH)
+        d_phi = np.ones((BATCH, 8), np.float32)
+        np.testing.assert_allclose(network.run(x), network.features(x), atol=1e-6)
+        whole[training, window] = network.gradient(x, d_phi)
+        before = network.weights.copy()
+        trained = Trained(network)
+        for _ in range(3):
+            trained.step(x, bits, frozen=False)
+        assert (network.weights != before).any()
+    assert len({g.tobytes() for g in whole.values()}) == 4
+    network = DenseNetwork(kind, "bptt", 8, task.width, 0, window=task.steps, keep=(-1.0, 6.0))
+    network.run(x)
+    np.testing.assert_array_equal(network.gradient(x, d_phi), whole["bptt", 0])
+
+
+def test_every_estimate_has_signs_of_its_own() -> None:
+    task = Task("distractors", 4)
+    x, _ = task.draw(0, TRAIN, 0, BATCH)
+    networks = [DenseNetwork("rnn", "uoro", 8, task.width, seed, keep=(-1.0, 6.0)) for seed in (0, 0, 1)]
+    drawn = []
+    for network in networks:
+        network.weights[:] = networks[0].weights
+        for _ in range(2):
+            network.run(x)
+            drawn.append(network.gradient(x, np.ones((BATCH, 8), np.float32)).tobytes())
+    assert drawn[:2] == drawn[2:4]
+    assert len(set(drawn)) == 4
+
+
 @pytest.mark.parametrize(("right", "holds"), [(5, True), (4, True), (3, False)])
 def test_a_delay_is_bridged_by_four_seeds_of_five(right: int, holds: bool) -> None:
     assert memory.bridged([Outcome(0.99, 1)] * right + [Outcome(0.98, 1)] * (5 - right)) is holds
@@ -105,6 +141,7 @@ def test_targets_are_those_of_gated_cells() -> None:
     good, low, bad = Outcome(1.0, 1), Outcome(0.985, 1), Outcome(0.61, 1)
     assert memory._met(exact, {100: [good] * 4 + [low], 200: [good] * 4 + [bad]}) == "100: NO, 200: yes"
     assert memory._met(window, {10: [good], 100: [Outcome(0.6, 1)], 200: [bad]}) == "100: yes, 200: NO"
+    assert [one.arm.name for one in memory.contests(["gru"])][-2:] == ["BPTT, whole", "frozen"]
     assert memory._met(memory.contests(["lru"])[0], {100: [good]}) == ""
 
 

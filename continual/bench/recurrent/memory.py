@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from continual.bench.recurrent.dense import GATES, DenseNetwork
 from continual.bench.recurrent.plots import COLOURS
 from continual.bench.recurrent.recall import (
     BATCH,
@@ -76,12 +77,13 @@ def contests(kinds: Sequence[str]) -> list[Contest]:
         if name in kinds:
             task = "distractors" if name in GATED else "serial"
             out += [Contest(name, arm, task) for arm in _diagonal_arms({**spec, "units": UNITS})]
-    return out
+    dense = [kind for kind in GATES if kind in kinds]
+    return out + [Contest(kind, arm, "distractors") for kind in dense for arm in _dense_arms(kind)]
 
 
 def known() -> tuple[str, ...]:
     """The cells that there is a task for."""
-    return (*GATED, *LINEAR)
+    return (*GATED, *LINEAR, *GATES)
 
 
 def _diagonal_arms(spec: dict[str, Any]) -> list[Arm]:
@@ -89,6 +91,22 @@ def _diagonal_arms(spec: dict[str, Any]) -> list[Arm]:
         return Arm(name, lambda width, seed: Diagonal(spec, width, window, seed), frozen)
 
     return [arm("RTRL", 0, False), arm(f"BPTT-{WINDOW}", WINDOW, False), arm("frozen", 0, True)]
+
+
+def _dense_arms(kind: str) -> list[Arm]:
+    def arm(name: str, training: str, window: int = 0, frozen: bool = False) -> Arm:
+        keep = (-BIASES[1], -BIASES[0])
+        return Arm(
+            name, lambda width, seed: DenseNetwork(kind, training, UNITS, width, seed, window=window, keep=keep), frozen
+        )
+
+    return [
+        arm("SnAp-1", "snap1"),
+        arm("UORO", "uoro"),
+        arm(f"BPTT-{WINDOW}", "bptt", WINDOW),
+        arm("BPTT, whole", "bptt"),
+        arm("frozen", "bptt", 1, True),
+    ]
 
 
 Results = dict[Contest, dict[int, list[Outcome]]]
@@ -147,7 +165,7 @@ def measure(
                 for seed, outcome in enumerate(outcomes)
             ],
             "longest delay": reached,
-            "cells": {name: spec for name, spec in {**GATED, **LINEAR}.items() if name in kinds},
+            "cells": {name: {**spec, "units": UNITS} for name, spec in {**GATED, **LINEAR}.items() if name in kinds},
         },
         out=out,
         as_json=as_json,
@@ -218,6 +236,9 @@ def _notes(reached: dict[str, int]) -> list[str]:
         "the other on one channel, then d empty steps. All bits are read at once after the delay; chance is 50 %.",
         f"RTRL: exact, through the whole sequence. BPTT-{WINDOW}: backpropagation through the last {WINDOW} steps. "
         "frozen: the recurrence stays as it was drawn, the read-out learns. Same initial weights, data and rate.",
+        "rnn, gru: dense recurrences, for which exact RTRL would cost N times the memory. SnAp-1: of the diagonal. "
+        "UORO: an unbiased estimate of rank one. BPTT, whole: the exact gradient. The GRU's update gates begin with "
+        "the range of time scales of the gated cells.",
         f"Target, gated cells: RTRL at least 99 % on every seed at d = 100 and on 4 of 5 at d = 200; BPTT-{WINDOW} and "
         "frozen at most 60 % on every seed. The others have none.",
     ]

@@ -10,10 +10,7 @@ import numpy as np
 
 from kernels.cpu import sequence
 from kernels.cpu.layout import ADAM
-from learners import recurrence
-from learners.cells.base import Draws
-from learners.methods.recurrent import RecurrentSpec
-from learners.spec import ModelSpec
+from learners.cells.base import Draws, by_kind
 
 BITS = 4
 UPDATES = 4000
@@ -96,21 +93,13 @@ class Diagonal:
     """An element-wise cell with exact traces, carried through the last `window` steps (0: all of them)."""
 
     def __init__(self, cell: dict[str, Any], width: int, window: int, seed: int) -> None:
-        names = [f"x{index}" for index in range(width - 1)]
-        learner = {"kind": "recurrent", "seed": seed, "cell": cell, "previous_label": False}
-        target = {"kind": "regression"}
-        model = ModelSpec.model_validate({"name": "recall", "features": names, "target": target, "learner": learner})
-        spec = model.learner
-        assert isinstance(spec, RecurrentSpec)
-        self._cell = spec.cell.compiled()
-        config = recurrence.config(model, spec)
-        plan = recurrence.plan(self._cell, config)
-        self._body = recurrence.ends(plan)[1]
-        self._scratch = recurrence.scratch(self._cell, config, plan, 1, np.dtype(np.float32))
+        spec = by_kind(cell, None)
+        self._cell = spec.compiled()
+        self._work = sequence.work(self._cell, width, spec.hidden, np.dtype(np.float32))
         self._window = window
-        self._state = np.zeros((0, self._body), np.float32)
-        self.hidden = config.hidden
-        self.weights = spec.cell.initial(Draws(seed, 0), width).astype(np.float32)
+        self._body = np.zeros((0, 0), np.float32)
+        self.hidden = spec.hidden
+        self.weights = spec.initial(Draws(seed, 0), width).astype(np.float32)
 
     def run(self, x: np.ndarray) -> np.ndarray:
         """See `Network`."""
@@ -121,16 +110,16 @@ class Diagonal:
         return self._run(x, x.shape[1])
 
     def _run(self, x: np.ndarray, start: int) -> np.ndarray:
-        if len(self._state) != len(x):
-            self._state = np.zeros((len(x), self._body), np.float32)
+        if len(self._body) != len(x):
+            self._body = np.zeros((len(x), self._work.sizes.body), np.float32)
         phi = np.zeros((len(x), self.hidden), np.float32)
-        sequence.run(self._cell, self.weights, x, 1.0, start, self._state, phi, self._scratch)
+        sequence.run(self._cell, self.weights, x, 1.0, start, self._body, phi, self._work)
         return phi
 
     def gradient(self, x: np.ndarray, d_phi: np.ndarray) -> np.ndarray:
         """See `Network`."""
         g = np.zeros_like(self.weights)
-        sequence.gradient(self._cell, self.weights, x, self._state, d_phi, g, self._scratch)
+        sequence.gradient(self._cell, self.weights, x, self._body, d_phi, g, self._work)
         return g
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 CLASS_SLOTS = 8
 """Inputs that carry the previous label of a multi-class target: one-hot of its index modulo this."""
+
+ENCODER = 1 << 20
+"""Number of the encoder among the layers whose random numbers must differ."""
 
 WORK_ROWS = 8
 """Rows of working memory that the forward step of any cell gets by with."""
@@ -61,6 +65,8 @@ def config(model: ModelSpec, spec: RecurrentSpec) -> Config:
         pending=model.labels.pending,
         horizon=float(model.labels.horizon),
         max_classes=model.target.max_classes if isinstance(model.target, MulticlassTarget) else 0,
+        encoded=spec.encoder.units if spec.encoder else 0,
+        encoder_tanh=int(spec.encoder is not None and spec.encoder.activation == "tanh"),
     )
 
 
@@ -69,7 +75,8 @@ def plan(cell: Any, c: Config) -> np.ndarray:
     rows = []
     weights = body = held = 0
     for layer in range(c.layers):
-        width = c.width if layer == 0 else c.hidden + 1
+        below = c.encoded if layer == 0 else c.hidden
+        width = below + 1 if below else c.width
         traces = cell.ORDER * (cell.MATRICES * width + cell.VECTORS) * c.units
         matrices = (1 + cell.TIED) * cell.MATRICES * c.units
         if hasattr(cell, "weights_of_inputs"):
@@ -80,7 +87,14 @@ def plan(cell: Any, c: Config) -> np.ndarray:
         weights += recurrence + stage[0] * stage[1]
         body += cell.ORDER * c.units + traces
         held += width + cell.MATRICES * cell.ORDER * c.units
+    held += (c.width + c.features) if c.encoded else 0
     return np.array([*rows, (0, weights, weights, 0, 0, body, held)], np.int64)
+
+
+def tables(model: ModelSpec, c: Config) -> np.ndarray:
+    """int64 [D, 2]: see `Scratch.tables`."""
+    categories = np.array([feature.categories for feature in model.features], np.int64)
+    return np.column_stack([categories, c.width + np.cumsum(categories) - categories])
 
 
 def ends(places: np.ndarray) -> tuple[int, int, int]:
@@ -89,11 +103,21 @@ def ends(places: np.ndarray) -> tuple[int, int, int]:
     return int(last[layout.L_WEIGHTS]), int(last[layout.L_BODY]), int(last[layout.L_HELD])
 
 
-def shared(cell: Any, c: Config, places: np.ndarray, spec: RecurrentSpec, classes: int) -> Shared:
+def _encoder(c: Config, model: ModelSpec, seed: int) -> np.ndarray:
+    """float64: the initial weights of the encoder and of its tables, flat."""
+    draws, rows = Draws(seed, ENCODER), sum(feature.categories for feature in model.features)
+    embeddings = draws.uniform(1, rows, c.encoded, low=-1.0) * math.sqrt(3.0)
+    return np.concatenate([draws.inputs(0, c.width, c.encoded), embeddings]).reshape(-1)
+
+
+def shared(cell: Any, c: Config, places: np.ndarray, model: ModelSpec, classes: int) -> Shared:
     """The arrays that all keys share, at their initial values, with room for `classes` logits."""
+    spec: Any = model.learner
     dtype = np.dtype(spec.dtype)
     widths = places[:-1, layout.L_WIDTH].tolist()
     weights = np.concatenate([spec.cell.initial(Draws(spec.seed, k), width) for k, width in enumerate(widths)])
+    if c.encoded:
+        weights = np.concatenate([weights, _encoder(c, model, spec.seed)])
     first, second = MOMENTS[c.optimizer]
 
     def zeros(rows: int, columns: int, kept: int = 1) -> np.ndarray:
@@ -110,13 +134,13 @@ def shared(cell: Any, c: Config, places: np.ndarray, spec: RecurrentSpec, classe
         m_skip=zeros(classes, c.width, first),
         v_skip=zeros(classes, c.width, second),
         scaler=np.zeros((c.features + int(c.task == layout.REGRESSION), 3)),
-        target=np.zeros(4),
+        target=np.zeros(layout.TARGET),
         decay=np.ones(2),
         counters=np.zeros(3, np.int64),
     )
 
 
-def scratch(cell: Any, c: Config, places: np.ndarray, classes: int, dtype: np.dtype) -> Scratch:
+def scratch(cell: Any, c: Config, places: np.ndarray, categories: np.ndarray, classes: int, dtype: np.dtype) -> Scratch:
     """Working memory of a call, with room for `classes` logits."""
     n, layers, order = c.units, c.layers, cell.ORDER
     inputs = int(places[:-1, layout.L_WIDTH].max())
@@ -126,9 +150,10 @@ def scratch(cell: Any, c: Config, places: np.ndarray, classes: int, dtype: np.dt
     def zeros(*shape: int) -> np.ndarray:
         return np.zeros(shape, dtype)
 
+    x = zeros(layers, inputs)
     return Scratch(
         plan=places,
-        x=zeros(layers, inputs),
+        x=x,
         work=zeros(WORK_ROWS, n),
         h=zeros(layers, order * n),
         phi=zeros(layers, c.hidden),
@@ -140,7 +165,11 @@ def scratch(cell: Any, c: Config, places: np.ndarray, classes: int, dtype: np.dt
         out_inputs=zeros(layers, rows),
         out_gate=zeros(layers, columns),
         d_out=zeros(layers, columns),
-        row=zeros(max(n, c.hidden, inputs, columns)),
+        row=zeros(max(n, c.hidden, c.width, inputs, columns)),
         logits=np.zeros(classes),
         d_logits=np.zeros(classes),
+        inputs=zeros(c.width) if c.encoded else x[0],
+        tables=categories,
+        code=np.full(c.features, -1, np.int64),
+        d_encoded=zeros(c.encoded),
     )

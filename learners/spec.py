@@ -38,6 +38,13 @@ class Feature(Strict):
         description="What a missing value (absent name, or NaN in a column) means: the event is refused, or the "
         "running mean stands in (after standardisation: zero).",
     )
+    categories: int = Field(
+        0,
+        ge=0,
+        le=65_536,
+        description="0: the value is a number. Otherwise it is the number of a category, from 0 to one less than this; "
+        "any other value names none.",
+    )
 
 
 class BinaryTarget(Strict):

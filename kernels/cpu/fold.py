@@ -6,6 +6,7 @@ import math
 
 import numba as nb
 
+from kernels.cpu.encoder import encode
 from kernels.cpu.heads import base_of, observe_change, predict
 from kernels.cpu.inputs import prepare
 from kernels.cpu.layers import forward_all, hold, take_up
@@ -84,8 +85,10 @@ def _observe(cell, config, shared, rows, events, out, s, t, slot):
     if time > 0 and time < head[H_TIME]:
         outcome = OUT_OF_ORDER
     apply = outcome == 0 or config.ignore_out_of_order == 0
-    x = s.x[0]
+    x = s.inputs
     prepare(config, shared, head, events.x[t], x, apply)
+    if config.encoded > 0:
+        encode(config, shared.cell, events.x[t], s)
     forward_all(cell, config, shared.cell, body, gap_of(config, head, time), s)
     phi = s.phi[config.layers - 1]
     base = base_of(config, shared, head)
@@ -172,7 +175,7 @@ def _label(cell, config, shared, rows, events, out, s, t, slot):
     held = rows.pending_body[slot, place]
     take_up(cell, config, shared.cell, held, s)
     body = held[s.plan[config.layers, L_HELD] :]
-    x, phi = s.x[0], s.phi[config.layers - 1]
+    x, phi = s.inputs, s.phi[config.layers - 1]
     _score(out, t, math.nan if config.task == MULTICLASS else note[P_VALUE], note[P_CODE], note[P_BASE], y)
     predict(config, shared, note[P_BASE], phi, x, s)
     if config.task == MULTICLASS:
@@ -203,10 +206,12 @@ def predict_each(cell, config, shared, rows, x, time, slot, out_value, out_code,
     """
     for t in range(len(x)):
         head = rows.head[slot[t]]
-        prepare(config, shared, head, x[t], s.x[0], False)
+        prepare(config, shared, head, x[t], s.inputs, False)
+        if config.encoded > 0:
+            encode(config, shared.cell, x[t], s)
         forward_all(cell, config, shared.cell, rows.body[slot[t]], gap_of(config, head, time[t]), s)
         phi = s.phi[config.layers - 1]
-        value, code = predict(config, shared, base_of(config, shared, head), phi, s.x[0], s)
+        value, code = predict(config, shared, base_of(config, shared, head), phi, s.inputs, s)
         out_value[t] = value
         out_code[t] = code
         if probabilities.shape[0] > 0:

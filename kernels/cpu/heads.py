@@ -20,10 +20,12 @@ from kernels.cpu.layout import (
     H_LABELS,
     MULTICLASS,
     REGRESSION,
+    T_AGREEMENT,
     T_CHANGE_SQ,
     T_CHANGES,
     T_LABEL_MEAN,
     T_LABELS,
+    T_POWER,
 )
 from kernels.cpu.numerics import INLINE, dot, exp, sigmoid
 
@@ -59,6 +61,15 @@ def base_of(config, shared, head):
 
 
 @nb.njit(**INLINE)
+def trust(target):
+    """How much of the predicted change is said: the slope of changes on predictions so far, within [0, 1]."""
+    agreement, power = target[T_AGREEMENT], target[T_POWER]
+    if not agreement > 0.0:
+        return 0.0
+    return agreement / power if agreement < power else 1.0
+
+
+@nb.njit(**INLINE)
 def predict(config, shared, base, phi, x, s):
     """Leaves logits (or class probabilities) in `s.logits` and returns (value, code)."""
     if config.task == MULTICLASS:
@@ -76,7 +87,7 @@ def predict(config, shared, base, phi, x, s):
     if config.task == BINARY:
         p = sigmoid(s.logits[0])
         return p, 1 if p >= 0.5 else 0
-    return base + math.sqrt(shared.target[T_CHANGE_SQ]) * s.logits[0], -1
+    return base + trust(shared.target) * math.sqrt(shared.target[T_CHANGE_SQ]) * s.logits[0], -1
 
 
 @nb.njit(**INLINE)
@@ -110,6 +121,14 @@ def gradient(config, shared, base, y, s):
         scale = math.sqrt(shared.target[T_CHANGE_SQ])
         residual = s.logits[0] - (y - base) / scale if scale > 0.0 else 0.0
         bound = config.residual_clip
+        if math.isfinite(residual):
+            t = shared.target
+            change = s.logits[0] - residual
+            change = bound if change > bound else change
+            change = -bound if change < -bound else change
+            weight = 1.0 / min(t[T_LABELS], config.window)
+            t[T_AGREEMENT] += weight * (s.logits[0] * change - t[T_AGREEMENT])
+            t[T_POWER] += weight * (s.logits[0] * s.logits[0] - t[T_POWER])
         residual = bound if residual > bound else residual
         residual = -bound if residual < -bound else residual
         s.d_logits[0] = residual

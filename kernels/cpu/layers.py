@@ -11,6 +11,7 @@ from __future__ import annotations
 import numba as nb
 
 from kernels.cpu.cells import backward, features, forward, made_of
+from kernels.cpu.encoder import through_activation
 from kernels.cpu.layout import L_BODY, L_HELD, L_OUT, L_OUT_COLUMNS, L_OUT_ROWS, L_WEIGHTS, L_WIDTH, Scratch
 from kernels.cpu.numerics import INLINE
 from kernels.cpu.optimizers import shrink_row, step_row
@@ -23,6 +24,7 @@ def layer(s, k):
     return Scratch(
         s.plan, s.x[k], s.work, s.h[k], s.phi[k], s.jac[k], s.factor[k], s.vec[k], s.error[k], s.d_phi[k],
         s.out_inputs[k], s.out_gate[k], s.d_out[k], s.row, s.logits, s.d_logits,
+        s.inputs, s.tables, s.code, s.d_encoded,
     )  # fmt: skip
 
 
@@ -51,14 +53,16 @@ def backward_all(cell, config, cell_weights, s):
         k = config.layers - 1 - up
         t = layer(s, k)
         width = s.plan[k, L_WIDTH]
-        d_x = s.d_phi[max(k - 1, 0)][: config.hidden if k > 0 else 0]
+        d_x = s.d_phi[k - 1] if k > 0 else s.d_encoded
         for i in range(len(d_x)):
             d_x[i] = zero
         backward(cell, cell_weights[s.plan[k, L_OUT] :], t.h, config.units, width, t, d_x)
-        if k > 0:
+        if len(d_x) > 0:
             inputs_error(cell, cell_weights[s.plan[k, L_WEIGHTS] :], config.units, width, t, d_x)
         for i in range(len(t.error)):
             total += abs(t.error[i])
+    if config.encoded > 0:
+        through_activation(config, s)
     return total
 
 
@@ -98,6 +102,12 @@ def hold(cell, config, body, s, held):
             for i in range(config.units):
                 held[at + f * config.units + i] = s.factor[k, f, i]
     rest = s.plan[config.layers, L_HELD]
+    if config.encoded > 0:
+        at = rest - config.width - config.features
+        for j in range(config.width):
+            held[at + j] = s.inputs[j]
+        for f in range(config.features):
+            held[at + config.width + f] = s.code[f]
     for i in range(len(body)):
         held[rest + i] = body[i]
 
@@ -109,7 +119,14 @@ def take_up(cell, config, cell_weights, held, s):
     States and traces are what of `held` follows from `plan[layers, L_HELD]`.
     """
     kind = made_of(cell)
-    rest = held[s.plan[config.layers, L_HELD] :]
+    end = s.plan[config.layers, L_HELD]
+    rest = held[end:]
+    if config.encoded > 0:
+        at = end - config.width - config.features
+        for j in range(config.width):
+            s.inputs[j] = held[at + j]
+        for f in range(config.features):
+            s.code[f] = int(held[at + config.width + f])
     for k in range(config.layers):
         at = s.plan[k, L_HELD]
         width = s.plan[k, L_WIDTH]

@@ -28,8 +28,10 @@ HEAD = 8
 P_AT, P_BASE, P_VALUE, P_CODE, P_SEEN = range(5)
 PENDING_HEAD = 5
 
-# Entries of `Shared.target`: events and second moment of the change, events and mean of the label.
-T_CHANGES, T_CHANGE_SQ, T_LABELS, T_LABEL_MEAN = range(4)
+# Entries of `Shared.target`: events and second moment of the change, events and mean of the label; of the read-out's
+# output o and the change z that it should have said, in deviations, the means of o z and o o.
+T_CHANGES, T_CHANGE_SQ, T_LABELS, T_LABEL_MEAN, T_AGREEMENT, T_POWER = range(6)
+TARGET = 6
 
 # Columns of `Scratch.plan`: inputs of a layer, where its weights and those of its output stage begin in `Shared.cell`,
 # rows and columns of the latter, where its state begins in a key's row and its inputs in what is held for a label.
@@ -83,6 +85,9 @@ class Config(NamedTuple):
     pending: int
     horizon: float
     max_classes: int
+    encoded: int
+    """U, outputs of the encoder of inputs; 0: the first layer sees the inputs themselves."""
+    encoder_tanh: int
 
 
 class Shared(NamedTuple):
@@ -103,7 +108,7 @@ class Shared(NamedTuple):
     scaler: np.ndarray
     """float64 [F, 3]: count, mean, variance; the features, then for regression the level of the previous label."""
     target: np.ndarray
-    """float64 [4]."""
+    """float64 [6]."""
     decay: np.ndarray
     """float64 [2]: beta1^t and beta2^t."""
     counters: np.ndarray
@@ -162,7 +167,7 @@ class Scratch(NamedTuple):
     plan: np.ndarray
     """int64 [L + 1, 7]: where a layer has what; the last row holds the ends."""
     x: np.ndarray
-    """T [L, W]."""
+    """T [L, W]: what each layer sees."""
     work: np.ndarray
     """T [R, N]: rows for a cell's own use."""
     h: np.ndarray
@@ -191,6 +196,14 @@ class Scratch(NamedTuple):
     """float64 [K]."""
     d_logits: np.ndarray
     """float64 [K]: dL/dlogits."""
+    inputs: np.ndarray
+    """T [J]: of the event; the memory of `x[0]` where there is no encoder."""
+    tables: np.ndarray
+    """int64 [D, 2]: of each feature its categories (0: a number), and the encoder's row of the first of them."""
+    code: np.ndarray
+    """int64 [D]: the encoder's row of a feature's category, -1: none."""
+    d_encoded: np.ndarray
+    """T [U]: dL/de, then dL/d(pre-activation of the encoder)."""
 
 
 def plain(array: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ import numba as nb
 
 from kernels.cpu import rtrl
 from kernels.cpu.cells import made_of
+from kernels.cpu.encoder import categories_named, encoder_step
 from kernels.cpu.heads import backward, gradient, softmax
 from kernels.cpu.heads import logits as logits_of
 from kernels.cpu.layers import backward_all, layer, output_norms, output_step
@@ -45,7 +46,7 @@ def _write_state(order, contracts, config, body, s, k):
     return at + order * config.units
 
 
-@nb.njit(**INLINE)
+@nb.njit(**JIT)
 def carry_all(cell, config, body, s):
     """Writes the new states and carries all traces, without learning."""
     kind = made_of(cell)
@@ -67,7 +68,7 @@ def _errors(cell, config, shared, base, y, s):
 
 @nb.njit(**INLINE)
 def _read_out_step(config, shared, rows, s, r, q):
-    phi, x = s.phi[config.layers - 1], s.x[0]
+    phi, x = s.phi[config.layers - 1], s.inputs
     for k in range(rows):
         g = shared.out.dtype.type(s.d_logits[k])
         for i in range(config.hidden):
@@ -85,7 +86,7 @@ def _scale_errors(cell, config, body, rows, s):
     """Scales all errors, so that the gradient of all weights has the size that the optimizer allows."""
     kind = made_of(cell)
     phi_sum, phi_squares = rtrl.row_norms(s.phi[config.layers - 1], config.hidden)
-    x_sum, x_squares = rtrl.row_norms(s.x[0], config.width)
+    x_sum, x_squares = rtrl.row_norms(s.inputs, config.width)
     absolute = squares = largest = 0.0
     for k in range(rows):
         d = abs(s.d_logits[k])
@@ -98,6 +99,11 @@ def _scale_errors(cell, config, body, rows, s):
         c, d = output_norms(s, k)
         absolute += a + c
         squares += b + d
+    if config.encoded > 0:
+        a, b = rtrl.row_norms(s.d_encoded, config.encoded)
+        named = categories_named(config, s)
+        absolute += a * (x_sum + named)
+        squares += b * (x_squares + named)
     scale = scale_of(config, largest, absolute, squares)
     factor = s.error.dtype.type(scale)
     for k in range(rows):
@@ -107,6 +113,8 @@ def _scale_errors(cell, config, body, rows, s):
             s.error[k, i] *= factor
         for i in range(s.d_out.shape[1]):
             s.d_out[k, i] *= factor
+    for i in range(config.encoded):
+        s.d_encoded[i] *= factor
 
 
 @nb.njit(**JIT)
@@ -123,6 +131,8 @@ def _step_all(cell, config, shared, body, rows, s):
         share = r * config.recurrent_rate
         rtrl.step(cell, config, trace, w, m, v, config.units, s.plan[k, L_WIDTH], layer(s, k), share, q)
         output_step(config, shared, s, k, r, q)
+    if config.encoded > 0:
+        encoder_step(config, shared, s, r, q)
     _read_out_step(config, shared, rows, s, r, q)
 
 
@@ -145,6 +155,8 @@ def carry_and_learn(cell, config, shared, base, y, body, s):
             t = layer(s, k)
             rtrl.carry_and_step(cell, config, trace, w, m, v, config.units, s.plan[k, L_WIDTH], t, share, q)
             output_step(config, shared, s, k, r, q)
+        if config.encoded > 0:
+            encoder_step(config, shared, s, r, q)
         _read_out_step(config, shared, rows, s, r, q)
     shared.counters[C_STEPS] += finite
     return finite

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -36,10 +36,12 @@ from kernels.cpu.layout import (
     P_SEEN,
     P_VALUE,
     REGRESSION,
+    T_AGREEMENT,
     T_CHANGE_SQ,
     T_CHANGES,
     T_LABEL_MEAN,
     T_LABELS,
+    T_POWER,
     UNKNOWN_ID,
     Config,
     Events,
@@ -48,31 +50,47 @@ from kernels.cpu.layout import (
     Shared,
 )
 from kernels.cpu.learning import LARGEST_ERROR
-from kernels.reference import heads, optimizers, stack
+from kernels.reference import encoder, heads, optimizers, stack
 from kernels.reference.inputs import prepare
 
 LABEL_KIND = 2
 
 
-def fold(cell: Any, config: Config, shared: Shared, rows: Rows, events: Events, out: Out) -> None:
-    """Folds `events` into `shared` and `rows`, in place, and writes what was predicted and done to `out`."""
+class Seen(NamedTuple):
+    """What an event brings: the inputs [J], and of each feature the encoder's row of its category [D] (-1: none)."""
+
+    inputs: torch.Tensor
+    rows: torch.Tensor
+
+
+def fold(cell: Any, config: Config, shared: Shared, rows: Rows, events: Events, out: Out, tables: np.ndarray) -> None:
+    """Folds `events` into `shared` and `rows`, in place, and writes what was predicted and done to `out`.
+
+    `tables` int64 [D, 2] says which features are categories (see `kernels.cpu.layout.Scratch`).
+    """
     for t in range(len(events.kind)):
         shared.counters[C_POSITION] += 1
         if events.kind[t] == LABEL_KIND:
             _label(cell, config, shared, rows, events, out, t)
         else:
-            _observe(cell, config, shared, rows, events, out, t)
+            _observe(cell, config, shared, rows, events, out, t, tables)
 
 
-def _observe(cell: Any, config: Config, shared: Shared, rows: Rows, events: Events, out: Out, t: int) -> None:
+def _observe(
+    cell: Any, config: Config, shared: Shared, rows: Rows, events: Events, out: Out, t: int, tables: np.ndarray
+) -> None:
     slot, time = events.slot[t], events.time[t]
     head, body = rows.head[slot], torch.from_numpy(rows.body[slot])
     late = bool(0 < time < head[H_TIME])
     apply = not (late and config.ignore_out_of_order)
     x = torch.tensor(prepare(config, shared, head, events.x[t], apply), dtype=body.dtype)
-    moments = stack.advance(cell, config, torch.from_numpy(shared.cell), body, x, gap_of(config, head, time))
-    base, o = _base(config, shared, head), _logits(cell, config, shared, moments)
-    value, code = heads.predict(config.task, o, base, _scale(shared))
+    categories = torch.from_numpy(encoder.rows_of(events.x[t], tables)).to(body.dtype)
+    x[: config.features][torch.from_numpy(tables[:, 0] > 0)] = 0.0
+    seen = Seen(x, categories)
+    lowest = _encoded(cell, config, shared, seen)
+    moments = stack.advance(cell, config, torch.from_numpy(shared.cell), body, lowest, gap_of(config, head, time))
+    base, o = _base(config, shared, head), _logits(cell, config, shared, moments, seen)
+    value, code = heads.predict(config.task, o, base, _trust(shared) * _scale(shared))
     out.value[t], out.code[t], out.outcome[t] = value, code, OUT_OF_ORDER if late else 0
     if not apply:
         return
@@ -83,7 +101,8 @@ def _observe(cell: Any, config: Config, shared: Shared, rows: Rows, events: Even
     stack.write(cell, config, moments, body)
     if events.kind[t] == 0:
         if config.pending:
-            _hold(config, shared, rows, events, t, (base, value, code), stack.hold(moments, body))
+            between = torch.cat([x, categories]) if config.encoded else x[:0]
+            _hold(config, shared, rows, events, t, (base, value, code), stack.hold(moments, between, body))
         return
     y = _class_of(config, shared, events, t)
     if y < 0 and config.task == MULTICLASS:
@@ -92,7 +111,7 @@ def _observe(cell: Any, config: Config, shared: Shared, rows: Rows, events: Even
     if config.task == MULTICLASS:  # the probability that was given to the class; 0 for one that was not known
         value = torch.softmax(o, 0)[int(y)].item() if y < len(o) else 0.0
     out.scored[t] = value, code, base, y
-    out.outcome[t] |= _learn(cell, config, shared, head, moments, base, y)
+    out.outcome[t] |= _learn(cell, config, shared, head, moments, seen, base, y)
     _note_label(head, y, head[H_SEEN])
 
 
@@ -103,9 +122,7 @@ def gap_of(config: Config, head: np.ndarray, time: int) -> float:
     return max(float(time - head[H_TIME]) / config.gap_unit, config.least_gap)
 
 
-def _hold(
-    config: Config, shared: Shared, rows: Rows, events: Events, t: int, made: tuple, state: torch.Tensor
-) -> None:
+def _hold(config: Config, shared: Shared, rows: Rows, events: Events, t: int, made: tuple, state: torch.Tensor) -> None:
     """Keeps an observation for its label, in place of the oldest."""
     slot = events.slot[t]
     place = int(rows.head[slot, H_PENDING])
@@ -133,8 +150,10 @@ def _label(cell: Any, config: Config, shared: Shared, rows: Rows, events: Events
         return
     base = float(note[P_BASE])
     out.scored[t] = math.nan if config.task == MULTICLASS else note[P_VALUE], note[P_CODE], base, y
-    moments = stack.recall(cell, config, torch.from_numpy(rows.pending_body[slot, place]))
-    out.outcome[t] = _learn(cell, config, shared, head, moments, base, y)
+    between = config.width + config.features if config.encoded else 0
+    moments, held = stack.recall(cell, config, torch.from_numpy(rows.pending_body[slot, place]), between)
+    seen = Seen(*held.split([config.width, config.features])) if config.encoded else Seen(moments[0].x, held)
+    out.outcome[t] = _learn(cell, config, shared, head, moments, seen, base, y)
     _note_label(head, y, note[P_SEEN])
 
 
@@ -147,31 +166,43 @@ def _find(config: Config, rows: Rows, slot: int, id: np.ndarray, position: int) 
 
 
 def _learn(
-    cell: Any, config: Config, shared: Shared, head: np.ndarray, moments: list[stack.Moment], base: float, y: float
+    cell: Any,
+    config: Config,
+    shared: Shared,
+    head: np.ndarray,
+    moments: list[stack.Moment],
+    seen: Seen,
+    base: float,
+    y: float,
 ) -> int:
     """One optimizer step for the label `y` of the prediction made at `moments`. Returns the outcome."""
     if config.task == MULTICLASS:
         shared.counters[C_CLASSES] = max(shared.counters[C_CLASSES], int(y) + 1)
     _observe_change(config, shared, head, y)
-    o = _logits(cell, config, shared, moments)
+    o = _logits(cell, config, shared, moments, seen)
     target = heads.change_in_deviations(y, base, _scale(shared), o) if config.task == REGRESSION else y
     error = heads.error(config.task, o, target, config.residual_clip)
+    if config.task == REGRESSION:
+        _observe_agreement(config, shared, o[0].item(), target)
     live = slice(0, len(o))
     weights, phi = torch.from_numpy(shared.cell), _features(cell, config, shared, moments)
     d_phi = torch.from_numpy(shared.out[live]).T @ error
-    by_cell, size = stack.gradients(cell, config, weights, moments, d_phi)
+    by_cell, d_x, size = stack.gradients(cell, config, weights, moments, d_phi)
     if not heads.largest(error, size) <= LARGEST_ERROR:
         return NONFINITE
-    gradients = {"cell": by_cell, "out": torch.outer(error, phi), "skip": torch.outer(error, moments[0].x)}
+    gradients = {"cell": by_cell, "out": torch.outer(error, phi), "skip": torch.outer(error, seen.inputs)}
+    if config.encoded:
+        part = _encoder_place(cell, config, shared)
+        by_cell[part] = encoder.gradient(config, weights[part], *seen, moments[0].x[:-1], d_x)
     scale = optimizers.scale(config, error, gradients.values())
     shared.counters[C_STEPS] += 1
     if config.optimizer == ADAM:
         shared.decay[:] = shared.decay * (config.beta1, config.beta2)
-    _step(cell, config, shared, {name: scale * gradient for name, gradient in gradients.items()})
+    _step(cell, config, shared, {name: scale * gradient for name, gradient in gradients.items()}, seen)
     return LEARNED
 
 
-def _step(cell: Any, config: Config, shared: Shared, gradients: dict[str, torch.Tensor]) -> None:
+def _step(cell: Any, config: Config, shared: Shared, gradients: dict[str, torch.Tensor], seen: Seen) -> None:
     """One optimizer step on every weight, of `out` and `skip` on the logits in use; the recurrence does not decay."""
     number = int(shared.counters[C_STEPS])
 
@@ -184,6 +215,12 @@ def _step(cell: Any, config: Config, shared: Shared, gradients: dict[str, torch.
         stage = slice(place.recurrence.stop, place.weights.stop)
         change("cell", place.recurrence, gradients["cell"][place.recurrence], slice(0), config.recurrent_rate)
         change("cell", stage, gradients["cell"][stage], slice(None))
+    if config.encoded:  # of the tables only the rows that the event named
+        first, size = _encoder_place(cell, config, shared).start, config.encoded
+        named = [*range(config.width), *seen.rows[seen.rows >= 0].long().tolist()]
+        for row in named:
+            part = slice(first + row * size, first + (row + 1) * size)
+            change("cell", part, gradients["cell"][part], slice(None))
     live = slice(len(gradients["out"]))
     change("out", live, gradients["out"], slice(None))
     change("skip", live, gradients["skip"], (slice(None), slice(None, -1)))
@@ -213,10 +250,10 @@ def _features(cell: Any, config: Config, shared: Shared, moments: list[stack.Mom
     return stack.top(cell, config, torch.from_numpy(shared.cell), moments)
 
 
-def _logits(cell: Any, config: Config, shared: Shared, moments: list[stack.Moment]) -> torch.Tensor:
+def _logits(cell: Any, config: Config, shared: Shared, moments: list[stack.Moment], seen: Seen) -> torch.Tensor:
     classes = int(shared.counters[C_CLASSES]) if config.task == MULTICLASS else 1
     out, skip = torch.from_numpy(shared.out), torch.from_numpy(shared.skip)
-    return heads.logits(out, skip, _features(cell, config, shared, moments), moments[0].x, classes)
+    return heads.logits(out, skip, _features(cell, config, shared, moments), seen.inputs, classes)
 
 
 def _class_of(config: Config, shared: Shared, events: Events, t: int) -> float:
@@ -233,6 +270,33 @@ def _base(config: Config, shared: Shared, head: np.ndarray) -> float:
     if head[H_LABELS] > 0:
         return float(head[H_LABEL])
     return float(shared.target[T_LABEL_MEAN]) if config.task == REGRESSION else math.nan
+
+
+def _observe_agreement(config: Config, shared: Shared, o: float, change: float) -> None:
+    """Running means of o z and o o, z the change in deviations: their ratio is how much of o is believed."""
+    if not math.isfinite(o - change):
+        return
+    weight = 1 / min(shared.target[T_LABELS], config.window)
+    bounded = min(max(change, -config.residual_clip), config.residual_clip)
+    shared.target[T_AGREEMENT] += weight * (o * bounded - shared.target[T_AGREEMENT])
+    shared.target[T_POWER] += weight * (o * o - shared.target[T_POWER])
+
+
+def _trust(shared: Shared) -> float:
+    agreement, power = shared.target[[T_AGREEMENT, T_POWER]].tolist()
+    return min(1.0, agreement / power) if agreement > 0 else 0.0
+
+
+def _encoder_place(cell: Any, config: Config, shared: Shared) -> slice:
+    return slice(stack.places(cell, config)[-1].weights.stop, len(shared.cell))
+
+
+def _encoded(cell: Any, config: Config, shared: Shared, seen: Seen) -> torch.Tensor:
+    """What the lowest layer sees."""
+    if not config.encoded:
+        return seen.inputs
+    weights = torch.from_numpy(shared.cell)[_encoder_place(cell, config, shared)]
+    return torch.cat([encoder.encode(config, weights, *seen), seen.inputs.new_ones(1)])
 
 
 def _scale(shared: Shared) -> float:

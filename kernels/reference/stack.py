@@ -43,7 +43,8 @@ def places(cell: Any, config: Config) -> list[Place]:
     """The place of every layer, from the bottom."""
     found, weights, body = [], 0, 0
     for layer in range(config.layers):
-        width = config.width if layer == 0 else config.hidden + 1
+        below = config.hidden if layer else config.encoded
+        width = below + 1 if below else config.width
         sizes = [math.prod(shape) for shape in shapes(cell, width)]
         stage = sizes[-1] if hasattr(cell, "output_stage") else 0
         end, state = weights + sum(sizes), body + cell.ORDER * cell.units
@@ -82,23 +83,25 @@ def write(cell: Any, config: Config, moments: list[Moment], body: torch.Tensor) 
         body[place.traces] = moment.traces.reshape(-1)
 
 
-def hold(moments: list[Moment], body: torch.Tensor) -> torch.Tensor:
-    """What a label that comes later needs: inputs and factors of every layer, then the key's row `body`."""
+def hold(moments: list[Moment], between: torch.Tensor, body: torch.Tensor) -> torch.Tensor:
+    """What a label that comes later needs: inputs and factors of every layer, `between`, then the key's row `body`."""
     inputs = [part.reshape(-1) for moment in moments for part in (moment.x, moment.factor)]
-    return torch.cat([*inputs, body])
+    return torch.cat([*inputs, between, body])
 
 
-def recall(cell: Any, config: Config, held: torch.Tensor) -> list[Moment]:
-    """The moments that `hold` made `held` of."""
+def recall(cell: Any, config: Config, held: torch.Tensor, seen: int) -> tuple[list[Moment], torch.Tensor]:
+    """The moments that `hold` made `held` of, and the `seen` numbers that it put between them and the row."""
     n, order, where, inputs = cell.units, cell.ORDER, places(cell, config), []
     for place in where:
         x, held = held[: place.width], held[place.width :]
         factor, held = held[: cell.MATRICES * order * n], held[cell.MATRICES * order * n :]
         inputs.append((x, factor.view(-1, order, n)))
-    return [
+    between, held = held[:seen], held[seen:]
+    moments = [
         Moment(*pair, held[place.state].view(order, n), held[place.traces].view(-1, order, n))
         for place, pair in zip(where, inputs)
     ]
+    return moments, between
 
 
 def top(cell: Any, config: Config, weights: torch.Tensor, moments: list[Moment]) -> torch.Tensor:
@@ -108,8 +111,8 @@ def top(cell: Any, config: Config, weights: torch.Tensor, moments: list[Moment])
 
 def gradients(
     cell: Any, config: Config, weights: torch.Tensor, moments: list[Moment], d_phi: torch.Tensor
-) -> tuple[torch.Tensor, float]:
-    """dL/dw of all layers, flat as the weights, and the sum of |dL/dh|, from dL/dphi [H] of the top layer."""
+) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """dL/dw of all layers, flat as the weights, dL/dx of the lowest, and sum |dL/dh|; from dL/dphi [H] of the top."""
     gradient, size = torch.zeros_like(weights), 0.0
     for place, moment in reversed(list(zip(places(cell, config), moments))):
         error, d_x, by_stage = _through_features(cell, weights[place.weights], moment, d_phi)
@@ -118,7 +121,7 @@ def gradients(
         gradient[place.recurrence] = rtrl.gradient(cell, moment.traces, error, place.width)
         size += error.abs().sum().item()
         d_phi = d_x[:-1]
-    return gradient, size
+    return gradient, d_phi, size
 
 
 def _features(cell: Any, weights: torch.Tensor, place: Place, moment: Moment) -> torch.Tensor:

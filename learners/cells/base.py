@@ -69,7 +69,7 @@ class CellSpec(Strict):
         raise NotImplementedError(f"cell kind {self.kind!r} has no compiled form")
 
     def initial(self, draws: Draws, width: int) -> np.ndarray:
-        """The weights of a layer with `width` inputs, the last one constant: float64, flat as in `kernels.cpu.cells`."""
+        """Weights of a layer with `width` inputs, the last one constant: float64, flat as in `kernels.cpu.cells`."""
         raise NotImplementedError(f"cell kind {self.kind!r} has no initial weights")
 
     @property

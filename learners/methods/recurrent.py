@@ -28,7 +28,7 @@ from learners.base import ColdRows, Folded, MemoryRows, Predicted, Row, hash_sha
 from learners.cells.base import CellSpec, by_kind, cells
 from learners.keyed import CaptureActive, KeyedRows
 from learners.optimizers import Adam, Optimizer
-from learners.spec import LearnerSpec, ModelSpec
+from learners.spec import LearnerSpec, ModelSpec, Strict
 from streams.batch import OBSERVATION, Batch, Keys
 
 MAX_ROW_BYTES = 64 << 20
@@ -38,12 +38,22 @@ MAX_READ_OUT_BYTES = 256 << 20
 """Bound on the weights of the read-out with all classes."""
 
 
+class Encoder(Strict):
+    """A dense layer that the first recurrent layer sees instead of the inputs; its rows for a category embed it."""
+
+    units: int = Field(32, ge=1, le=65_536, description="Outputs of the encoder.")
+    activation: Literal["tanh", "linear"] = Field("tanh", description="What follows the weighted sum.")
+
+
 class RecurrentSpec(LearnerSpec):
     """One recurrent layer with exact RTRL and a linear read-out with skip connection."""
 
     kind: Literal["recurrent"] = "recurrent"
     cell: Annotated[SerializeAsAny[CellSpec], WrapValidator(by_kind)] = Field(
         default_factory=lambda: by_kind({"kind": "mingru"}, None), description="The recurrent map."
+    )
+    encoder: Encoder | None = Field(
+        None, description="A trained dense layer between inputs and recurrence; features with categories need it."
     )
     layers: int = Field(
         1, ge=1, le=16, description="Layers of the cell; with more than one only the top one's gradient is exact."
@@ -86,6 +96,12 @@ class RecurrentSpec(LearnerSpec):
         if self.gap_unit > 0 and not timed:
             known = ", ".join(sorted(kind for kind, cell in cells().items() if cell.timed))
             raise ValueError(f"gap_unit {self.gap_unit:g}: cell {self.cell.kind!r} knows no time; these do: {known}")
+        categorical = [feature.name for feature in model.features if feature.categories]
+        if categorical and self.encoder is None:
+            raise ValueError(
+                f"features {categorical[:10]} have categories, which reach a recurrent learner through an encoder: "
+                "set learner.encoder, e.g. {units: 32}"
+            )
         c, size = build.config(model, self), np.dtype(self.dtype).itemsize
         _, body, held = build.ends(build.plan(self.cell.compiled(), c))
         row = size * (body + c.pending * (held + body))
@@ -115,7 +131,8 @@ class RecurrentLearner:
         self._plan = build.plan(self._cell, config)
         self._capacity = 8 if config.task == layout.MULTICLASS else 1
         self._classes: dict[int | str, int] = {}
-        self._shared = build.shared(self._cell, config, self._plan, spec, self._capacity)
+        self._tables = build.tables(model, config)
+        self._shared = build.shared(self._cell, config, self._plan, model, self._capacity)
         p, (_, body, held) = config.pending, build.ends(self._plan)
         shapes: dict[str, tuple[tuple[int, ...], np.dtype]] = {
             "head": ((layout.HEAD,), np.dtype(np.float64)),
@@ -129,7 +146,7 @@ class RecurrentLearner:
         self._reading = self._new_scratch()
 
     def _new_scratch(self) -> Scratch:
-        return build.scratch(self._cell, self._config, self._plan, self._capacity, self._dtype)
+        return build.scratch(self._cell, self._config, self._plan, self._tables, self._capacity, self._dtype)
 
     # Folding
 

@@ -23,6 +23,7 @@ from kernels.cpu.layout import (
     REGRESSION,
     RMSPROP,
     SGD,
+    TARGET,
     Config,
     Events,
     Out,
@@ -64,6 +65,8 @@ def make_config(task: int, cell: str, units: int, features: int, **changes) -> C
         "pending": 0,
         "horizon": 0.0,
         "max_classes": 6 if task == MULTICLASS else 0,
+        "encoded": 0,
+        "encoder_tanh": 0,
     }
     return Config(**{**plain, **changes})
 
@@ -71,7 +74,8 @@ def make_config(task: int, cell: str, units: int, features: int, **changes) -> C
 def make_plan(cell, config: Config) -> np.ndarray:
     rows, weights, body, held = [], 0, 0, 0
     for layer in range(config.layers):
-        width = config.hidden + 1 if layer else config.width
+        below = config.hidden if layer else config.encoded
+        width = below + 1 if below else config.width
         stage = cell.output_stage(width) if hasattr(cell, "output_stage") else (0, 0)
         stages = int(hasattr(cell, "output_stage"))
         sizes = [int(np.prod(shape)) for shape in shapes(cell, width)]
@@ -80,6 +84,7 @@ def make_plan(cell, config: Config) -> np.ndarray:
         weights = out + stage[0] * stage[1]
         body += cell.ORDER * config.units * (1 + cell.MATRICES * width + cell.VECTORS)
         held += width + cell.MATRICES * cell.ORDER * config.units
+    held += (config.width + config.features) * (config.encoded > 0)
     return np.array([*rows, (0, weights, weights, 0, 0, body, held)], np.int64)
 
 
@@ -101,10 +106,30 @@ def make_scratch(cell, config: Config, dtype=np.float64, fill: float = 0.0) -> S
         "out_inputs": (layers, rows),
         "out_gate": (layers, columns),
         "d_out": (layers, columns),
-        "row": (max(n, config.hidden, widest, columns),),
+        "row": (max(n, config.hidden, config.width, widest, columns),),
     }
     arrays = {name: np.full(shape, fill, dtype) for name, shape in shapes.items()}
-    return Scratch(plan=plan, **arrays, logits=np.full(classes, fill), d_logits=np.full(classes, fill))
+    return Scratch(
+        plan=plan,
+        **arrays,
+        logits=np.full(classes, fill),
+        d_logits=np.full(classes, fill),
+        inputs=np.full(config.width, fill, dtype) if config.encoded else arrays["x"][0],
+        tables=make_tables(config),
+        code=np.full(config.features, -1),
+        d_encoded=np.full(config.encoded, fill, dtype),
+    )
+
+
+def make_tables(config: Config) -> np.ndarray:
+    """With an encoder every other feature is a category, one of four."""
+    categories = np.where(np.arange(config.features) % 2, 4, 0) * (config.encoded > 0)
+    return np.column_stack([categories, config.width + np.cumsum(categories) - categories])
+
+
+def encoder_weights(config: Config, rng: np.random.Generator) -> list[np.ndarray]:
+    rows = config.width + make_tables(config)[:, 0].sum()
+    return [rng.normal(0, 0.4, int(rows) * config.encoded)] if config.encoded else []
 
 
 def make_model(config: Config, cell: str, rng: np.random.Generator, keys: int = 1, dtype=np.float64) -> SimpleNamespace:
@@ -115,7 +140,9 @@ def make_model(config: Config, cell: str, rng: np.random.Generator, keys: int = 
     first, second = {SGD: (0, 0), ADAM: (1, 1), RMSPROP: (0, 1), OBGD: (0, 0)}[config.optimizer]
     widths = plan[:-1, L_WIDTH].tolist()
     weights = {
-        "cell": np.concatenate([draw(case, rng, width, config.units) for width in widths]),
+        "cell": np.concatenate(
+            [draw(case, rng, width, config.units) for width in widths] + encoder_weights(config, rng)
+        ),
         "out": rng.normal(0, 0.5, (classes, config.hidden)),
         "skip": rng.normal(0, 0.3, (classes, config.width)),
     }
@@ -128,7 +155,7 @@ def make_model(config: Config, cell: str, rng: np.random.Generator, keys: int = 
     shared = Shared(
         **arrays,
         scaler=np.zeros((config.features + (config.task == REGRESSION), 3)),
-        target=np.zeros(4),
+        target=np.zeros(TARGET),
         decay=np.ones(2),
         counters=np.zeros(3, np.int64),
     )
@@ -151,6 +178,9 @@ def make_out(n: int) -> Out:
 def make_events(config: Config, rng: np.random.Generator, n: int, keys: int = 1, labelled: float = 0.7) -> Events:
     """Labelled events, observations and (where there is room for them) labels by id, late and unknown ones too."""
     x = rng.normal(0, 1, (n, config.features)).astype(np.float32) * 3 + 1
+    if config.encoded:
+        x[:, 1::2] = rng.integers(-1, 5, x[:, 1::2].shape)
+        x[:, 1::2][rng.random(x[:, 1::2].shape) < 0.1] = 0.5
     x[rng.random(x.shape) < 0.05] = np.nan
     kind = (rng.random(n) < labelled).astype(np.uint8)
     slot = rng.integers(0, keys, n)

@@ -36,7 +36,7 @@ def assert_same_fold(build, config, cell, n=250, keys=3):
         if form == "compiled":
             build.fold(model, events, out)
         else:
-            reference.fold(model.cell, config, model.shared, model.rows, events, out)
+            reference.fold(model.cell, config, model.shared, model.rows, events, out, model.scratch.tables)
         results.append((model, out))
     (ours, a), (theirs, b) = results
     np.testing.assert_array_equal(a.outcome, b.outcome)
@@ -68,6 +68,14 @@ def test_compiled_fold_equals_reference(build, task, optimizer, pending, ignore)
         ignore_out_of_order=ignore,
         horizon=20.0 * ignore,
     )
+    assert_same_fold(build, config, "mingru")
+
+
+@pytest.mark.parametrize("task", [0, 2], ids=["binary", "regression"])
+@pytest.mark.parametrize("activation", [0, 1], ids=["linear", "tanh"])
+@pytest.mark.parametrize("changes", [{}, {"pending": 3, "clip_norm": 0.5}, {"layers": 2, "optimizer": SGD}])
+def test_encoder_and_categories_equal_reference(build, task, activation, changes) -> None:
+    config = build.config(task, "mingru", units=6, features=5, encoded=4, encoder_tanh=activation, **changes)
     assert_same_fold(build, config, "mingru")
 
 

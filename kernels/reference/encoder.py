@@ -20,7 +20,7 @@ def rows_of(features: np.ndarray, tables: np.ndarray) -> np.ndarray:
 
 
 def encode(config: Config, weights: torch.Tensor, inputs: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """What the first layer sees [U], from the `inputs` [J] (0 for a category) and the `rows` [D]; `weights` are flat."""
+    """What the first layer sees [U], from `inputs` [J] (0 for a category) and `rows` [D]; the `weights` are flat."""
     total = _sum(config, weights, inputs, rows)
     return torch.tanh(total) if config.encoder_tanh else total
 

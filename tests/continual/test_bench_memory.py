@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -133,7 +134,23 @@ def test_every_estimate_has_signs_of_its_own() -> None:
 
 @pytest.mark.parametrize(("right", "holds"), [(5, True), (4, True), (3, False)])
 def test_a_delay_is_bridged_by_four_seeds_of_five(right: int, holds: bool) -> None:
-    assert memory.bridged([Outcome(0.99, 1)] * right + [Outcome(0.98, 1)] * (5 - right)) is holds
+    assert memory.bridged([Outcome(0.99, 1)] * right + [Outcome(0.98, 1)] * (5 - right), 5) is holds
+
+
+def test_the_search_ends_where_a_delay_can_be_bridged_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+
+    def outcome(one: memory.Contest, delay: int, seed: int) -> Outcome:
+        tried.append((delay, seed))
+        return Outcome(0.5 if delay > 60 and seed != 1 else 1.0, 1)
+
+    monkeypatch.setattr(memory, "run", outcome)
+    found = {10: [Outcome(1.0, 1)] * 5}
+    with ThreadPoolExecutor(1) as pool:
+        memory._extend(memory.contests(["mingru"])[0], found, 5, 200, 1, pool, lambda _: None)
+    whole = [(delay, seed) for delay in (12, 25, 50) for seed in range(5)]
+    assert tried == [*whole, (100, 0), (100, 1), (100, 2)]
+    assert [delay for delay, outcomes in found.items() if memory.bridged(outcomes, 5)] == [10, 12, 25, 50]
 
 
 def test_targets_are_those_of_gated_cells() -> None:

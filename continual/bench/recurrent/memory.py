@@ -36,8 +36,8 @@ LEAST = 0.99
 """Accuracy per bit at which a delay counts as bridged."""
 MOST_WITHOUT = 0.60
 """Bound on the accuracy without a gradient through the delay: truncated or frozen."""
-LONGEST_WITHOUT_TARGET = 100
-"""Longest delay that is tried with what has no target."""
+LONGEST_WITHOUT_TARGET, SEEDS_WITHOUT_TARGET = 100, 3
+"""The longest delay and the most seeds that are tried with what has no target."""
 
 BIASES = (-6.0, 1.0)
 GATED: dict[str, dict[str, Any]] = {
@@ -134,7 +134,7 @@ def measure(
 
     Args:
         kinds: of cells, among `known()`; others are left out.
-        seeds: at least 1; a seed sets weights and sequences.
+        seeds: at least 1; a seed sets weights and sequences. Without a target at most `SEEDS_WITHOUT_TARGET`.
         delays: steps between what is shown and what is asked; without a target up to `LONGEST_WITHOUT_TARGET`.
         reach: how far gated cells with RTRL are tried, in doublings up to this; 0: not at all.
         jobs: networks trained at a time, in threads.
@@ -146,15 +146,21 @@ def measure(
     with ThreadPoolExecutor(jobs) as pool:
         for one in contests(kinds):
             results[one] = {}
+            many = seeds if one.cell in GATED else min(seeds, SEEDS_WITHOUT_TARGET)
             for delay in sorted(delays):
                 if one.cell in GATED or delay <= LONGEST_WITHOUT_TARGET:
-                    say(f"memory: {one.cell}, {one.arm.name}, delay {delay}, {seeds} seeds")
-                    results[one][delay] = list(pool.map(lambda seed: run(one, delay, seed), range(seeds)))  # noqa: B023
+                    say(f"memory: {one.cell}, {one.arm.name}, delay {delay}, {many} seeds")
+                    results[one][delay] = list(pool.map(lambda seed: run(one, delay, seed), range(many)))  # noqa: B023
         gated = [one for one in results if one.cell in GATED and one.arm.name == "RTRL"]
-        reached = {one.cell: _longest(one, results[one], seeds, reach, pool, say) for one in gated}
+        for one in gated:
+            _extend(one, results[one], seeds, reach, jobs, pool, say)
+    reached = {
+        one.cell: max((delay for delay, found in results[one].items() if bridged(found, seeds)), default=0)
+        for one in gated
+    }
     publish(
         "recurrent-memory",
-        f"Recall of {BITS} bits, {UNITS} units, {seeds} seeds: accuracy per bit in %, mean (lowest seed)",
+        f"Recall of {BITS} bits, {UNITS} units: accuracy per bit in %, mean (lowest seed)",
         [_row(one, by_delay, sorted(delays)) for one, by_delay in results.items()],
         notes=_notes(reached),
         details={
@@ -174,26 +180,32 @@ def measure(
         plot(results, out / "recurrent-memory.png")
 
 
-def bridged(outcomes: Sequence[Outcome]) -> bool:
-    """Whether four seeds of five (or that share) recall."""
-    return sum(one.accuracy >= LEAST for one in outcomes) >= math.ceil(0.8 * len(outcomes))
+def bridged(outcomes: Sequence[Outcome], seeds: int) -> bool:
+    """Whether four of five of the seeds (or that share) recall."""
+    return sum(one.accuracy >= LEAST for one in outcomes) >= math.ceil(0.8 * seeds)
 
 
-def _longest(
+def _extend(
     one: Contest,
     by_delay: dict[int, list[Outcome]],
     seeds: int,
     reach: int,
+    jobs: int,
     pool: ThreadPoolExecutor,
     say: Callable[[str], None],
-) -> int:
-    """The longest delay that is bridged, 0 if none. Beyond the table's delays they double; outcomes are added to it."""
+) -> None:
+    """Adds doubled delays up to `reach` while they are bridged; a delay that can be no more is left at once."""
     for delay in _doublings(max(by_delay), reach):
-        if not bridged(by_delay[max(by_delay)]):
-            break
+        if not bridged(by_delay[max(by_delay)], seeds):
+            return
         say(f"memory: {one.cell}, {one.arm.name}, delay {delay}, {seeds} seeds")
-        by_delay[delay] = list(pool.map(lambda seed: run(one, delay, seed), range(seeds)))  # noqa: B023
-    return max((delay for delay, outcomes in by_delay.items() if bridged(outcomes)), default=0)
+        found: list[Outcome] = []
+        for first in range(0, seeds, jobs):
+            some = range(first, min(first + jobs, seeds))
+            found += pool.map(lambda seed: run(one, delay, seed), some)  # noqa: B023
+            if not bridged([*found, *[Outcome(1.0, 0)] * (seeds - len(found))], seeds):
+                break
+        by_delay[delay] = found
 
 
 def _doublings(above: int, most: int) -> Iterator[int]:
@@ -208,7 +220,9 @@ def _row(one: Contest, by_delay: dict[int, list[Outcome]], delays: Sequence[int]
     for delay in delays:
         values = [100 * outcome.accuracy for outcome in by_delay.get(delay, ())]
         shown[f"d = {delay}"] = f"{np.mean(values):.1f} ({min(values):.1f})" if values else ""
-    return {"cell": one.cell, "gradient": one.arm.name, "task": one.task, **shown, "target": _met(one, by_delay)}
+    seeds = max(map(len, by_delay.values()))
+    what = {"cell": one.cell, "gradient": one.arm.name, "task": one.task, "seeds": seeds}
+    return {**what, **shown, "target": _met(one, by_delay)}
 
 
 def _met(one: Contest, by_delay: dict[int, list[Outcome]]) -> str:
@@ -223,7 +237,7 @@ def _met(one: Contest, by_delay: dict[int, list[Outcome]]) -> str:
         if one.arm.name != "RTRL":
             met = max(values) <= MOST_WITHOUT
         else:
-            met = min(values) >= LEAST if delay == 100 else bridged(by_delay[delay])
+            met = min(values) >= LEAST if delay == 100 else bridged(by_delay[delay], len(values))
         found.append(f"{delay}: {'yes' if met else 'NO'}")
     return ", ".join(found)
 

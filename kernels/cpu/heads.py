@@ -25,6 +25,8 @@ from kernels.cpu.layout import (
     T_CHANGES,
     T_LABEL_MEAN,
     T_LABELS,
+    T_MISSED,
+    T_MOVED,
     T_POWER,
 )
 from kernels.cpu.numerics import INLINE, dot, exp, sigmoid
@@ -61,12 +63,30 @@ def base_of(config, shared, head):
 
 
 @nb.njit(**INLINE)
-def trust(target):
-    """How much of the predicted change is said: the slope of changes on predictions so far, within [0, 1]."""
+def slope(target):
+    """The slope of changes on outputs so far, within [0, 1]."""
     agreement, power = target[T_AGREEMENT], target[T_POWER]
     if not agreement > 0.0:
         return 0.0
     return agreement / power if agreement < power else 1.0
+
+
+@nb.njit(**INLINE)
+def trust(target):
+    """How much of the predicted change is said: the slope; nothing while a forecast of no change would miss less."""
+    return slope(target) if target[T_MISSED] < target[T_MOVED] else 0.0
+
+
+@nb.njit(**INLINE)
+def observe_agreement(config, target, output, change):
+    """Moves the running means behind `trust` by one label: the read-out's output, and the change in deviations."""
+    change = config.residual_clip if change > config.residual_clip else change
+    change = -config.residual_clip if change < -config.residual_clip else change
+    weight = 1.0 / min(target[T_LABELS], config.window)
+    target[T_MISSED] += weight * (abs(change - slope(target) * output) - target[T_MISSED])
+    target[T_MOVED] += weight * (abs(change) - target[T_MOVED])
+    target[T_AGREEMENT] += weight * (output * change - target[T_AGREEMENT])
+    target[T_POWER] += weight * (output * output - target[T_POWER])
 
 
 @nb.njit(**INLINE)
@@ -122,13 +142,7 @@ def gradient(config, shared, base, y, s):
         residual = s.logits[0] - (y - base) / scale if scale > 0.0 else 0.0
         bound = config.residual_clip
         if math.isfinite(residual):
-            t = shared.target
-            change = s.logits[0] - residual
-            change = bound if change > bound else change
-            change = -bound if change < -bound else change
-            weight = 1.0 / min(t[T_LABELS], config.window)
-            t[T_AGREEMENT] += weight * (s.logits[0] * change - t[T_AGREEMENT])
-            t[T_POWER] += weight * (s.logits[0] * s.logits[0] - t[T_POWER])
+            observe_agreement(config, shared.target, s.logits[0], s.logits[0] - residual)
         residual = bound if residual > bound else residual
         residual = -bound if residual < -bound else residual
         s.d_logits[0] = residual

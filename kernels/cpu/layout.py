@@ -29,9 +29,10 @@ P_AT, P_BASE, P_VALUE, P_CODE, P_SEEN = range(5)
 PENDING_HEAD = 5
 
 # Entries of `Shared.target`: events and second moment of the change, events and mean of the label; of the read-out's
-# output o and the change z that it should have said, in deviations, the means of o z and o o.
-T_CHANGES, T_CHANGE_SQ, T_LABELS, T_LABEL_MEAN, T_AGREEMENT, T_POWER = range(6)
-TARGET = 6
+# output o and the change z that it should have said, in deviations, the means of o z, o o, |z - a o| with a the slope
+# (see `heads.slope`), and |z|.
+T_CHANGES, T_CHANGE_SQ, T_LABELS, T_LABEL_MEAN, T_AGREEMENT, T_POWER, T_MISSED, T_MOVED = range(8)
+TARGET = 8
 
 # Columns of `Scratch.plan`: inputs of a layer, where its weights and those of its output stage begin in `Shared.cell`,
 # rows and columns of the latter, where its state begins in a key's row and its inputs in what is held for a label.
@@ -108,7 +109,7 @@ class Shared(NamedTuple):
     scaler: np.ndarray
     """float64 [F, 3]: count, mean, variance; the features, then for regression the level of the previous label."""
     target: np.ndarray
-    """float64 [6]."""
+    """float64 [8]."""
     decay: np.ndarray
     """float64 [2]: beta1^t and beta2^t."""
     counters: np.ndarray

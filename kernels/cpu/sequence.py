@@ -109,6 +109,24 @@ def _read(cell, w, x, body, s):
 
 
 @nb.njit(**JIT)
+def read(cell, w, x, body, phi, s):
+    """The features [B, H] of states and last inputs, to `phi`: what `run` gives, with states from elsewhere.
+
+    Args:
+        cell: a named tuple of `kernels.cpu.cells`.
+        w: [C], the weights.
+        x: [B, T, J], the inputs; the last step is read.
+        body: [B, P], the states first.
+        phi: [B, H], written.
+        s: a `Work`.
+    """
+    for b in range(len(x)):
+        _read(cell, w, x[b, x.shape[1] - 1], body[b], s)
+        for i in range(phi.shape[1]):
+            phi[b, i] = s.phi[i]
+
+
+@nb.njit(**JIT)
 def run(cell, w, x, gap, start, body, phi, s):
     """Runs every sequence from a zero state and carries its traces from step `start` on.
 
@@ -139,9 +157,7 @@ def run(cell, w, x, gap, start, body, phi, s):
                 row[i] = s.h[i] if kind.contracts else rtrl.bounded(s.h[i], most)
             if t >= start:
                 rtrl.carry(cell, trace, cell.units, width, s)
-        _read(cell, w, x[b, x.shape[1] - 1], row, s)
-        for i in range(phi.shape[1]):
-            phi[b, i] = s.phi[i]
+    read(cell, w, x, body, phi, s)
 
 
 @nb.njit(**JIT)

@@ -41,6 +41,8 @@ from kernels.cpu.layout import (
     T_CHANGES,
     T_LABEL_MEAN,
     T_LABELS,
+    T_MISSED,
+    T_MOVED,
     T_POWER,
     UNKNOWN_ID,
     Config,
@@ -273,18 +275,24 @@ def _base(config: Config, shared: Shared, head: np.ndarray) -> float:
 
 
 def _observe_agreement(config: Config, shared: Shared, o: float, change: float) -> None:
-    """Running means of o z and o o, z the change in deviations: their ratio is how much of o is believed."""
+    """Running means of o z, o o, |z - a o| and |z|, z the change in deviations and a the slope of z on o so far."""
     if not math.isfinite(o - change):
         return
     weight = 1 / min(shared.target[T_LABELS], config.window)
-    bounded = min(max(change, -config.residual_clip), config.residual_clip)
-    shared.target[T_AGREEMENT] += weight * (o * bounded - shared.target[T_AGREEMENT])
-    shared.target[T_POWER] += weight * (o * o - shared.target[T_POWER])
+    z = min(max(change, -config.residual_clip), config.residual_clip)
+    noted = {T_MISSED: abs(z - _slope(shared) * o), T_MOVED: abs(z), T_AGREEMENT: o * z, T_POWER: o * o}
+    for place, value in noted.items():
+        shared.target[place] += weight * (value - shared.target[place])
+
+
+def _slope(shared: Shared) -> float:
+    agreement, power = shared.target[[T_AGREEMENT, T_POWER]].tolist()
+    return min(1.0, agreement / power) if agreement > 0 else 0.0
 
 
 def _trust(shared: Shared) -> float:
-    agreement, power = shared.target[[T_AGREEMENT, T_POWER]].tolist()
-    return min(1.0, agreement / power) if agreement > 0 else 0.0
+    """How much of o is said: nothing while a forecast of no change would have missed less."""
+    return _slope(shared) if shared.target[T_MISSED] < shared.target[T_MOVED] else 0.0
 
 
 def _encoder_place(cell: Any, config: Config, shared: Shared) -> slice:

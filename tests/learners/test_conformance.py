@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from learners import conformance
+from learners.cells.base import cells
 from learners.spec import ModelSpec
 from streams.batch import LABEL
 
@@ -19,7 +20,7 @@ def make_spec(target: str, arrive: str, dtype: str, **changes) -> ModelSpec:
             "features": [{"name": "a", "missing": "mean"}, "b", {"name": "c", "missing": "mean"}],
             "target": {"kind": target} | ({"max_classes": 8} if target == "multiclass" else {}),
             "labels": {"arrive": arrive, "pending": 3 if arrive == "delayed" else 0},
-            "learner": {"kind": "recurrent", "cell": {"units": 9}, "dtype": dtype, **changes},
+            "learner": {"kind": "recurrent", "cell": {"units": 9}, "dtype": dtype} | changes,
         }
     )
 
@@ -38,6 +39,28 @@ def test_recurrent(point, name) -> None:
 @pytest.mark.parametrize("changes", [{"optimizer": {"kind": "sgd"}}, {"previous_label": False}], ids=str)
 def test_recurrent_otherwise(changes) -> None:
     conformance.check_learner(make_spec("regression", "delayed", "float32", **changes), seed=50)
+
+
+CELLS = {
+    kind: {"cell": {"kind": kind, "units": 5}} | ({"gap_unit": 300.0} if cell.timed else {})
+    for kind, cell in cells().items()
+}
+CELLS["rtu, non-linear"] = {"cell": {"kind": "rtu", "units": 5, "linear": False}}
+LEARNERS = [
+    {},
+    {"layers": 2, "optimizer": {"kind": "rmsprop"}, "clip_norm": 1.0},
+    {"layers": 3, "optimizer": {"kind": "obgd"}, "weight_decay": 0.1, "recurrent_rate": 0.5},
+]
+TARGETS = ("binary", "multiclass", "regression")
+
+
+@pytest.mark.parametrize("cell", sorted(CELLS))
+def test_every_cell(cell) -> None:
+    """One layer, and stacks with other optimizers; targets in turn."""
+    first = sorted(CELLS).index(cell)
+    for number, otherwise in enumerate(LEARNERS):
+        target = TARGETS[(first + number) % 3]
+        conformance.check_learner(make_spec(target, "immediate", "float32", **CELLS[cell], **otherwise), seed=number)
 
 
 def test_a_label_at_once_leaves_the_same_weights() -> None:

@@ -9,9 +9,9 @@ import pytest
 from kernels.cpu import layout
 from learners import conformance
 from learners.base import MemoryRows
+from learners.cells.base import Draws
 from learners.conformance.crashes import TwoVersionRows
 from learners.keyed import KeyedRows
-from learners.methods import recurrent
 from learners.methods.recurrent import RecurrentLearner
 from learners.spec import ModelSpec
 from streams.batch import OBSERVATION
@@ -75,8 +75,8 @@ def mixes_keys(self, batch):
     return answer
 
 
-def ignores_the_seed(seed, stream, size):
-    return np.random.default_rng(stream).random(size)
+def ignores_the_seed(self, stream, *shape, low=0.0, high=1.0):
+    return np.random.default_rng(stream).uniform(low, high, shape)
 
 
 def registers_every_label(self, batch):
@@ -114,7 +114,7 @@ BROKEN = [
     ("any_slots_give_the_same", KeyedRows, "evict", drops_hidden_state),
     ("any_crash_gives_the_same", TwoVersionRows, "put_rows", overwrites),
     ("any_crash_gives_the_same", KeyedRows, "evict", evicts_during_a_snapshot),
-    ("same_seed_same_bits", recurrent, "_uniform", ignores_the_seed),
+    ("same_seed_same_bits", Draws, "uniform", ignores_the_seed),
     ("predict_is_what_the_fold_says", RecurrentLearner, "predict", learns_from_questions),
     ("predict_is_what_the_fold_says", RecurrentLearner, "predict", warms_rows),
     ("keys_do_not_leak", RecurrentLearner, "fold", mixes_keys),

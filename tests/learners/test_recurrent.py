@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
+import torch
 import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from kernels.cpu import keys as table
-from learners import conformance
+from kernels.reference import cells as reference
+from learners import conformance, recurrence
+from learners.cells.base import Draws, cells
 from learners.fingerprint import fingerprint
 from learners.keyed import CaptureActive
-from learners.methods import recurrent
 from learners.spec import ModelSpec
 from streams.batch import Batch
 
@@ -59,7 +63,38 @@ def test_settings_that_the_divergence_guard_does_not_cover_are_refused(learner) 
         make_spec(**learner)
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+@pytest.mark.parametrize(
+    ("learner", "says"),
+    [
+        ({"cell": {"units": 0}}, "units"),
+        ({"cell": {"kind": "gru"}}, "known: elstm"),
+        ({"cell": {"kind": "lru", "radius": [0.5, 1.0]}}, "radius"),
+        ({"cell": {"kind": "hgrn", "bound": 1.0}}, "bound"),
+        ({"cell": {"kind": "s5"}, "least_gap": 0.0}, "least_gap"),
+        ({"gap_unit": 1.0}, "knows no time"),
+        ({"cell": {"units": 65_536}, "layers": 16}, "bytes per key"),
+    ],
+    ids=str,
+)
+def test_recurrences_that_cannot_work_are_refused(learner, says) -> None:
+    with pytest.raises(ValidationError, match=says):
+        make_spec(**learner)
+
+
+@pytest.mark.parametrize("kind", cells())
+def test_a_cell_is_what_its_reference_says(kind) -> None:
+    """Weights, features and files of the same names and sizes."""
+    spec = cells()[kind](units=6)
+    cell, width = spec.compiled(), 4
+    flat = torch.tensor(spec.initial(Draws(0, 0), width))
+    assert len(flat) == sum(math.prod(shape) for shape in reference.shapes(cell, width))
+    w, x, h = reference.split(cell, flat, width), torch.ones(width).double(), torch.ones(cell.ORDER, cell.units).double()
+    assert reference.forward(cell, w, x, h, 1.0).shape == h.shape
+    assert reference.features(cell, w, x, h).shape == (spec.hidden,)
+    assert type(cell).__module__.endswith("." + kind)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd", "rmsprop", "obgd"])
 @pytest.mark.parametrize("target", ["binary", "multiclass", "regression"])
 def test_the_largest_admissible_values_leave_everything_finite(target, optimizer) -> None:
     spec = make_spec(target, clip=1e3, optimizer={"kind": optimizer, "rate": 10.0})
@@ -152,7 +187,7 @@ def test_the_fingerprint_covers_every_target(monkeypatch) -> None:
         return [whole[start : start + 16] for start in range(0, len(whole), 16)]
 
     before = parts()
-    monkeypatch.setattr(recurrent, "CLASS_SLOTS", 3)
+    monkeypatch.setattr(recurrence, "CLASS_SLOTS", 3)
     changed = [a != b for a, b in zip(before, parts())]
     monkeypatch.undo()
     assert changed == [False, True, False]

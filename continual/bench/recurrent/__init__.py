@@ -8,11 +8,11 @@ from typing import Any
 
 import click
 
-from continual.bench.recurrent import drift, memory, plasticity
-from continual.bench.recurrent.streams import STREAMS
+from continual.bench.recurrent import drift, memory, plasticity, traces
+from continual.bench.recurrent.streams import STREAMS, load
 from continual.bench.report import out_option
 
-PARTS = ("drift", "plasticity", "memory")
+PARTS = ("drift", "plasticity", "memory", "traces")
 
 
 @click.command()
@@ -47,10 +47,11 @@ def recurrent(
     out: Path | None,
     as_json: bool,
 ) -> None:
-    """Each recurrent cell at the default spec: drift streams, plasticity, memory.
+    """Each recurrent cell at the default spec: drift streams, plasticity, memory, traces.
 
     drift: Elec2, weather, SEA, bike sharing, ETTh1 and exchange rates beside no-change, majority and River under equal
     conditions. plasticity: a million events of concepts that come back. memory: recall over a growing delay.
+    traces: the online gradient against that of weights that stay.
     """
     parts = PARTS if part == "all" else (part,)
     others = memory.known() if parts == ("memory",) else ()
@@ -67,6 +68,8 @@ def recurrent(
     if "memory" in parts:
         asked = memory.known() if kinds is None else chosen
         memory.measure(asked, delays=_delays(delays), reach=reach, jobs=jobs, say=say, **common)
+    if "traces" in parts:
+        traces.measure(chosen, load("elec2").first(events), say=say, **common)
 
 
 def _delays(delays: str | None) -> tuple[int, ...]:

@@ -209,9 +209,10 @@ def _extend(
 
 
 def _doublings(above: int, most: int) -> Iterator[int]:
-    """`most`, its half, its quarter ... down to more than `above`, ascending."""
-    if most > above:
+    """`most`, if it is more than `above`, and its half, its quarter ... down to twice `above`, ascending."""
+    if most // 2 >= 2 * above:
         yield from _doublings(above, most // 2)
+    if most > above:
         yield most
 
 

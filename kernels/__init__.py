@@ -16,8 +16,9 @@ import numba
 def sources_digest() -> str:
     """SHA-256 (hex, 16 digits) over the sources of the compiled kernels and numba's version."""
     digest = hashlib.sha256(numba.__version__.encode())
-    for path in sorted(Path(__file__).parent.glob("cpu/*.py")):
-        digest.update(path.name.encode() + path.read_bytes())
+    root = Path(__file__).parent
+    for path in sorted(root.glob("cpu/**/*.py")):
+        digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 
 

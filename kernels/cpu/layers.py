@@ -15,7 +15,7 @@ from kernels.cpu.encoder import through_activation
 from kernels.cpu.layout import L_BODY, L_HELD, L_OUT, L_OUT_COLUMNS, L_OUT_ROWS, L_WEIGHTS, L_WIDTH, Scratch
 from kernels.cpu.numerics import INLINE
 from kernels.cpu.optimizers import shrink_row, step_row
-from kernels.cpu.rtrl import inputs_error, row_norms
+from kernels.cpu.rtrl import inputs_error, limit, row_norms
 
 
 @nb.njit(**{**INLINE, "inline": "always"})
@@ -37,6 +37,8 @@ def forward_all(cell, config, cell_weights, body, gap, s):
         width = s.plan[k, L_WIDTH]
         w = cell_weights[s.plan[k, L_WEIGHTS] :]
         forward(cell, w, t.x, body[s.plan[k, L_BODY] :], gap, config.units, width, t)
+        if not made_of(cell).contracts:
+            limit(t.h)  # here already, so that a label that comes later meets the features of the prediction
         features(cell, cell_weights[s.plan[k, L_OUT] :], t.x, t.h, config.units, width, t)
         if k + 1 < config.layers:
             for i in range(config.hidden):

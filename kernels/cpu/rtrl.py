@@ -34,6 +34,15 @@ def bounded(value, most):
 
 
 @nb.njit(**INLINE)
+def limit(values):
+    """Keeps `values` within `LARGEST_TRACE`, in place; NaN stays, so that the guard sees it."""
+    most = values.dtype.type(LARGEST_TRACE)
+    for i in range(len(values)):
+        value = most if values[i] > most else values[i]
+        values[i] = -most if value < -most else value
+
+
+@nb.njit(**INLINE)
 def _carry_row(trace, at, units, order, contracts, jac, new, at_new, xj):
     """Carries one row of traces: `new` [.., N] holds the immediate terms, multiplied by `xj`."""
     most = trace.dtype.type(LARGEST_TRACE)

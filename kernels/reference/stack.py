@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from kernels.cpu.layout import Config
+from kernels.cpu.rtrl import LARGEST_TRACE
 from kernels.reference import rtrl
 from kernels.reference.cells import features, shapes, split
 
@@ -71,7 +72,8 @@ def advance(
         before = body[place.state].view(cell.ORDER, cell.units)
         traces = body[place.traces].view(-1, cell.ORDER, cell.units)
         step = rtrl.step(cell, weights[place.weights], x, before, gap, traces)
-        moments.append(Moment(x, step.factor, step.h, step.traces))
+        h = step.h.clamp(-LARGEST_TRACE, LARGEST_TRACE)  # NaN stays, for the guard
+        moments.append(Moment(x, step.factor, h, step.traces))
         x = torch.cat([_features(cell, weights, place, moments[-1]), x.new_ones(1)])
     return moments
 

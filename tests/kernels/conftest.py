@@ -6,7 +6,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from cell_cases import CASES, draw
 
 from kernels.cpu import fold as cpu
 from kernels.cpu.layout import (
@@ -32,6 +31,7 @@ from kernels.cpu.layout import (
     Shared,
 )
 from kernels.reference.cells import shapes
+from tests.kernels.cell_cases import CASES, draw
 
 
 def make_config(task: int, cell: str, units: int, features: int, **changes) -> Config:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from cell_cases import CASES, IN_FLOAT32
 
 from kernels.cpu.layout import (
     ADAM,
@@ -20,6 +19,7 @@ from kernels.cpu.layout import (
 )
 from kernels.reference import fold as reference
 from kernels.reference.stack import places
+from tests.kernels.cell_cases import CASES, IN_FLOAT32
 
 WEIGHTS = ("cell", "m_cell", "v_cell", "out", "m_out", "v_out", "skip", "m_skip", "v_skip")
 OPTIMIZERS = {"adam": ADAM, "sgd": SGD, "rmsprop": RMSPROP, "obgd": OBGD}

@@ -9,13 +9,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from cell_cases import CASES, draw
 
 from kernels.cpu.layout import C_CLASSES, LEARNED, MULTICLASS, REGRESSION, T_CHANGE_SQ, Rows, Shared
 from kernels.reference.cells import forward, split, tensors
 from kernels.reference.fold import gap_of
 from kernels.reference.sequence import Labelled, sequence_loss
 from kernels.reference.stack import places
+from tests.kernels.cell_cases import CASES, draw
 
 WEIGHTS = ("cell", "out", "skip")
 

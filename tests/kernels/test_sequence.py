@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from cell_cases import CASES, draw
 
 from kernels.cpu import sequence
 from kernels.cpu.layout import ADAM
 from kernels.reference.cells import features, forward, split
+from tests.kernels.cell_cases import CASES, draw
 
 BATCH, STEPS, UNITS, WIDTH = 3, 25, 5, 4
 

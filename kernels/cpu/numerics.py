@@ -24,8 +24,15 @@ SHORT: dict[str, Any] = {**JIT, "nogil": False}
 """Options of kernels of a few microseconds: giving up the interpreter lock costs a wait to get it back, which is far
 longer beside a busy thread."""
 
-INLINE: dict[str, Any] = {**JIT, "forceinline": True}
-"""Options of the parts of a kernel: a call that is not inlined passes every array of its groups on the stack."""
+INLINE: dict[str, Any] = {
+    **JIT,
+    "forceinline": True,
+    "cache": False,
+    "no_cpython_wrapper": True,
+    "no_cfunc_wrapper": True,
+}
+"""Options of the parts of a kernel: a call that is not inlined passes every array of its groups on the stack. They are
+called from compiled code only, and without the wrappers for other callers compile in half the time."""
 
 
 def _bitcast(source: Any, target: Any, llvm_type: Any) -> Any:

@@ -149,7 +149,7 @@ def test_a_gradient_that_is_not_finite_or_too_large_changes_no_weight(build, cel
 TEN_YEARS = 315_576_000
 """Seconds."""
 
-MAY_DIVERGE = {"s5-direct": "nothing guards the sign of its rate", "ssm": "the gap multiplies its input"}
+MAY_DIVERGE = {"s5-direct": "nothing guards the sign of its rate"}
 """Cells whose predictions may be no numbers after gaps as long as these, and so what waits with these for a label; the
 state is finite all the same."""
 

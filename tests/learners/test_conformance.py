@@ -49,7 +49,7 @@ CELLS["rtu, non-linear"] = {"cell": {"kind": "rtu", "units": 5, "linear": False}
 LEARNERS = [
     {},
     {"layers": 2, "optimizer": {"kind": "rmsprop"}, "clip_norm": 1.0},
-    {"layers": 3, "optimizer": {"kind": "obgd"}, "weight_decay": 0.1, "recurrent_rate": 0.5},
+    {"layers": 3, "optimizer": {"kind": "obgd"}, "weight_decay": 0.1, "recurrent_rate": 0.5, "encoder": {"units": 4}},
 ]
 TARGETS = ("binary", "multiclass", "regression")
 
@@ -60,7 +60,7 @@ def test_every_cell(cell) -> None:
     first = sorted(CELLS).index(cell)
     for number, otherwise in enumerate(LEARNERS):
         target = TARGETS[(first + number) % 3]
-        conformance.check_learner(make_spec(target, "immediate", "float32", **CELLS[cell], **otherwise), seed=number)
+        conformance.check_learner(make_spec(target, "immediate", "float64", **CELLS[cell], **otherwise), seed=number)
 
 
 def test_a_label_at_once_leaves_the_same_weights() -> None:

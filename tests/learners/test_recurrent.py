@@ -88,7 +88,8 @@ def test_a_cell_is_what_its_reference_says(kind) -> None:
     cell, width = spec.compiled(), 4
     flat = torch.tensor(spec.initial(Draws(0, 0), width))
     assert len(flat) == sum(math.prod(shape) for shape in reference.shapes(cell, width))
-    w, x, h = reference.split(cell, flat, width), torch.ones(width).double(), torch.ones(cell.ORDER, cell.units).double()
+    w, x = reference.split(cell, flat, width), torch.ones(width).double()
+    h = torch.ones(cell.ORDER, cell.units).double()
     assert reference.forward(cell, w, x, h, 1.0).shape == h.shape
     assert reference.features(cell, w, x, h).shape == (spec.hidden,)
     assert type(cell).__module__.endswith("." + kind)

@@ -1,9 +1,12 @@
 """Selective diagonal state-space model (Mamba: Gu & Dao 2023, arXiv 2312.00752), in a form that RTRL can afford.
 
     a_e = (Wd x)_e,  d_e = softplus(a_e) gap,  u_e = (Wu x)_e,  B_m = (Wb x)_m,  C_m = (Wc x)_m,  A = -exp(A_log)
-    h_em = exp(d_e A_em) h_em + d_e u_e B_m,   phi_e = sum_m C_m h_em              E channels of M states, N = E M units
-    dh/dh_ = exp(d A),   dh/dA_log = d A exp(d A) h_,   dh/da = (A exp(d A) h_ + u B) gap sigmoid(a)
-    dh/du = d B,   dh/dB = d u
+    h_em = k h_em + q u_e B_m with k = exp(d_e A_em), q = (k - 1) / A_em           E channels of M states, N = E M units
+    phi_e = sum_m C_m h_em
+    dh/dh_ = k,   dh/dA_log = d A k h_ + (d k - q) u B,   dh/da = k (A h_ + u B) gap sigmoid(a)
+    dh/du = q B,   dh/dB = q u
+The input is held over the step as in S5 (zero-order hold), where Mamba multiplies it by d (Euler): a long gap between
+two events then leaves a state of the size of the input.
 Every channel has a full row of its own for its time step, where Mamba has a low-rank projection whose traces would
 need its rank times as much memory (`x_proj`). A row of Wd and Wu reaches the M states of its channel and a row of Wb
 all channels, so their traces are [J, N] and their gradient is the sum over the units reached. Exact: A_log, Wd, Wu,
@@ -16,7 +19,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from kernels.cpu.cells import backward, columns, features, forward, gather, implements, made
-from kernels.cpu.numerics import dot, exp, sigmoid, softplus
+from kernels.cpu.numerics import dot, exp, expm1, sigmoid, softplus
 from kernels.cpu.products import product
 
 
@@ -57,7 +60,7 @@ def _gather(cell, k, g, units):
 
 @implements(forward, SSM)
 def _forward(cell, w, x, before, gap, units, width, s):
-    span = w.dtype.type(gap)
+    span, one = w.dtype.type(gap), w.dtype.type(1)
     channels, states = cell.channels, cell.states
     step, slope, let_in, drive = s.work[0], s.work[1], s.work[2], s.work[3]
     product(w, 0, x, channels, width, step)
@@ -70,18 +73,20 @@ def _forward(cell, w, x, before, gap, units, width, s):
     for i in range(units):
         s.work[4, i] = -exp(w[at + i])
     for e in range(channels):
-        d, u, q = step[e], drive[e], slope[e]
+        d, u = step[e], drive[e]
         for m in range(states):
             i = e * states + m
             a = s.work[4, i]
-            keep = exp(d * a)
+            less = expm1(d * a)
+            keep = one + less
+            held = less / a
             kept = keep * before[i]
-            s.h[i] = kept + d * u * let_in[m]
+            s.h[i] = kept + held * u * let_in[m]
             s.jac[0, i] = keep
-            s.factor[0, i] = (a * kept + u * let_in[m]) * q
-            s.factor[1, i] = d * u
-            s.factor[2, i] = d * let_in[m]
-            s.vec[0, i] = d * a * kept
+            s.factor[0, i] = keep * (a * before[i] + u * let_in[m]) * slope[e]
+            s.factor[1, i] = held * u
+            s.factor[2, i] = held * let_in[m]
+            s.vec[0, i] = d * a * kept + (d * keep - held) * u * let_in[m]
 
 
 @implements(features, SSM)

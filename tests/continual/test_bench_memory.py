@@ -137,7 +137,7 @@ def test_a_delay_is_bridged_by_four_seeds_of_five(right: int, holds: bool) -> No
     assert memory.bridged([Outcome(0.99, 1)] * right + [Outcome(0.98, 1)] * (5 - right), 5) is holds
 
 
-def test_the_search_ends_where_a_delay_can_be_bridged_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_search_ends_where_a_delay_can_be_bridged_no_more(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     tried = []
 
     def outcome(one: memory.Contest, delay: int, seed: int) -> Outcome:
@@ -151,6 +151,8 @@ def test_the_search_ends_where_a_delay_can_be_bridged_no_more(monkeypatch: pytes
     whole = [(delay, seed) for delay in (25, 50) for seed in range(5)]
     assert tried == [*whole, (100, 0), (100, 1), (100, 2)]
     assert [delay for delay, outcomes in found.items() if memory.bridged(outcomes, 5)] == [10, 25, 50]
+    memory.plot({memory.contests(["mingru"])[0]: found}, tmp_path / "left.png")
+    assert (tmp_path / "left.png").exists()
 
 
 def test_targets_are_those_of_gated_cells() -> None:

@@ -40,6 +40,19 @@ def test_weights_that_change_more_give_more_of_a_difference(coins: Stream) -> No
     assert fast < 0.999
 
 
+def test_an_event_without_a_gradient_is_left_out(coins: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = traces.compare(coins, learner("mingru", 1e-2), 0, [60])
+    gradient, calls = traces.Compared._gradient, iter(range(1000))
+
+    def certain(*args: object) -> np.ndarray:
+        return gradient(*args) * (next(calls) >= 2)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(traces.Compared, "_gradient", certain)
+    but_one = traces.compare(coins, learner("mingru", 1e-2), 0, [60])
+    assert np.isfinite(but_one).all()
+    assert (but_one != whole).all()
+
+
 def test_the_table_names_each_cell_and_position(coins: Stream, tmp_path: Path) -> None:
     traces.measure(("mingru", "lru"), coins, seeds=2, out=tmp_path)
     document = json.loads((tmp_path / "recurrent-traces.json").read_text())

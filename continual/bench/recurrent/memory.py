@@ -300,9 +300,10 @@ def plot(results: Results, path: Path) -> None:
 
 def _line(axis: Any, name: str, colour: str, by_delay: dict[int, list[Outcome]]) -> None:
     """The mean over the seeds, and a bar from the lowest to the highest."""
-    accuracy = np.array([[100 * outcome.accuracy for outcome in outcomes] for outcomes in by_delay.values()])
-    mean = accuracy.mean(axis=1)
-    bars = np.abs(np.stack([accuracy.min(axis=1), accuracy.max(axis=1)]) - mean)
+    # A delay that was left early has fewer seeds.
+    seeds = [[100 * outcome.accuracy for outcome in outcomes] for outcomes in by_delay.values()]
+    mean = np.array([np.mean(one) for one in seeds])
+    bars = np.abs(np.array([[min(one), max(one)] for one in seeds]).T - mean)
     axis.errorbar(
         list(by_delay), mean, bars, label=name, color=colour, marker="o", markersize=3.5, linewidth=1.4, capsize=2
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,8 @@ class Compared:
         other runs the whole prefix with the weights of this event.
 
         Returns:
-            The cosine of the two, and the norm of the first over that of the second.
+            The cosine of the two, and the norm of the first over that of the second; NaN where one of them is zero
+            (a prediction that is certain and right).
         """
         self._note_inputs(event)
         shared = {name: self._learner.shared_arrays()[name].copy() for name in ("cell", "out", "skip")}
@@ -59,6 +61,8 @@ class Compared:
         sequence.run(self._cell, shared["cell"], x, 1.0, 0, body, phi, self._work)
         held = self._gradient(shared, body, float(event.y[0]))
         sizes = float(np.linalg.norm(online)), float(np.linalg.norm(held))
+        if not all(sizes):
+            return math.nan, math.nan
         return float(online @ held) / (sizes[0] * sizes[1]), sizes[0] / sizes[1]
 
     def _slot(self, event: Batch) -> int:
@@ -86,7 +90,10 @@ class Compared:
 
 
 def compare(stream: Stream, learner: dict[str, Any], seed: int, positions: Sequence[int]) -> np.ndarray:
-    """Cosine and ratio of norms, means over the `LAST` events up to each position: float64 [positions, 2]."""
+    """Cosine and ratio of norms, means over the `LAST` events up to each position: float64 [positions, 2].
+
+    Events without a gradient are left out.
+    """
     compared, batch = Compared(stream, learner, seed), stream.batches[0]
     found: list[list[tuple[float, float]]] = [[] for _ in positions]
     for at in range(max(positions)):
@@ -98,7 +105,7 @@ def compare(stream: Stream, learner: dict[str, Any], seed: int, positions: Seque
                 found[number].append(figures)
         else:
             compared.fold(event)
-    return np.array([np.mean(figures, axis=0) for figures in found])
+    return np.array([np.nanmean(figures, axis=0) for figures in found])
 
 
 def measure(

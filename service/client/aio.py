@@ -12,6 +12,7 @@ import grpc
 from service.api import continual_v1_pb2 as pb
 from service.client.core import (
     CHANNEL_OPTIONS,
+    CREATE_SECONDS,
     DATA,
     MODELS,
     Attempt,
@@ -288,7 +289,7 @@ class AsyncModels:
     def __init__(self, client: AsyncClient) -> None:
         self._client = client
 
-    async def create(self, spec: Any, exist_ok: bool = False, timeout: float = 30.0) -> pb.Model:
+    async def create(self, spec: Any, exist_ok: bool = False, timeout: float = CREATE_SECONDS) -> pb.Model:
         """See `Models.create`."""
         return await self._client.run(self._client.core.create(spec, exist_ok, timeout))
 

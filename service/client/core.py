@@ -32,6 +32,9 @@ from service.wire import (
     predictions_from_proto,
 )
 
+CREATE_SECONDS = 300.0
+"""Deadline of creating a model: the first of its kind on a machine waits for its kernels to be compiled."""
+
 CHANNEL_OPTIONS = [
     ("grpc.max_receive_message_length", 64 << 20),
     ("grpc.max_send_message_length", 64 << 20),

@@ -16,6 +16,7 @@ from service.api import continual_v1_pb2 as pb
 from service.api import continual_v1_pb2_grpc as api
 from service.client.core import (
     CHANNEL_OPTIONS,
+    CREATE_SECONDS,
     DATA,
     HEALTH,
     MODELS,
@@ -299,8 +300,11 @@ class Models:
     def __init__(self, client: Client) -> None:
         self._client = client
 
-    def create(self, spec: Any, exist_ok: bool = False, timeout: float = 30.0) -> pb.Model:
-        """Creates a model from a `ModelSpec`, a mapping or JSON; `exist_ok`: the same one may be there."""
+    def create(self, spec: Any, exist_ok: bool = False, timeout: float = CREATE_SECONDS) -> pb.Model:
+        """Creates a model from a `ModelSpec`, a mapping or JSON; `exist_ok`: the same one may be there.
+
+        The first model of a kind on a machine waits for its kernels to be compiled, up to about a minute.
+        """
         return self._client.run(self._client.core.create(spec, exist_ok, timeout))
 
     def get(self, name: str, timeout: float = 10.0) -> pb.Model:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kernels.cpu import layout
+from kernels.cpu.cells import sizes
 from kernels.cpu.layout import Config, Scratch, Shared
 from learners.cells.base import Draws
 from learners.optimizers import Adam, ObGD, RMSprop
@@ -21,9 +22,6 @@ CLASS_SLOTS = 8
 
 ENCODER = 1 << 20
 """Number of the encoder among the layers whose random numbers must differ."""
-
-WORK_ROWS = 8
-"""Rows of working memory that the forward step of any cell gets by with."""
 
 TASKS = {"binary": layout.BINARY, "multiclass": layout.MULTICLASS, "regression": layout.REGRESSION}
 OPTIMIZERS = {"sgd": layout.SGD, "adam": layout.ADAM, "rmsprop": layout.RMSPROP, "obgd": layout.OBGD}
@@ -77,15 +75,11 @@ def plan(cell: Any, c: Config) -> np.ndarray:
     for layer in range(c.layers):
         below = c.encoded if layer == 0 else c.hidden
         width = below + 1 if below else c.width
-        traces = cell.ORDER * (cell.MATRICES * width + cell.VECTORS) * c.units
-        matrices = (1 + cell.TIED) * cell.MATRICES * c.units
-        if hasattr(cell, "weights_of_inputs"):
-            matrices = cell.weights_of_inputs()
-        recurrence = matrices * width + cell.VECTORS * c.units
-        stage = cell.output_stage(width) if hasattr(cell, "output_stage") else (0, 0)
-        rows.append((width, weights, weights + recurrence, *stage, body, held))
-        weights += recurrence + stage[0] * stage[1]
-        body += cell.ORDER * c.units + traces
+        found = sizes(cell, width)
+        out = weights + found.out
+        rows.append((width, weights, out, found.out_rows, found.out_columns, body, held))
+        weights += found.weights
+        body += found.body
         held += width + cell.MATRICES * cell.ORDER * c.units
     held += (c.width + c.features) if c.encoded else 0
     return np.array([*rows, (0, weights, weights, 0, 0, body, held)], np.int64)
@@ -154,7 +148,7 @@ def scratch(cell: Any, c: Config, places: np.ndarray, categories: np.ndarray, cl
     return Scratch(
         plan=places,
         x=x,
-        work=zeros(WORK_ROWS, n),
+        work=zeros(layout.WORK_ROWS, n),
         h=zeros(layers, order * n),
         phi=zeros(layers, c.hidden),
         jac=zeros(layers, order * order, n),

@@ -8,22 +8,27 @@ from typing import Any
 
 
 def spec_schema() -> dict[str, Any]:
-    """The JSON schema of `ModelSpec`, with every registered learner's fields."""
+    """The JSON schema of `ModelSpec`, with the fields of every registered learner and recurrent cell."""
+    from learners.cells.base import CellSpec, cells
     from learners.registry import load_learners
     from learners.spec import LearnerSpec, ModelSpec
 
     load_learners()
     document = ModelSpec.model_json_schema()
-    names = []
-    for kind in LearnerSpec.registry.values():
+    learner = _registered(document, LearnerSpec.registry)
+    document["$defs"].pop("LearnerSpec", None)
+    document["properties"]["learner"] = learner | {"description": "How it learns."}
+    document["$defs"][CellSpec.__name__] = _registered(document, cells())
+    return document
+
+
+def _registered(document: dict[str, Any], registry: dict[str, Any]) -> dict[str, Any]:
+    """A choice among the specs of a registry, whose schemas join the definitions."""
+    for kind in registry.values():
         own = kind.model_json_schema()
         document["$defs"].update(own.pop("$defs", {}))
         document["$defs"][kind.__name__] = own
-        names.append(kind.__name__)
-    document["$defs"].pop("LearnerSpec", None)
-    learner = {"oneOf": [{"$ref": f"#/$defs/{name}"} for name in names]}
-    document["properties"]["learner"] = learner | {"description": "How it learns."}
-    return document
+    return {"oneOf": [{"$ref": f"#/$defs/{kind.__name__}"} for kind in registry.values()]}
 
 
 def fields(document: dict[str, Any]) -> list[list[str]]:

@@ -39,6 +39,9 @@ TARGET = 8
 L_WIDTH, L_WEIGHTS, L_OUT, L_OUT_ROWS, L_OUT_COLUMNS, L_BODY, L_HELD = range(7)
 LAYER = 7
 
+WORK_ROWS = 8
+"""Rows of working memory that the forward step of any cell gets by with."""
+
 # Entries of `Shared.counters`.
 C_POSITION, C_STEPS, C_CLASSES = range(3)
 

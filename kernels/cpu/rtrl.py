@@ -171,7 +171,6 @@ def carry(cell, trace, units, width, s):
 def carry_and_step(cell, config, trace, w, m, v, units, width, s, r, q):
     """Carries the traces one step and applies the optimizer to the recurrence of the layer, in one pass."""
     kind = made_of(cell)
-    one = trace.dtype.type(1)
     if kind.order == 1 and kind.contracts and not kind.shared and config.optimizer in (ADAM, SGD):
         scalars = adam_scalars(config, w, r, q)
         for k in range(kind.matrices):
@@ -185,6 +184,20 @@ def carry_and_step(cell, config, trace, w, m, v, units, width, s, r, q):
                 config, scalars, trace, w, m, v, first, 1, units, s.jac[0], f, s.x, width - 1, s.error
             )
         return
+    _rows(cell, config, True, trace, w, m, v, units, width, s, r, q)
+
+
+@nb.njit(**INLINE)
+def step(cell, config, trace, w, m, v, units, width, s, r, q):
+    """Applies the optimizer to the recurrence of the layer, with the gradient of the traces as they are."""
+    _rows(cell, config, False, trace, w, m, v, units, width, s, r, q)
+
+
+@nb.njit(**INLINE)
+def _rows(cell, config, carrying, trace, w, m, v, units, width, s, r, q):
+    """Row by row: the traces one step on if `carrying`, the gradient, the optimizer."""
+    kind = made_of(cell)
+    one = trace.dtype.type(1)
     many = kind.order * units
     parts = 2 if kind.tied else 1
     g = s.row
@@ -193,7 +206,8 @@ def carry_and_step(cell, config, trace, w, m, v, units, width, s, r, q):
         size = columns(cell, k, units)
         for j in range(width):
             at = (k * width + j) * many
-            _carry_row(trace, at, units, kind.order, kind.contracts, s.jac, s.factor, k * kind.order, s.x[j])
+            if carrying:
+                _carry_row(trace, at, units, kind.order, kind.contracts, s.jac, s.factor, k * kind.order, s.x[j])
             _gradient_row(trace, at, units, kind.order, s.error, g)
             gather(cell, k, g, units)
             step_row(config, w, m, v, start + j * size, g, size, r, q)
@@ -203,31 +217,9 @@ def carry_and_step(cell, config, trace, w, m, v, units, width, s, r, q):
         start += parts * width * size
     for k in range(kind.vectors):
         at = (kind.matrices * width + k) * many
-        _carry_row(trace, at, units, kind.order, kind.contracts, s.jac, s.vec, k * kind.order, one)
+        if carrying:
+            _carry_row(trace, at, units, kind.order, kind.contracts, s.jac, s.vec, k * kind.order, one)
         _gradient_row(trace, at, units, kind.order, s.error, g)
-        step_row(config, w, m, v, start + k * units, g, units, r, q)
-
-
-@nb.njit(**INLINE)
-def step(cell, config, trace, w, m, v, units, width, s, r, q):
-    """Applies the optimizer to the recurrence of the layer, with the gradient of the traces as they are."""
-    kind = made_of(cell)
-    parts = 2 if kind.tied else 1
-    g = s.row
-    start = 0
-    for k in range(kind.matrices):
-        size = columns(cell, k, units)
-        for j in range(width):
-            at = (k * width + j) * kind.order * units
-            _gradient_row(trace, at, units, kind.order, s.error, g)
-            gather(cell, k, g, units)
-            step_row(config, w, m, v, start + j * size, g, size, r, q)
-            if kind.tied:
-                _imaginary_row(trace, at, units, s.error, g)
-                step_row(config, w, m, v, start + (width + j) * size, g, size, r, q)
-        start += parts * width * size
-    for k in range(kind.vectors):
-        _gradient_row(trace, (kind.matrices * width + k) * kind.order * units, units, kind.order, s.error, g)
         step_row(config, w, m, v, start + k * units, g, units, r, q)
 
 

@@ -17,13 +17,10 @@ import numba as nb
 import numpy as np
 
 from kernels.cpu import rtrl
-from kernels.cpu.cells import backward, features, forward, made_of
-from kernels.cpu.layout import SGD
+from kernels.cpu.cells import Sizes, backward, features, forward, made_of, sizes
+from kernels.cpu.layout import SGD, WORK_ROWS
 from kernels.cpu.numerics import INLINE, JIT
 from kernels.cpu.optimizers import step_row, step_scalars
-
-WORK_ROWS = 8
-"""Rows of working memory that the forward step of any cell gets by with."""
 
 
 class Optimizer(NamedTuple):
@@ -34,21 +31,6 @@ class Optimizer(NamedTuple):
     beta1: float
     beta2: float
     epsilon: float
-
-
-class Sizes(NamedTuple):
-    """Sizes of one layer."""
-
-    width: int
-    """J."""
-    weights: int
-    """C."""
-    body: int
-    """P."""
-    out: int
-    """Where the weights of the output stage begin."""
-    out_rows: int
-    out_columns: int
 
 
 class Work(NamedTuple):
@@ -72,13 +54,8 @@ class Work(NamedTuple):
 
 def work(cell: Any, width: int, hidden: int, dtype: np.dtype) -> Work:
     """Working memory for a `cell` of `kernels.cpu.cells` with `width` inputs and `hidden` features."""
-    n, order = cell.units, cell.ORDER
-    per_input = (1 + cell.TIED) * cell.MATRICES * n
-    if hasattr(cell, "weights_of_inputs"):
-        per_input = cell.weights_of_inputs()
-    rows, columns = cell.output_stage(width) if hasattr(cell, "output_stage") else (0, 0)
-    recurrence = per_input * width + cell.VECTORS * n
-    body = order * n * (1 + cell.MATRICES * width + cell.VECTORS)
+    n, order, layer = cell.units, cell.ORDER, sizes(cell, width)
+    rows, columns = layer.out_rows, layer.out_columns
     shapes = {
         "x": (width,),
         "work": (WORK_ROWS, n),
@@ -94,8 +71,7 @@ def work(cell: Any, width: int, hidden: int, dtype: np.dtype) -> Work:
         "d_out": (columns,),
         "row": (max(n, hidden, width, columns),),
     }
-    sizes = Sizes(width, recurrence + rows * columns, body, recurrence, rows, columns)
-    return Work(sizes, **{name: np.zeros(shape, dtype) for name, shape in shapes.items()})
+    return Work(layer, **{name: np.zeros(shape, dtype) for name, shape in shapes.items()})
 
 
 @nb.njit(**INLINE)

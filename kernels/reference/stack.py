@@ -47,7 +47,7 @@ def places(cell: Any, config: Config) -> list[Place]:
         below = config.hidden if layer else config.encoded
         width = below + 1 if below else config.width
         sizes = [math.prod(shape) for shape in shapes(cell, width)]
-        stage = sizes[-1] if hasattr(cell, "output_stage") else 0
+        stage = math.prod(cell.output_stage(width))
         end, state = weights + sum(sizes), body + cell.ORDER * cell.units
         traces = cell.ORDER * (cell.MATRICES * width + cell.VECTORS) * cell.units
         found.append(

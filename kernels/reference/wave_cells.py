@@ -8,10 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from kernels.cpu.cells.elstm import ELSTM
+from kernels.cpu.cells.hgrn import HGRN
+from kernels.cpu.cells.lru import LRU
+from kernels.cpu.cells.mingru import MinGRU
+from kernels.cpu.cells.minlstm import MinLSTM
+from kernels.cpu.cells.rtu import RTU, NonlinearRTU
+from kernels.cpu.cells.s5 import S5
 
 
 class Cell(NamedTuple):
@@ -45,18 +53,23 @@ class Cell(NamedTuple):
         return self.order * units * (1 + self.matrices * width + self.vectors)
 
 
+def _of(name: str, kind: Any) -> Cell:
+    """The cell that `kind` is, of `kernels.cpu.cells`: what it is made of is said there once."""
+    return Cell(name, kind.ORDER, kind.MATRICES, kind.TIED, kind.VECTORS, kind.CONTRACTS)
+
+
 CELLS = {
-    cell.name: cell
-    for cell in (
-        Cell("mingru", 1, 2, False, 0, True),
-        Cell("minlstm", 1, 3, False, 0, True),
-        Cell("elstm", 1, 2, False, 2, False),
-        Cell("lru", 2, 1, True, 3, True),
-        Cell("rtu", 2, 1, True, 2, True),
-        Cell("rtu_tanh", 2, 2, False, 2, True),
-        Cell("hgrn", 2, 3, False, 1, True),
-        Cell("s5", 2, 1, True, 3, True),
-    )
+    name: _of(name, kind)
+    for name, kind in {
+        "mingru": MinGRU,
+        "minlstm": MinLSTM,
+        "elstm": ELSTM,
+        "lru": LRU,
+        "rtu": RTU,
+        "rtu_tanh": NonlinearRTU,
+        "hgrn": HGRN,
+        "s5": S5,
+    }.items()
 }
 """The cells that a wave knows, by name. eLSTM is without its output gate, which lies outside of the recurrence."""
 

@@ -34,6 +34,9 @@ from streams.batch import OBSERVATION, Batch, Keys
 MAX_ROW_BYTES = 64 << 20
 """Bound on the row of a key: it is written to the store, and read from it, in one piece."""
 
+MAX_WEIGHTS_BYTES = 256 << 20
+"""Bound on the weights of the recurrence, of output stages and of the encoder with its tables."""
+
 MAX_READ_OUT_BYTES = 256 << 20
 """Bound on the weights of the read-out with all classes."""
 
@@ -87,10 +90,11 @@ class RecurrentSpec(LearnerSpec):
         return RecurrentLearner(model)
 
     def check(self, model: ModelSpec) -> None:
-        """See `learners.spec.LearnerSpec`: a key's row and the read-out of all classes are bounded.
+        """See `learners.spec.LearnerSpec`: a key's row, the weights and the read-out of all classes are bounded.
 
         Raises:
-            ValueError: they would take more than `MAX_ROW_BYTES` and `MAX_READ_OUT_BYTES`.
+            ValueError: they would take more than `MAX_ROW_BYTES`, `MAX_WEIGHTS_BYTES` and `MAX_READ_OUT_BYTES`; or
+                time, or categories, are given to a learner that has no use for them.
         """
         timed = self.cell.timed
         if self.gap_unit > 0 and not timed:
@@ -103,7 +107,13 @@ class RecurrentSpec(LearnerSpec):
                 "set learner.encoder, e.g. {units: 32}"
             )
         c, size = build.config(model, self), np.dtype(self.dtype).itemsize
-        _, body, held = build.ends(build.plan(self.cell.compiled(), c))
+        weights, body, held = build.ends(build.plan(self.cell.compiled(), c))
+        weights += c.encoded * (c.width + sum(feature.categories for feature in model.features))
+        if size * weights > MAX_WEIGHTS_BYTES:
+            raise ValueError(
+                f"{c.features} features, {c.layers} layers of {c.units} units and an encoder of {c.encoded} take "
+                f"{size * weights} bytes of weights, at most {MAX_WEIGHTS_BYTES} are accepted"
+            )
         row = size * (body + c.pending * (held + body))
         if row > MAX_ROW_BYTES:
             raise ValueError(

@@ -18,6 +18,7 @@ from click.testing import CliRunner, Result
 
 from continual.cli import main
 from continual.data import shuttle_file
+from learners.cells.base import cells
 from learners.spec import ModelSpec
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -174,6 +175,10 @@ def test_schema_names_every_field_of_a_spec() -> None:
     assert set(document["properties"]) == set(ModelSpec.model_fields)
     kind = document["$defs"]["RecurrentSpec"]["properties"]
     assert {"cell", "optimizer", "window"} <= set(kind)
+    assert {one["$ref"].rpartition("/")[2] for one in document["$defs"]["CellSpec"]["oneOf"]} == {
+        cell.__name__ for cell in cells().values()
+    }
+    assert "gate_bias" in document["$defs"]["ELSTM"]["properties"]
     undocumented = [
         f"{name}.{field}"
         for name, part in document["$defs"].items()

@@ -76,8 +76,8 @@ def make_plan(cell, config: Config) -> np.ndarray:
     for layer in range(config.layers):
         below = config.hidden if layer else config.encoded
         width = below + 1 if below else config.width
-        stage = cell.output_stage(width) if hasattr(cell, "output_stage") else (0, 0)
-        stages = int(hasattr(cell, "output_stage"))
+        stage = cell.output_stage(width)
+        stages = int(stage != (0, 0))
         sizes = [int(np.prod(shape)) for shape in shapes(cell, width)]
         out = weights + sum(sizes[: len(sizes) - stages])
         rows.append((width, weights, out, *stage, body, held))

@@ -25,6 +25,18 @@ def test_categories_without_an_encoder_are_refused() -> None:
         model(None, 3)
 
 
+@pytest.mark.parametrize(
+    ("learner", "features"),
+    [
+        ({"encoder": {"units": 4096}}, [{"name": "place", "categories": 65_536}]),
+        ({"cell": {"kind": "elstm", "units": 65_536}}, ["number"]),
+    ],
+)
+def test_weights_that_would_not_fit_are_refused(learner, features) -> None:
+    with pytest.raises(ValidationError, match=r"bytes of weights, at most"):
+        ModelSpec(name="m", features=features, target={"kind": "binary"}, learner={"kind": "recurrent", **learner})
+
+
 def test_a_category_is_learned_as_a_category() -> None:
     """The label is a function of the category that no line through its numbers fits."""
     rng = np.random.default_rng(0)

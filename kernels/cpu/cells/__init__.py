@@ -21,7 +21,7 @@ units and vectorises.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from numba.extending import overload
 
@@ -47,9 +47,45 @@ def made(
         parts = {"ORDER": order, "MATRICES": matrices, "VECTORS": vectors}
         for name, value in {**parts, "TIED": tied, "CONTRACTS": contracts, "SHARED": shared}.items():
             setattr(cell, name, value)
+        for method in (output_stage, weights_per_input):
+            if not hasattr(cell, method.__name__):
+                setattr(cell, method.__name__, method)
         return cell
 
     return note
+
+
+def output_stage(cell: Any, width: int) -> tuple[int, int]:
+    """Rows and columns of the output stage's weights, for `width` inputs; (0, 0) unless the cell says other."""
+    return 0, 0
+
+
+def weights_per_input(cell: Any) -> int:
+    """Weights of all matrices for one input; one per unit and matrix unless the cell says other."""
+    return (1 + cell.TIED) * cell.MATRICES * cell.units
+
+
+class Sizes(NamedTuple):
+    """Sizes of one layer."""
+
+    width: int
+    """J, inputs including the constant."""
+    weights: int
+    """Of the recurrence and the output stage."""
+    out: int
+    """Where the weights of the output stage begin."""
+    out_rows: int
+    out_columns: int
+    body: int
+    """Numbers of state and traces per key."""
+
+
+def sizes(cell: Any, width: int) -> Sizes:
+    """The sizes of a layer of `cell` with `width` inputs."""
+    out = cell.weights_per_input() * width + cell.VECTORS * cell.units
+    rows, stage_columns = cell.output_stage(width)
+    body = cell.ORDER * cell.units * (1 + cell.MATRICES * width + cell.VECTORS)
+    return Sizes(width, out + rows * stage_columns, out, rows, stage_columns, body)
 
 
 def implements(function: Callable, cell: type) -> Callable[[Callable], Callable]:

@@ -35,8 +35,8 @@ class SSM(NamedTuple):
         """Rows and columns of the output stage's weights, for `width` inputs."""
         return width, self.states
 
-    def weights_of_inputs(self) -> int:
-        """Weights of all matrices per input."""
+    def weights_per_input(self) -> int:
+        """Weights of all matrices for one input."""
         return 2 * self.channels + self.states
 
 

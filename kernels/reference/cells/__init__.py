@@ -43,7 +43,7 @@ def shapes(cell: Any, width: int) -> list[tuple[int, ...]]:
     """
     parts = 2 if cell.TIED else 1
     matrices = [(width, int(index.max()) + 1) for index in reach(cell) for _ in range(parts)]
-    stage = [cell.output_stage(width)] if hasattr(cell, "output_stage") else []
+    stage = [cell.output_stage(width)] if cell.output_stage(width) != (0, 0) else []
     return [*matrices, *[(cell.units,)] * cell.VECTORS, *stage]
 
 

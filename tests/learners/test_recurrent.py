@@ -72,7 +72,8 @@ def test_settings_that_the_divergence_guard_does_not_cover_are_refused(learner) 
         ({"cell": {"kind": "hgrn", "bound": 1.0}}, "bound"),
         ({"cell": {"kind": "s5"}, "least_gap": 0.0}, "least_gap"),
         ({"gap_unit": 1.0}, "knows no time"),
-        ({"cell": {"units": 65_536}, "layers": 16}, "bytes per key"),
+        ({"cell": {"kind": "lru", "units": 2048}, "layers": 2}, "bytes per key"),
+        ({"cell": {"units": 65_536}, "layers": 16}, "bytes of weights"),
     ],
     ids=str,
 )

@@ -439,7 +439,7 @@ SPECS = {
         {"features": [f"f{i}" for i in range(20_000)], "learner__cell__units": 65_536},
         "spec",
         "f1",
-        "bytes per key, at most 67108864 are accepted",
+        "bytes of weights, at most 268435456 are accepted",
     ),
     "delayed-without-room": ({"labels": {"arrive": "delayed"}}, "spec.labels", "delayed", "pending >= 1"),
 }

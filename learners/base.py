@@ -50,13 +50,23 @@ class Folded:
 class Predicted:
     """Predictions of n events, each as if it were the next one; see `Folded` for value and code.
 
+    The last three are None where the learner cannot tell, and NaN in a row of which it cannot.
+
     Attributes:
         probabilities: float32 [n, K], or None when not asked for.
+        variance: float64 [n], the variance of what is predicted: regression: of the target; classes: p (1 - p), with p
+            the probability of the likeliest class.
+        epistemic: float64 [n], the part that more data would remove: regression: of `variance`; classes: the variance
+            of a logit.
+        interval: float64 [n], half the width of the central 90 % interval around the value of a regression.
     """
 
     value: np.ndarray
     code: np.ndarray
     probabilities: np.ndarray | None = None
+    variance: np.ndarray | None = None
+    epistemic: np.ndarray | None = None
+    interval: np.ndarray | None = None
 
 
 Row = tuple[bytes, int, bytes]

@@ -19,6 +19,8 @@ from streams.batch import Keys
 
 CLIP = 1e-6
 """Probabilities are taken as at least this in the log-loss."""
+BINS = 15
+"""Of equal width over the confidences in the calibration error."""
 CELLS = 1 << 20
 
 
@@ -52,6 +54,9 @@ class Classification:
     - majority = accuracy of the classifier that predicts the most frequent label so far, of equals the one
       that appeared first. The first event counts as an error.
     - kappa_temporal = (accuracy - no_change) / (1 - no_change), on the same events.
+    - calibration_error (expected calibration error, Guo et al. 2017, equation 3) = sum over 15 bins of
+      |right - sum of confidence| / m, over the m events that came with a confidence: the probability that was given to
+      the predicted class. Bin b of 1 to 15 holds the confidences in ((b - 1) / 15, b / 15], the first one 0 too.
 
     A value is NaN where it is undefined: before the first event, or with a denominator of 0.
 
@@ -60,6 +65,7 @@ class Classification:
         predicted: events predicted as each of `labels`.
         occurred: events labelled as each of `labels`.
         last: index in `labels` of the last label of each key, by key code; -1 for none.
+        sure, sure_hits, confidence: of each bin the events, those predicted right, and the sum of their confidences.
         merged: the counts come from several folds; they can be read, and go on no further.
     """
 
@@ -71,6 +77,9 @@ class Classification:
     predicted: list[int] = field(default_factory=list)
     occurred: list[int] = field(default_factory=list)
     last: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    sure: list[int] = field(default_factory=lambda: [0] * BINS)
+    sure_hits: list[int] = field(default_factory=lambda: [0] * BINS)
+    confidence: list[float] = field(default_factory=lambda: [0.0] * BINS)
     merged: bool = False
 
     def __post_init__(self) -> None:
@@ -84,6 +93,7 @@ class Classification:
         *,
         classes: Sequence[Hashable],
         key: np.ndarray | None = None,
+        confidence: np.ndarray | None = None,
     ) -> None:
         """Counts events, in log order.
 
@@ -93,14 +103,17 @@ class Classification:
             probability: floats [n]; the probability that the prediction gave to the label that came.
             classes: the labels that `predicted` and `y` index; may differ from call to call.
             key: integers [n] (see `KeyCodes`); None: one key.
+            confidence: floats [n]; the probability that the prediction gave to the predicted class, NaN or None where
+                it is not known.
 
         Raises:
             ValueError: lengths differ, a probability is outside [0, 1], or the object is merged.
         """
-        y, (predicted, probability, key) = _labelled(self.merged, y, predicted, probability, key)
-        if not ((probability >= 0) & (probability <= 1)).all():
-            wrong = probability[~((probability >= 0) & (probability <= 1))][0]
-            raise ValueError(f"probability: {wrong} is none; accepted: numbers from 0 to 1")
+        columns = _labelled(self.merged, y, predicted, probability, key, confidence)
+        y, (predicted, probability, key, confidence) = columns
+        _check_probabilities(probability)
+        if confidence is not None:
+            _check_probabilities(confidence[~np.isnan(confidence)])
         both = np.stack([y.astype(np.int64), np.asarray(predicted, np.int64)], axis=1)
         occurred, guessed = self._codes(both.ravel(), classes).reshape(-1, 2).T
         previous, self.last = previous_labels(occurred, key, self.last)
@@ -110,6 +123,18 @@ class Classification:
         self.loss = _carried(self.loss, -np.log(np.maximum(probability, CLIP)))
         self.predicted = (self.predicted + np.bincount(guessed, minlength=len(self.labels))).tolist()
         self.occurred = (self.occurred + np.bincount(occurred, minlength=len(self.labels))).tolist()
+        if confidence is not None:
+            self._calibrate(np.asarray(confidence, np.float64), guessed == occurred)
+
+    def _calibrate(self, confidence: np.ndarray, right: np.ndarray) -> None:
+        """Takes in confidences, NaN where there is none, and whether the prediction was right."""
+        right, confidence = right[~np.isnan(confidence)], confidence[~np.isnan(confidence)]
+        bins = np.maximum(np.ceil(BINS * confidence).astype(np.int64) - 1, 0)
+        sums = np.array(self.confidence)
+        np.add.at(sums, bins, confidence)  # one after the other, from the sum so far
+        self.confidence = sums.tolist()
+        self.sure = (self.sure + np.bincount(bins, minlength=BINS)).tolist()
+        self.sure_hits = (self.sure_hits + np.bincount(bins[right], minlength=BINS)).tolist()
 
     def update_binary(self, probability: np.ndarray, y: np.ndarray, *, key: np.ndarray | None = None) -> None:
         """Counts events of a binary target, predicted as 1 where the probability is at least 0.5.
@@ -121,7 +146,8 @@ class Classification:
         """
         probability = np.asarray(probability, np.float64)
         of_label = np.where(y == 1, probability, 1 - probability)
-        self.update((probability >= 0.5).astype(np.int64), y, of_label, classes=(0, 1), key=key)
+        sure = np.maximum(probability, 1 - probability)
+        self.update((probability >= 0.5).astype(np.int64), y, of_label, classes=(0, 1), key=key, confidence=sure)
 
     @property
     def events(self) -> int:
@@ -142,6 +168,9 @@ class Classification:
             "kappa_temporal": _ratio(accuracy - no_change, 1 - no_change),
             "no_change": no_change,
             "majority": _ratio(self.majority_hits, n),
+            "calibration_error": _ratio(
+                float(np.abs(np.subtract(self.sure_hits, self.confidence)).sum()), sum(self.sure)
+            ),
         }
 
     def to_dict(self) -> dict[str, Any]:
@@ -161,6 +190,9 @@ class Classification:
             out.no_change_hits += part.no_change_hits
             out.majority_hits += part.majority_hits
             out.loss += part.loss
+            out.sure = np.add(out.sure, part.sure).tolist()
+            out.sure_hits = np.add(out.sure_hits, part.sure_hits).tolist()
+            out.confidence = np.add(out.confidence, part.confidence).tolist()
         return out
 
     def _codes(self, indices: np.ndarray, classes: Sequence[Hashable]) -> np.ndarray:
@@ -186,11 +218,14 @@ class Regression:
     - mae = (1/n) sum |prediction - label|; rmse = sqrt((1/n) sum (prediction - label)^2).
     - no_change_mae, no_change_rmse: the same of the forecast "the last label of the event's key", over the
       events whose key has one.
+    - interval_coverage = share of the labels with |label - prediction| <= half-width; interval_width = mean of twice
+      the half-width, both over the events that came with an interval.
 
     A value is NaN before the first event that it is over.
 
     Attributes:
         last: the last label of each key, by key code; NaN for none.
+        intervals, covered, width: events with an interval, labels inside it, sum of the whole widths.
         merged: the sums come from several folds; they can be read, and go on no further.
     """
 
@@ -201,25 +236,39 @@ class Regression:
     no_change_absolute: float = 0.0
     no_change_squared: float = 0.0
     last: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    intervals: int = 0
+    covered: int = 0
+    width: float = 0.0
     merged: bool = False
 
     def __post_init__(self) -> None:
         self.last = np.array(self.last, np.float64)
 
-    def update(self, predicted: np.ndarray, y: np.ndarray, *, key: np.ndarray | None = None) -> None:
+    def update(
+        self,
+        predicted: np.ndarray,
+        y: np.ndarray,
+        *,
+        key: np.ndarray | None = None,
+        interval: np.ndarray | None = None,
+    ) -> None:
         """Counts events, in log order.
 
         Args:
             predicted: floats [n].
             y: floats [n]; NaN where there is no label.
             key: integers [n] (see `KeyCodes`); None: one key.
+            interval: floats [n]; half the width of the interval around the prediction, NaN or None where it has none.
 
         Raises:
-            ValueError: lengths differ, a prediction is not finite, or the object is merged.
+            ValueError: lengths differ, a prediction is not finite, a width is negative or infinite, or the object is
+                merged.
         """
-        y, (predicted, key) = _labelled(self.merged, y, predicted, key)
+        y, (predicted, key, interval) = _labelled(self.merged, y, predicted, key, interval)
         if not np.isfinite(predicted).all():
             raise ValueError(f"prediction: {predicted[~np.isfinite(predicted)][0]}; accepted: finite numbers")
+        if interval is not None and not (np.isnan(interval) | (interval >= 0) & (interval < np.inf)).all():
+            raise ValueError(f"interval: {interval.min()} to {interval.max()}; accepted: finite half-widths from 0")
         previous, self.last = previous_labels(y, key, self.last)
         error = np.asarray(predicted, np.float64) - y
         change = (previous - y)[~np.isnan(previous)]
@@ -229,6 +278,11 @@ class Regression:
         self.squared = _carried(self.squared, error * error)
         self.no_change_absolute = _carried(self.no_change_absolute, np.abs(change))
         self.no_change_squared = _carried(self.no_change_squared, change * change)
+        if interval is not None:
+            given = ~np.isnan(interval)
+            self.intervals += int(np.count_nonzero(given))
+            self.covered += int(np.count_nonzero(np.abs(error)[given] <= interval[given]))
+            self.width = _carried(self.width, 2.0 * np.asarray(interval, np.float64)[given])
 
     def values(self) -> dict[str, float]:
         """Every metric by name."""
@@ -238,6 +292,8 @@ class Regression:
             "rmse": math.sqrt(_ratio(self.squared, self.events)),
             "no_change_mae": _ratio(self.no_change_absolute, self.no_change_events),
             "no_change_rmse": math.sqrt(_ratio(self.no_change_squared, self.no_change_events)),
+            "interval_coverage": _ratio(self.covered, self.intervals),
+            "interval_width": _ratio(self.width, self.intervals),
         }
 
     def to_dict(self) -> dict[str, Any]:
@@ -255,6 +311,9 @@ class Regression:
             out.no_change_events += part.no_change_events
             out.no_change_absolute += part.no_change_absolute
             out.no_change_squared += part.no_change_squared
+            out.intervals += part.intervals
+            out.covered += part.covered
+            out.width += part.width
         return out
 
 
@@ -268,6 +327,12 @@ def _labelled(merged: bool, y: np.ndarray, *columns: np.ndarray | None) -> tuple
         raise ValueError(f"the columns have {sorted(lengths)} rows; accepted: equally many")
     here = ~np.isnan(y)
     return y[here], [None if column is None else np.asarray(column)[here] for column in columns]
+
+
+def _check_probabilities(probability: np.ndarray) -> None:
+    wrong = probability[~((probability >= 0) & (probability <= 1))]
+    if len(wrong):
+        raise ValueError(f"probability: {wrong[0]} is none; accepted: numbers from 0 to 1")
 
 
 def previous_labels(y: np.ndarray, key: np.ndarray | None, last: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -10,6 +10,9 @@ from service.shard.statistics import Statistics
 from streams.batch import Batch, Keys
 from streams.metrics import Classification, KeyCodes, Regression
 
+_UNKNOWN = {"multiclass": ("log_loss",), "regression": ("interval_coverage", "interval_width")}
+"""What the answers do not tell: the probability given to a label among several, and the intervals of numbers."""
+
 
 class FoldScore:
     """Prequential metrics of a fold in this process: what a service tallies, and Cohen's kappa.
@@ -69,7 +72,7 @@ class Score:
         self.kind = kind
         self.metrics: Classification | Regression = Regression() if kind == "regression" else Classification()
         self._codes = KeyCodes()
-        self._log_loss = kind == "binary"
+        self._unknown = _UNKNOWN.get(kind, ())
 
     def of_answer(self, answer: Any, batch: Batch) -> None:
         """Counts the predictions of a service for labelled events.
@@ -84,7 +87,7 @@ class Score:
             place = {label: index for index, label in enumerate(known)}
             table = np.array([*(place[label] for label in batch.classes), np.nan])
             y = table[np.nan_to_num(batch.y, nan=-1).astype(np.int64)]
-            self._classes(answer.code, y, np.zeros(len(y)), tuple(known), batch.key)
+            self._classes(answer.code, y, answer.value, tuple(known), batch.key)
         else:
             self._numbers(answer.value, batch.y, batch.key)
 
@@ -96,17 +99,19 @@ class Score:
             self.metrics.update_binary(np.where(np.isnan(y), 0.5, value), y, key=codes)
 
     def _classes(
-        self, code: np.ndarray, y: np.ndarray, probability: np.ndarray, classes: tuple[Any, ...], key: Keys
+        self, code: np.ndarray, y: np.ndarray, confidence: np.ndarray, classes: tuple[Any, ...], key: Keys
     ) -> None:
-        """`code` -1, nothing known yet, counts as a class of its own, so as an error."""
+        """`code` -1, nothing known yet, counts as a class of its own, so as an error, of no confidence."""
         assert isinstance(self.metrics, Classification)
-        predicted = np.where(np.asarray(code) < 0, len(classes), code).astype(np.int64)
-        self.metrics.update(predicted, y, probability, classes=(*classes, None), key=self._codes(key))
+        none = np.asarray(code) < 0
+        predicted, sure = np.where(none, len(classes), code).astype(np.int64), np.where(none, np.nan, confidence)
+        columns = (predicted, y, np.zeros(len(y)))
+        self.metrics.update(*columns, classes=(*classes, None), key=self._codes(key), confidence=sure)
 
     def values(self) -> dict[str, float]:
         """Every metric that is known; empty before the first label."""
         values = self.metrics.values() if self.metrics.events else {}
-        return values if self._log_loss else {name: value for name, value in values.items() if name != "log_loss"}
+        return {name: value for name, value in values.items() if name not in self._unknown}
 
     def line(self) -> str:
         """The score beside its baseline, in a few words."""

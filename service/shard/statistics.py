@@ -9,7 +9,23 @@ from typing import Any
 import numpy as np
 
 from kernels.cpu import layout
-from kernels.cpu.tally import ERROR, HITS, LABELS, LOG_LOSS, LOG_SCORED, MAJORITY, NO_CHANGE_ERROR, UNCHANGED, tally
+from kernels.cpu.tally import (
+    BINS,
+    COUNTS,
+    COVERED,
+    ERROR,
+    HITS,
+    INTERVALS,
+    LABELS,
+    LOG_LOSS,
+    LOG_SCORED,
+    MAJORITY,
+    NO_CHANGE_ERROR,
+    SUMS,
+    UNCHANGED,
+    WIDTH,
+    tally,
+)
 from learners.base import Folded
 
 _FLAGS = {
@@ -21,6 +37,7 @@ _FLAGS = {
     "class_limit": layout.CLASS_LIMIT,
     "quarantined": layout.QUARANTINED,
 }
+_CARRIED = ("outcomes", "labels", "sums", "seen", "bins", "confidence")
 _TASKS = {"binary": layout.BINARY, "multiclass": layout.MULTICLASS, "regression": layout.REGRESSION}
 
 
@@ -30,9 +47,11 @@ class Statistics:
 
     kind: str
     outcomes: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
-    labels: np.ndarray = field(default_factory=lambda: np.zeros(6, np.int64))
-    sums: np.ndarray = field(default_factory=lambda: np.zeros(3))
+    labels: np.ndarray = field(default_factory=lambda: np.zeros(COUNTS, np.int64))
+    sums: np.ndarray = field(default_factory=lambda: np.zeros(SUMS))
     seen: np.ndarray = field(default_factory=lambda: np.zeros((2, 2), np.int64))
+    bins: np.ndarray = field(default_factory=lambda: np.zeros((BINS, 2), np.int64))
+    confidence: np.ndarray = field(default_factory=lambda: np.zeros(BINS))
 
     def update(self, folded: Folded) -> None:
         """Adds a fold."""
@@ -42,8 +61,10 @@ class Statistics:
                 grown = np.zeros((2 * int(top) + 2, 2), np.int64)
                 grown[: len(self.seen)] = self.seen
                 self.seen = grown
-        task = _TASKS[self.kind]
-        tally(task, folded.outcome, folded.scored, self.outcomes, self.labels, self.sums, self.seen)
+        trust = (self.bins, self.confidence)
+        tally(
+            _TASKS[self.kind], folded.outcome, folded.scored, self.outcomes, self.labels, self.sums, self.seen, *trust
+        )
 
     def quarantined(self, events: int) -> None:
         """Counts events that were taken out of the log's fold."""
@@ -56,26 +77,47 @@ class Statistics:
         return {"events": int(self.outcomes.sum()), "labels": int(self.labels[LABELS]), **by_flag}
 
     def metrics(self) -> dict[str, float]:
-        """Prequential metrics over the labels that met their prediction; empty before the first."""
+        """Prequential metrics over the labels that met their prediction; empty before the first.
+
+        `calibration_error` (see `streams.metrics.Classification`), `interval_coverage` and `interval_width` (see
+        `streams.metrics.Regression`) are over the predictions that came with a confidence or an interval, and left
+        out where none did.
+        """
         n = int(self.labels[LABELS])
         if not n:
             return {}
         if self.kind == "regression":
-            return {"mae": float(self.sums[ERROR] / n), "no_change_mae": float(self.sums[NO_CHANGE_ERROR] / n)}
+            return self._of_numbers(n)
         accuracy, unchanged = self.labels[HITS] / n, self.labels[UNCHANGED] / n
         metrics = {"accuracy": accuracy, "no_change": unchanged, "majority": self.labels[MAJORITY] / n}
         if self.labels[LOG_SCORED]:
             metrics["log_loss"] = self.sums[LOG_LOSS] / self.labels[LOG_SCORED]
         if unchanged < 1:
             metrics["kappa_temporal"] = (accuracy - unchanged) / (1 - unchanged)
+        if told := int(self.bins[:, 0].sum()):
+            metrics["calibration_error"] = np.abs(self.bins[:, 1] - self.confidence).sum() / told
         return {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
+
+    def _of_numbers(self, n: int) -> dict[str, float]:
+        metrics = {"mae": self.sums[ERROR] / n, "no_change_mae": self.sums[NO_CHANGE_ERROR] / n}
+        if given := int(self.labels[INTERVALS]):
+            metrics["interval_coverage"] = self.labels[COVERED] / given
+            metrics["interval_width"] = self.sums[WIDTH] / given
+        return {name: float(value) for name, value in metrics.items()}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for the manifest of a snapshot."""
-        return {name: getattr(self, name).tolist() for name in ("outcomes", "labels", "sums", "seen")}
+        return {name: getattr(self, name).tolist() for name in _CARRIED}
 
     @classmethod
     def from_dict(cls, kind: str, state: dict[str, Any]) -> Statistics:
-        """The inverse of `to_dict`."""
-        outcomes, labels, seen = (np.array(state[name], np.int64) for name in ("outcomes", "labels", "seen"))
-        return cls(kind, outcomes, labels, np.array(state["sums"], np.float64), seen)
+        """The inverse of `to_dict`; sums that a snapshot of an older version does not have begin at 0."""
+        held = cls(kind)
+        for name in _CARRIED:
+            fresh = getattr(held, name)
+            known = np.array(state.get(name, ()), fresh.dtype)
+            if len(known) >= len(fresh):
+                setattr(held, name, known)
+            else:
+                fresh[: len(known)] = known.reshape(-1, *fresh.shape[1:])
+        return held

@@ -62,6 +62,34 @@ def test_agrees_with_river_on_numbers() -> None:
     assert ours.values()["rmse"] == pytest.approx(rmse.get(), rel=1e-12)
 
 
+def test_the_calibration_error_is_that_of_its_definition() -> None:
+    predicted, y, probability, _ = classified(8, 3000, 4, 1)
+    sure = np.where(probability < 0.2, np.nan, np.round(probability * 15) / 15)  # on the edges of the bins
+    sure[::3] = probability[::3]
+    ours = Classification()
+    ours.update(predicted, y, probability, classes=range(4), confidence=sure)
+    known = ~np.isnan(y) & ~np.isnan(sure)
+    right, sure = (predicted == y)[known], sure[known]
+    error = 0.0
+    for b in range(15):
+        here = (np.ceil(sure * 15) == b + 1) | ((sure == 0) & (b == 0))
+        error += abs(right[here].mean() - sure[here].mean()) * here.mean() if here.any() else 0.0
+    assert ours.values()["calibration_error"] == pytest.approx(error, rel=1e-12)
+
+
+def test_the_calibration_of_a_binary_target_is_that_of_the_predicted_class() -> None:
+    ours = Classification()
+    ours.update_binary(np.array([0.1, 0.1, 0.9, 0.6]), np.array([0.0, 1.0, 1.0, 0.0]))
+    # 0.9 three times, twice right; 0.6 once, never right
+    assert ours.values()["calibration_error"] == pytest.approx((abs(2 - 2.7) + 0.6) / 4)
+
+
+def test_coverage_and_width_by_hand() -> None:
+    ours = Regression()
+    ours.update(np.zeros(4), np.array([1.0, 2.0, 3.0, np.nan]), interval=np.array([1.0, 1.5, np.nan, 9.0]))
+    assert (ours.values()["interval_coverage"], ours.values()["interval_width"]) == (0.5, 2.5)
+
+
 def test_baselines_by_hand() -> None:
     # labels      a  a  b  b  b  a     keys 0 1 0 1 0 1
     # no-change   -  -  a  a  b  b     hits: only the fifth (key 0: b after b)
@@ -102,8 +130,9 @@ def test_cuts_and_storage_change_no_bit_of_classification(
 ) -> None:
     predicted, y, probability, key = classified(seed, 300, classes, keys)
     names = [f"c{index}" for index in range(classes)]
+    sure = np.where(probability < 0.1, np.nan, probability[::-1])
     whole, parts = Classification(), Classification()
-    whole.update(predicted, y, probability, classes=names, key=key)
+    whole.update(predicted, y, probability, classes=names, key=key, confidence=sure)
     for start, stop in zip([0, *cuts], [*cuts, 300]):
         rows = slice(start, stop)
         parts = Classification(**json.loads(json.dumps(parts.to_dict())))
@@ -111,7 +140,8 @@ def test_cuts_and_storage_change_no_bit_of_classification(
         place = np.argsort(order)
         labels = np.array([np.nan if math.isnan(label) else place[int(label)] for label in y[rows]])
         shuffled = [names[index] for index in order]
-        parts.update(place[predicted[rows]], labels, probability[rows], classes=shuffled, key=key[rows])
+        columns = (place[predicted[rows]], labels, probability[rows])
+        parts.update(*columns, classes=shuffled, key=key[rows], confidence=sure[rows])
     assert parts.to_dict() == whole.to_dict()
 
 
@@ -120,11 +150,12 @@ def test_cuts_and_storage_change_no_bit_of_classification(
 def test_cuts_and_storage_change_no_bit_of_regression(seed: int, keys: int, cuts: list[int]) -> None:
     rng = np.random.default_rng(seed)
     predicted, y, key = rng.normal(size=300), rng.normal(size=300), rng.integers(0, keys, 300)
+    width = np.where(rng.random(300) < 0.1, np.nan, rng.random(300))
     whole, parts = Regression(), Regression()
-    whole.update(predicted, y, key=key)
+    whole.update(predicted, y, key=key, interval=width)
     for start, stop in zip([0, *cuts], [*cuts, 300]):
         parts = Regression(**json.loads(json.dumps(parts.to_dict())))
-        parts.update(predicted[start:stop], y[start:stop], key=key[start:stop])
+        parts.update(predicted[start:stop], y[start:stop], key=key[start:stop], interval=width[start:stop])
     assert json.dumps(parts.to_dict()) == json.dumps(whole.to_dict())
 
 
@@ -143,11 +174,14 @@ def test_merge_adds_and_ends() -> None:
     parts = []
     for seed in (5, 6):
         part = Classification()
-        part.update(*classified(seed, 200, 3, 1)[:3], classes="abc" if seed == 5 else "bcd")
+        columns = classified(seed, 200, 3, 1)[:3]
+        part.update(*columns, classes="abc" if seed == 5 else "bcd", confidence=columns[2])
         parts.append(part)
     both = Classification.merge(parts)
     assert both.events == parts[0].events + parts[1].events
     assert both.hits == parts[0].hits + parts[1].hits
+    assert sum(both.sure) == both.events
+    assert sum(both.confidence) == pytest.approx(sum(parts[0].confidence) + sum(parts[1].confidence))
     assert set(both.labels) == set("abcd")
     with pytest.raises(ValueError, match="merged"):
         both.update(np.array([0]), np.array([0.0]), np.array([1.0]), classes="a")
@@ -165,6 +199,10 @@ def test_nonsense_is_refused() -> None:
         ours.update(np.array([2]), np.array([0.0]), np.array([1.0]), classes="ab")
     with pytest.raises(ValueError, match="finite"):
         Regression().update(np.array([np.nan]), np.array([1.0]))
+    with pytest.raises(ValueError, match=r"-0\.5 is none"):
+        ours.update(np.array([0]), np.zeros(1), np.ones(1), classes="ab", confidence=np.array([-0.5]))
+    with pytest.raises(ValueError, match="half-widths"):
+        Regression().update(np.zeros(1), np.zeros(1), interval=np.array([-1.0]))
     assert ours.to_dict() == Classification().to_dict()
 
 

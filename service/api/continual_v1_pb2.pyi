@@ -93,18 +93,20 @@ class Columns(_message.Message):
     def __init__(self, rows: _Optional[int] = ..., x: _Optional[bytes] = ..., kind: _Optional[bytes] = ..., y: _Optional[bytes] = ..., code: _Optional[bytes] = ..., labels: _Optional[_Iterable[_Union[Label, _Mapping]]] = ..., key: _Optional[bytes] = ..., key_length: _Optional[bytes] = ..., time_us: _Optional[bytes] = ..., id: _Optional[bytes] = ..., id_length: _Optional[bytes] = ...) -> None: ...
 
 class PredictRequest(_message.Message):
-    __slots__ = ("route", "model", "event", "columns", "probabilities")
+    __slots__ = ("route", "model", "event", "columns", "probabilities", "uncertainty")
     ROUTE_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     EVENT_FIELD_NUMBER: _ClassVar[int]
     COLUMNS_FIELD_NUMBER: _ClassVar[int]
     PROBABILITIES_FIELD_NUMBER: _ClassVar[int]
+    UNCERTAINTY_FIELD_NUMBER: _ClassVar[int]
     route: Route
     model: str
     event: Event
     columns: Columns
     probabilities: bool
-    def __init__(self, route: _Optional[_Union[Route, _Mapping]] = ..., model: _Optional[str] = ..., event: _Optional[_Union[Event, _Mapping]] = ..., columns: _Optional[_Union[Columns, _Mapping]] = ..., probabilities: _Optional[bool] = ...) -> None: ...
+    uncertainty: bool
+    def __init__(self, route: _Optional[_Union[Route, _Mapping]] = ..., model: _Optional[str] = ..., event: _Optional[_Union[Event, _Mapping]] = ..., columns: _Optional[_Union[Columns, _Mapping]] = ..., probabilities: _Optional[bool] = ..., uncertainty: _Optional[bool] = ...) -> None: ...
 
 class PredictReply(_message.Message):
     __slots__ = ("predictions",)
@@ -113,7 +115,7 @@ class PredictReply(_message.Message):
     def __init__(self, predictions: _Optional[_Union[Predictions, _Mapping]] = ...) -> None: ...
 
 class Predictions(_message.Message):
-    __slots__ = ("position", "rows", "value", "code", "labels", "probabilities", "outcome")
+    __slots__ = ("position", "rows", "value", "code", "labels", "probabilities", "outcome", "variance", "epistemic", "interval")
     POSITION_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
     VALUE_FIELD_NUMBER: _ClassVar[int]
@@ -121,6 +123,9 @@ class Predictions(_message.Message):
     LABELS_FIELD_NUMBER: _ClassVar[int]
     PROBABILITIES_FIELD_NUMBER: _ClassVar[int]
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    VARIANCE_FIELD_NUMBER: _ClassVar[int]
+    EPISTEMIC_FIELD_NUMBER: _ClassVar[int]
+    INTERVAL_FIELD_NUMBER: _ClassVar[int]
     position: int
     rows: int
     value: bytes
@@ -128,7 +133,10 @@ class Predictions(_message.Message):
     labels: _containers.RepeatedCompositeFieldContainer[Label]
     probabilities: bytes
     outcome: bytes
-    def __init__(self, position: _Optional[int] = ..., rows: _Optional[int] = ..., value: _Optional[bytes] = ..., code: _Optional[bytes] = ..., labels: _Optional[_Iterable[_Union[Label, _Mapping]]] = ..., probabilities: _Optional[bytes] = ..., outcome: _Optional[bytes] = ...) -> None: ...
+    variance: bytes
+    epistemic: bytes
+    interval: bytes
+    def __init__(self, position: _Optional[int] = ..., rows: _Optional[int] = ..., value: _Optional[bytes] = ..., code: _Optional[bytes] = ..., labels: _Optional[_Iterable[_Union[Label, _Mapping]]] = ..., probabilities: _Optional[bytes] = ..., outcome: _Optional[bytes] = ..., variance: _Optional[bytes] = ..., epistemic: _Optional[bytes] = ..., interval: _Optional[bytes] = ...) -> None: ...
 
 class UpdateRequest(_message.Message):
     __slots__ = ("route", "model", "event")

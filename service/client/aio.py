@@ -86,11 +86,13 @@ class AsyncClient:
         key: Any = None,
         time: Any = None,
         probabilities: bool = False,
+        uncertainty: bool = False,
         timeout: float = 10.0,
     ) -> PredictionBatch:
         """See `Client.predict`."""
-        given = {"x": x, "event": event, "frame": frame, "key": key, "time": time}
-        return await self.run(self.core.predict(model, **given, probabilities=probabilities, timeout=timeout))
+        given: dict[str, Any] = {"x": x, "event": event, "frame": frame, "key": key, "time": time}
+        wanted: dict[str, Any] = {"probabilities": probabilities, "uncertainty": uncertainty}
+        return await self.run(self.core.predict(model, **given, **wanted, timeout=timeout))
 
     async def update(
         self,

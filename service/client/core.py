@@ -219,12 +219,13 @@ class Core:
         key: Any,
         time: Any,
         probabilities: bool,
+        uncertainty: bool,
         timeout: float,
     ) -> Plan[PredictionBatch]:
         """See `Client.predict`."""
         if sum(given is not None for given in (x, event, frame)) != 1:
             raise ValueError("x, event, frame: got none or several; accepted: exactly one of them")
-        request = pb.PredictRequest(model=model, probabilities=probabilities)
+        request = pb.PredictRequest(model=model, probabilities=probabilities, uncertainty=uncertainty)
         if event is not None:
             request.event.CopyFrom(event_from(event, None, "" if key is None else key, time))
         elif frame is not None:

@@ -102,6 +102,7 @@ class Client:
         key: Any = None,
         time: Any = None,
         probabilities: bool = False,
+        uncertainty: bool = False,
         timeout: float = 10.0,
     ) -> PredictionBatch:
         """Predicts for one or more events and changes nothing.
@@ -114,6 +115,7 @@ class Client:
             key: the entity of all events, or [n] of them; with a frame it is a column.
             time: microseconds since the epoch: [n] of them with `x`, one with `event`.
             probabilities: also return the probability of every class.
+            uncertainty: also return variance, epistemic part and 90 % interval; None where the learner cannot tell.
             timeout: seconds, retries included.
 
         Returns:
@@ -123,8 +125,9 @@ class Client:
             Refused: by the server, or after the last retry.
             ValueError: none or several of `x`, `event`, `frame`; shapes that contradict each other.
         """
-        given = {"x": x, "event": event, "frame": frame, "key": key, "time": time}
-        return self.run(self.core.predict(model, **given, probabilities=probabilities, timeout=timeout))
+        given: dict[str, Any] = {"x": x, "event": event, "frame": frame, "key": key, "time": time}
+        wanted: dict[str, Any] = {"probabilities": probabilities, "uncertainty": uncertainty}
+        return self.run(self.core.predict(model, **given, **wanted, timeout=timeout))
 
     def update(
         self,

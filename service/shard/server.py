@@ -22,7 +22,7 @@ from service.api import continual_v1_pb2 as pb
 from service.shard.admission import Answer
 from service.shard.shard import Shard
 from service.store.errors import StoreError
-from service.wire import parse, predictions_to_proto
+from service.wire import UNCERTAIN, parse, predictions_to_proto
 
 log = logging.getLogger(__name__)
 
@@ -185,7 +185,8 @@ async def _predict(shard: Shard, request: pb.PredictRequest, raw: bytes) -> Mess
     position, predicted, classes = await partition.predict(request)
     labels = classes if partition.spec.target.kind != "regression" else ()
     code = predicted.code if labels or partition.spec.target.kind == "multiclass" else None
-    message = predictions_to_proto(position, predicted.value, code, labels, predicted.probabilities)
+    sure = {name: getattr(predicted, name) for name in UNCERTAIN} if request.uncertainty else {}
+    message = predictions_to_proto(position, predicted.value, code, labels, predicted.probabilities, **sure)
     return pb.PredictReply(predictions=message)
 
 

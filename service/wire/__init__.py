@@ -15,11 +15,12 @@ from service.wire.encode import (
     slice_columns,
 )
 from service.wire.labels import hash_id, key_bytes, key_hash, label_from_proto, label_to_proto
-from service.wire.predictions import PredictionBatch, predictions_from_proto, predictions_to_proto
+from service.wire.predictions import UNCERTAIN, PredictionBatch, predictions_from_proto, predictions_to_proto
 from service.wire.schema import MAX_ROWS, Schema
 
 __all__ = [
     "MAX_ROWS",
+    "UNCERTAIN",
     "PredictionBatch",
     "Schema",
     "columns_from",

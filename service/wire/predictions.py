@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
 from service.api import continual_v1_pb2 as pb
 from service.wire.labels import label_from_proto, label_to_proto
 from streams.batch import LabelValue
+
+UNCERTAIN = ("variance", "epistemic", "interval")
+"""The columns of a prediction that say how sure it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,13 @@ class PredictionBatch:
         probabilities: float32 [n, len(labels)] when asked for, else None.
         outcome: uint8 [n], sums of `Outcome` flags; empty for Predict.
         duplicate: whether these events had been applied before, and nothing was done.
+        variance: float64 [n], the variance of what is predicted; regression: of the target; classes: p (1 - p), with p
+            the probability of the likeliest class.
+        epistemic: float64 [n], what more data would remove; regression: the part of `variance`; classes: the variance
+            of the logits.
+        interval: float64 [n], half the width of the central 90 % interval around the value of a regression.
+
+    The last three are None when not asked for or where the learner cannot tell, NaN in a row of which it cannot.
     """
 
     position: int
@@ -36,6 +47,9 @@ class PredictionBatch:
     probabilities: np.ndarray | None
     outcome: np.ndarray
     duplicate: bool = False
+    variance: np.ndarray | None = None
+    epistemic: np.ndarray | None = None
+    interval: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.value)
@@ -45,6 +59,18 @@ class PredictionBatch:
         if not self.labels and not len(self.code):
             return self.value.tolist()
         return [self.labels[code] if code >= 0 else None for code in self.code.tolist()]
+
+    def columns(self) -> dict[str, Any]:
+        """What is known of the rows by name, each [n], as `pandas.DataFrame` takes it.
+
+        `predicted` and `value`; `variance`, `epistemic` and `interval` where they are there; and with probabilities
+        one column for each class, named by the pair ("probability", label).
+        """
+        held: dict[Any, Any] = {"predicted": self.predicted(), "value": self.value}
+        held |= {name: getattr(self, name) for name in UNCERTAIN if getattr(self, name) is not None}
+        if self.probabilities is not None:
+            held |= {("probability", label): self.probabilities[:, k] for k, label in enumerate(self.labels)}
+        return held
 
 
 @lru_cache(maxsize=64)
@@ -60,20 +86,19 @@ def predictions_to_proto(
     labels: Sequence[int | str] = (),
     probabilities: np.ndarray | None = None,
     outcome: np.ndarray | None = None,
+    **uncertainty: np.ndarray | None,
 ) -> pb.Predictions:
     """Arrays as a message; see `PredictionBatch` for what they hold.
+
+    `uncertainty` is those of `variance`, `epistemic` and `interval` that are asked for, None where they are not known.
 
     Raises:
         ValueError: an array whose shape contradicts the number of rows or labels.
     """
     rows = len(value)
-    for name, array, shape in (
-        ("code", code, (rows,)),
-        ("probabilities", probabilities, (rows, len(labels))),
-        ("outcome", outcome, (rows,)),
-    ):
-        if array is not None and array.shape not in (shape, (0,)):
-            raise ValueError(f"{name}: got shape {array.shape}; accepted: {shape}")
+    _check_shape("code", code, (rows,))
+    _check_shape("probabilities", probabilities, (rows, len(labels)))
+    _check_shape("outcome", outcome, (rows,))
     message = pb.Predictions(
         position=position,
         rows=rows,
@@ -82,9 +107,17 @@ def predictions_to_proto(
         probabilities=_bytes(probabilities, "<f4"),
         outcome=_bytes(outcome, "u1"),
     )
+    for name, array in uncertainty.items():
+        _check_shape(name, array, (rows,))
+        setattr(message, name, _bytes(array, "<f8"))
     if labels:
         message.MergeFromString(_dictionary(tuple(labels)))
     return message
+
+
+def _check_shape(name: str, array: np.ndarray | None, shape: tuple[int, ...]) -> None:
+    if array is not None and array.shape not in (shape, (0,)):
+        raise ValueError(f"{name}: got shape {array.shape}; accepted: {shape}")
 
 
 def _bytes(array: np.ndarray | None, dtype: str) -> bytes:
@@ -108,8 +141,10 @@ def predictions_from_proto(message: pb.Predictions, duplicate: bool = False) -> 
         probabilities,
         np.frombuffer(message.outcome, "u1"),
         duplicate,
+        *(np.frombuffer(raw, "<f8") if (raw := getattr(message, name)) else None for name in UNCERTAIN),
     )
-    for name, column in (("value", batch.value), ("code", batch.code), ("outcome", batch.outcome)):
-        if len(column) not in (message.rows, 0):
+    for name in ("value", "code", "outcome", *UNCERTAIN):
+        column = getattr(batch, name)
+        if column is not None and len(column) not in (message.rows, 0):
             raise ValueError(f"predictions.{name}: got {len(column)} rows; accepted: {message.rows}")
     return batch

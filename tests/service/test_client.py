@@ -69,7 +69,10 @@ class Server(api.OnlineLearningServicer, api.ModelsServicer):
                 batch = decode_columns(request.columns, self.schema)
         except Refused as refused:
             await errors.abort(context, refused)
-        return pb.PredictReply(predictions=self._predict(batch, len(self.log)))
+        predictions = self._predict(batch, len(self.log))
+        if request.uncertainty:
+            predictions.interval = np.arange(predictions.rows, dtype=float).tobytes()
+        return pb.PredictReply(predictions=predictions)
 
     async def Update(self, request, context):
         await self._enter("Update", context, request.route)
@@ -316,6 +319,12 @@ def test_predict_takes_arrays_events_and_frames(client):
     assert client.predict("m", frame=frame).value.tolist() == [1.5, 2.5]
     with pytest.raises(ValueError, match="exactly one"):
         client.predict("m", x=[1, 2], event={"a": 1.0})
+
+
+def test_predict_asks_for_the_uncertainty_where_it_is_wanted(client):
+    sure = client.predict("m", x=[[1, 2], [3, 4]], uncertainty=True)
+    assert (sure.variance, sure.epistemic, sure.interval.tolist()) == (None, None, [0.0, 1.0])
+    assert client.predict("m", x=[[1, 2], [3, 4]]).interval is None
 
 
 def test_a_refusal_arrives_whole(client):

@@ -18,6 +18,7 @@ class Outcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     OUTCOME_NONFINITE: _ClassVar[Outcome]
     OUTCOME_CLASS_LIMIT: _ClassVar[Outcome]
     OUTCOME_QUARANTINED: _ClassVar[Outcome]
+    OUTCOME_OUTLIER: _ClassVar[Outcome]
 OUTCOME_UNSPECIFIED: Outcome
 OUTCOME_LEARNED: Outcome
 OUTCOME_OBSERVED: Outcome
@@ -26,6 +27,7 @@ OUTCOME_OUT_OF_ORDER: Outcome
 OUTCOME_NONFINITE: Outcome
 OUTCOME_CLASS_LIMIT: Outcome
 OUTCOME_QUARANTINED: Outcome
+OUTCOME_OUTLIER: Outcome
 
 class Route(_message.Message):
     __slots__ = ("deployment", "map_version")

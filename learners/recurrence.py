@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from learners.optimizers import Adam, ObGD, RMSprop
 from learners.spec import ModelSpec, MulticlassTarget
 
 if TYPE_CHECKING:
-    from learners.methods.recurrent import RecurrentSpec
+    from learners.compiled import CompiledSpec
 
 CLASS_SLOTS = 8
 """Inputs that carry the previous label of a multi-class target: one-hot of its index modulo this."""
@@ -29,17 +29,30 @@ MOMENTS = {layout.SGD: (0, 0), layout.ADAM: (1, 1), layout.RMSPROP: (0, 1), layo
 """Whether an optimizer keeps a first and a second moment."""
 
 
-def config(model: ModelSpec, spec: RecurrentSpec) -> Config:
+class Shape(NamedTuple):
+    """What lies below the head; see `Config` for the fields."""
+
+    layers: int = 1
+    units: int = 0
+    hidden: int = 0
+    encoded: int = 0
+    encoder_tanh: bool = False
+    recurrent_rate: float = 0.0
+    gap_unit: float = 0.0
+    least_gap: float = 1.0
+
+
+def config(model: ModelSpec, spec: CompiledSpec) -> Config:
     """The scalars of the fold."""
-    task, optimizer = TASKS[model.target.kind], spec.optimizer
+    task, optimizer, shape = TASKS[model.target.kind], spec.optimizer, spec.shape()
     labels = {layout.BINARY: 1, layout.MULTICLASS: CLASS_SLOTS, layout.REGRESSION: 2}[task]
     labels = labels if spec.previous_label else 0
     age = int(spec.previous_label and model.labels.arrive == "delayed")
     beta1, beta2 = optimizer.betas if isinstance(optimizer, Adam) else (0.0, 0.0)
     return Config(
-        layers=spec.layers,
-        units=spec.cell.compiled().units,
-        hidden=spec.cell.hidden,
+        layers=shape.layers,
+        units=shape.units,
+        hidden=shape.hidden,
         features=len(model.features),
         width=len(model.features) + labels + age + 1,
         task=task,
@@ -53,9 +66,10 @@ def config(model: ModelSpec, spec: RecurrentSpec) -> Config:
         kappa=optimizer.kappa if isinstance(optimizer, ObGD) else 0.0,
         decay=spec.weight_decay,
         clip_norm=spec.clip_norm,
-        recurrent_rate=spec.recurrent_rate,
-        gap_unit=spec.gap_unit,
-        least_gap=spec.least_gap,
+        recurrent_rate=shape.recurrent_rate,
+        gap_unit=shape.gap_unit,
+        least_gap=shape.least_gap,
+        forget_unit=spec.head.step_of_forgetting,
         window=float(spec.window),
         clip=spec.clip,
         residual_clip=spec.residual_clip,
@@ -63,8 +77,8 @@ def config(model: ModelSpec, spec: RecurrentSpec) -> Config:
         pending=model.labels.pending,
         horizon=float(model.labels.horizon),
         max_classes=model.target.max_classes if isinstance(model.target, MulticlassTarget) else 0,
-        encoded=spec.encoder.units if spec.encoder else 0,
-        encoder_tanh=int(spec.encoder is not None and spec.encoder.activation == "tanh"),
+        encoded=shape.encoded,
+        encoder_tanh=int(shape.encoder_tanh),
     )
 
 
@@ -104,15 +118,16 @@ def _encoder(c: Config, model: ModelSpec, seed: int) -> np.ndarray:
     return np.concatenate([draws.inputs(0, c.width, c.encoded), embeddings]).reshape(-1)
 
 
-def shared(cell: Any, c: Config, places: np.ndarray, model: ModelSpec, classes: int) -> Shared:
+def shared(c: Config, places: np.ndarray, model: ModelSpec, classes: int) -> Shared:
     """The arrays that all keys share, at their initial values, with room for `classes` logits."""
     spec: Any = model.learner
     dtype = np.dtype(spec.dtype)
     widths = places[:-1, layout.L_WIDTH].tolist()
-    weights = np.concatenate([spec.cell.initial(Draws(spec.seed, k), width) for k, width in enumerate(widths)])
+    weights = np.concatenate([spec.initial(k, width) for k, width in enumerate(widths)])
     if c.encoded:
         weights = np.concatenate([weights, _encoder(c, model, spec.seed)])
     first, second = MOMENTS[c.optimizer]
+    linear = int(spec.head.optimized)
 
     def zeros(rows: int, columns: int, kept: int = 1) -> np.ndarray:
         return np.zeros((rows, columns * kept), dtype)
@@ -121,16 +136,16 @@ def shared(cell: Any, c: Config, places: np.ndarray, model: ModelSpec, classes: 
         cell=weights.astype(dtype),
         m_cell=np.zeros(len(weights) * first, dtype),
         v_cell=np.zeros(len(weights) * second, dtype),
-        out=zeros(classes, c.hidden),
-        m_out=zeros(classes, c.hidden, first),
-        v_out=zeros(classes, c.hidden, second),
-        skip=zeros(classes, c.width),
-        m_skip=zeros(classes, c.width, first),
-        v_skip=zeros(classes, c.width, second),
+        out=zeros(classes, linear * c.hidden),
+        m_out=zeros(classes, linear * c.hidden, first),
+        v_out=zeros(classes, linear * c.hidden, second),
+        skip=zeros(classes, linear * c.width),
+        m_skip=zeros(classes, linear * c.width, first),
+        v_skip=zeros(classes, linear * c.width, second),
         scaler=np.zeros((c.features + int(c.task == layout.REGRESSION), 3)),
         target=np.zeros(layout.TARGET),
         decay=np.ones(2),
-        counters=np.zeros(3, np.int64),
+        counters=np.zeros(layout.COUNTERS, np.int64),
     )
 
 
@@ -160,7 +175,8 @@ def scratch(cell: Any, c: Config, places: np.ndarray, categories: np.ndarray, cl
         out_gate=zeros(layers, columns),
         d_out=zeros(layers, columns),
         row=zeros(max(n, c.hidden, c.width, inputs, columns)),
-        logits=np.zeros(classes),
+        logits=np.zeros(max(2, classes)),
+        spread=np.full(3, np.nan),
         d_logits=np.zeros(classes),
         inputs=zeros(c.width) if c.encoded else x[0],
         tables=categories,

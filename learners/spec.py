@@ -151,6 +151,10 @@ class LearnerSpec(Strict):
         """Returns a fresh learner (see `learners.base.Learner`) for `model`, whose `learner` is this spec."""
         raise NotImplementedError(f"learner kind {self.kind!r} has no build method")
 
+    def uses_seed(self) -> bool:
+        """Whether anything about the learner is random: another seed then gives another state."""
+        return True
+
     def check(self, model: ModelSpec) -> None:
         """Refuses what only the whole model shows, such as a state too large to be held.
 

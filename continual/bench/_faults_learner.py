@@ -10,7 +10,8 @@ import numpy as np
 from pydantic import Field
 
 from learners.base import Folded
-from learners.methods.recurrent import RecurrentLearner, RecurrentSpec
+from learners.compiled import CompiledLearner
+from learners.methods.recurrent import RecurrentSpec
 from learners.spec import ModelSpec
 from streams.batch import Batch
 
@@ -24,12 +25,12 @@ class PoisonedSpec(RecurrentSpec):
     kind: Literal["poisoned"] = "poisoned"  # type: ignore[assignment]
     how: Literal["raise", "kill"] = Field("raise", description="The marked event raises, or kills the process.")
 
-    def build(self, model: ModelSpec) -> RecurrentLearner:
+    def build(self, model: ModelSpec) -> CompiledLearner:
         """A fresh learner for `model`."""
         return PoisonedLearner(model)
 
 
-class PoisonedLearner(RecurrentLearner):
+class PoisonedLearner(CompiledLearner):
     """Folds nothing of a batch that holds the marked event."""
 
     def fold(self, batch: Batch) -> Folded:

@@ -126,11 +126,11 @@ def verify() -> None:
 def reference_fold(model: ModelSpec, batch: Batch) -> tuple[float, Any]:
     """Folds with `kernels.reference.fold` in place of the compiled loop: the seconds, and what the fold said."""
 
-    def plain(cell: Any, config: Any, shared: Any, rows: Any, events: Any, out: Any, scratch: Any) -> None:
+    def plain(cell: Any, head: Any, config: Any, shared: Any, rows: Any, events: Any, out: Any, scratch: Any) -> None:
         reference.fold(cell, config, shared, rows, events, out, scratch.tables)
 
     shim = SimpleNamespace(fold=plain)
-    with mock.patch("learners.methods.recurrent.kernel", shim):
+    with mock.patch("learners.compiled.kernel", shim):
         taken, folded = fold(model.learner.build(model), [batch])
     return taken, folded[0]
 

@@ -7,12 +7,16 @@ import math
 import numba as nb
 
 from kernels.cpu.encoder import encode
-from kernels.cpu.heads import base_of, observe_change, predict
+from kernels.cpu.heads import REFUSED, predict, weight
+from kernels.cpu.heads.target import base_of, observe_change
 from kernels.cpu.inputs import prepare
 from kernels.cpu.layers import forward_all, hold, take_up
 from kernels.cpu.layout import (
+    BINARY,
     C_CLASSES,
+    C_OBSERVED,
     C_POSITION,
+    C_UPDATED,
     CLASS_LIMIT,
     H_CHANGE,
     H_LABEL,
@@ -20,6 +24,7 @@ from kernels.cpu.layout import (
     H_LABELS,
     H_PENDING,
     H_POSITION,
+    H_REFUSED,
     H_SEEN,
     H_TIME,
     L_HELD,
@@ -28,14 +33,19 @@ from kernels.cpu.layout import (
     NONFINITE,
     OBSERVED,
     OUT_OF_ORDER,
+    OUTLIER,
     P_AT,
     P_BASE,
     P_CODE,
+    P_DRAW,
     P_SEEN,
+    P_SURE,
     P_VALUE,
+    REGRESSION,
+    T_UPDATED_AT,
     UNKNOWN_ID,
 )
-from kernels.cpu.learning import carry_all, carry_and_learn, learn_held, new_class
+from kernels.cpu.learning import carry_all, carry_and_learn, learn_held
 from kernels.cpu.numerics import INLINE, JIT
 
 
@@ -49,84 +59,135 @@ def _class_of(config, shared, events, y):
     return float(index)
 
 
+PATIENCE = 2
+"""Outliers of a key in a row that are refused: the next one is a new level, and is learned."""
+
+
 @nb.njit(**INLINE)
-def _note_label(shared, head, y, seen):
+def _note_label(shared, row, y, seen, time):
     """The key's last label, its change and the observation it belongs to."""
-    head[H_CHANGE] = y - head[H_LABEL] if head[H_LABELS] > 0 else 0.0
-    head[H_LABEL] = y
-    head[H_LABELS] += 1
-    head[H_LABEL_AT] = seen
+    row[H_CHANGE] = y - row[H_LABEL] if row[H_LABELS] > 0 else 0.0
+    row[H_LABEL] = y
+    row[H_LABELS] += 1
+    row[H_LABEL_AT] = seen
+    row[H_REFUSED] = 0.0
+    if time > 0:
+        shared.target[T_UPDATED_AT] = max(shared.target[T_UPDATED_AT], float(time))
 
 
 @nb.njit(**INLINE)
-def _score(out, t, value, code, base, y):
+def _score(out, t, value, code, base, y, sure):
     out.scored[t, 0] = value
     out.scored[t, 1] = code
     out.scored[t, 2] = base
     out.scored[t, 3] = y
+    out.scored[t, 4] = sure
 
 
 @nb.njit(**INLINE)
-def gap_of(config, head, time):
+def _sureness(config, value, s):
+    """How sure a prediction is: the probability of its class, or the half-width of its interval."""
+    if config.task == REGRESSION:
+        return s.spread[2]
+    return 1.0 - value if config.task == BINARY and value < 0.5 else value
+
+
+@nb.njit(**INLINE)
+def gap_of(config, row, time):
     """Time since the key's last event in units of the spec, 1 where one of the two has no time."""
-    if config.gap_unit <= 0.0 or time <= 0 or head[H_TIME] <= 0.0:
+    if config.gap_unit <= 0.0 or time <= 0 or row[H_TIME] <= 0.0:
         return 1.0
-    gap = (float(time) - head[H_TIME]) / config.gap_unit
+    gap = (float(time) - row[H_TIME]) / config.gap_unit
     return gap if gap > config.least_gap else config.least_gap
 
 
 @nb.njit(**INLINE)
-def _observe(cell, config, shared, rows, events, out, s, t, slot):
+def elapsed_of(config, shared, observed, time):
+    """Steps of forgetting since the last update, at the observation number `observed` from 1, or at `time`."""
+    if config.forget_unit <= 0.0:
+        return float(observed - shared.counters[C_UPDATED])
+    if time <= 0 or shared.target[T_UPDATED_AT] <= 0.0:
+        return 0.0
+    return max(0.0, (float(time) - shared.target[T_UPDATED_AT]) / config.forget_unit)
+
+
+@nb.njit(**INLINE)
+def _meet_class(head, config, shared, base, y, draw, elapsed, s):
+    """A label seen for the first time joins the classes before it is learned."""
+    if y >= shared.counters[C_CLASSES]:
+        shared.counters[C_CLASSES] = int(y) + 1
+        predict(head, config, shared, base, s.phi[config.layers - 1], s.inputs, draw, elapsed, s)
+
+
+@nb.njit(**INLINE)
+def _refused(head, config, shared, row, base, y, s):
+    """Whether the label is an outlier, of which there have not been too many in a row; counts it then."""
+    if row[H_REFUSED] >= PATIENCE or weight(head, config, shared, base, y, s) >= REFUSED:
+        return False
+    row[H_REFUSED] += 1.0
+    return True
+
+
+@nb.njit(**INLINE)
+def _observe(cell, head, config, shared, rows, events, out, s, t, slot):
     """An event with features, with or without its label."""
-    head = rows.head[slot]
+    row = rows.head[slot]
     body = rows.body[slot]
     time = events.time[t]
     outcome = 0
-    if time > 0 and time < head[H_TIME]:
+    if time > 0 and time < row[H_TIME]:
         outcome = OUT_OF_ORDER
     apply = outcome == 0 or config.ignore_out_of_order == 0
     x = s.inputs
-    prepare(config, shared, head, events.x[t], x, apply)
+    prepare(config, shared, row, events.x[t], x, apply)
     if config.encoded > 0:
         encode(config, shared.cell, events.x[t], s)
-    forward_all(cell, config, shared.cell, body, gap_of(config, head, time), s)
+    forward_all(cell, config, shared.cell, body, gap_of(config, row, time), s)
     phi = s.phi[config.layers - 1]
-    base = base_of(config, shared, head)
-    value, code = predict(config, shared, base, phi, x, s)
+    base = base_of(config, shared, row)
+    draw = shared.counters[C_OBSERVED]
+    elapsed = elapsed_of(config, shared, draw + 1, time)
+    value, code = predict(head, config, shared, base, phi, x, draw, elapsed, s)
     out.value[t] = value
     out.code[t] = code
     if not apply:
         out.outcome[t] = outcome
         return
     outcome |= OBSERVED
-    head[H_SEEN] += 1
-    head[H_TIME] = max(head[H_TIME], float(time))
-    head[H_POSITION] = shared.counters[C_POSITION]
+    shared.counters[C_OBSERVED] += 1
+    row[H_SEEN] += 1
+    row[H_TIME] = max(row[H_TIME], float(time))
+    row[H_POSITION] = shared.counters[C_POSITION]
     y = events.y[t]
+    sure = _sureness(config, value, s)
     if events.kind[t] != 0 and config.task == MULTICLASS:
         y = _class_of(config, shared, events, y)
     if events.kind[t] == 0 or (config.task == MULTICLASS and y < 0):
         carry_all(cell, config, body, s)
         if events.kind[t] == 0:
             if config.pending > 0:
-                _hold(cell, config, shared, rows, events, s, t, slot, base, value, code)
+                _hold(cell, config, shared, rows, events, s, t, slot, base, value, code, sure)
         else:
             outcome |= CLASS_LIMIT
     else:
+        known = config.task != MULTICLASS or y < shared.counters[C_CLASSES]
+        given = (s.logits[int(y)] if known else 0.0) if config.task == MULTICLASS else value
+        _score(out, t, given, code, base, y, sure)
         if config.task == MULTICLASS:
-            given = s.logits[int(y)] if y < shared.counters[C_CLASSES] else 0.0
-            _score(out, t, given, code, base, y)
-            new_class(config, shared, y, phi, x, s)
+            _meet_class(head, config, shared, base, y, draw, elapsed, s)
+        if _refused(head, config, shared, row, base, y, s):
+            outcome |= OUTLIER
+            carry_all(cell, config, body, s)
         else:
-            _score(out, t, value, code, base, y)
-        observe_change(config, shared, head, y)
-        outcome |= LEARNED if carry_and_learn(cell, config, shared, base, y, body, s) else NONFINITE
-        _note_label(shared, head, y, head[H_SEEN])
+            observe_change(config, shared, row, y)
+            learned = carry_and_learn(cell, head, config, shared, base, y, draw, elapsed, body, s)
+            outcome |= LEARNED if learned else NONFINITE
+            _note_label(shared, row, y, row[H_SEEN], time)
     out.outcome[t] = outcome
 
 
 @nb.njit(**JIT)
-def _hold(cell, config, shared, rows, events, s, t, slot, base, value, code):
+def _hold(cell, config, shared, rows, events, s, t, slot, base, value, code, sure):
     """Keeps an observation for its label: a ring per key, so the oldest goes first."""
     ring = int(rows.head[slot, H_PENDING])
     rows.head[slot, H_PENDING] = (ring + 1) % config.pending
@@ -138,6 +199,8 @@ def _hold(cell, config, shared, rows, events, s, t, slot, base, value, code):
     note[P_VALUE] = value
     note[P_CODE] = code
     note[P_SEEN] = rows.head[slot, H_SEEN]
+    note[P_SURE] = sure
+    note[P_DRAW] = shared.counters[C_OBSERVED] - 1
     hold(cell, config, rows.body[slot], s, rows.pending_body[slot, ring])
 
 
@@ -154,7 +217,7 @@ def _find(config, rows, events, t, slot, position):
 
 
 @nb.njit(**JIT)
-def _label(cell, config, shared, rows, events, out, s, t, slot):
+def _label(cell, head, config, shared, rows, events, out, s, t, slot):
     """A label for an earlier observation: the gradient comes from the state as it stood at the prediction."""
     out.value[t] = math.nan
     out.code[t] = -1
@@ -163,9 +226,9 @@ def _label(cell, config, shared, rows, events, out, s, t, slot):
         out.outcome[t] = UNKNOWN_ID
         return
     y = events.y[t]
-    head = rows.head[slot]
+    row = rows.head[slot]
     note = rows.pending_head[slot, place]
-    head[H_POSITION] = shared.counters[C_POSITION]
+    row[H_POSITION] = shared.counters[C_POSITION]
     note[P_AT] = 0.0
     if config.task == MULTICLASS:
         y = _class_of(config, shared, events, y)
@@ -175,45 +238,56 @@ def _label(cell, config, shared, rows, events, out, s, t, slot):
     held = rows.pending_body[slot, place]
     take_up(cell, config, shared.cell, held, s)
     body = held[s.plan[config.layers, L_HELD] :]
-    x, phi = s.inputs, s.phi[config.layers - 1]
-    _score(out, t, math.nan if config.task == MULTICLASS else note[P_VALUE], note[P_CODE], note[P_BASE], y)
-    predict(config, shared, note[P_BASE], phi, x, s)
-    if config.task == MULTICLASS:
-        new_class(config, shared, y, phi, x, s)
-    observe_change(config, shared, head, y)
-    out.outcome[t] = LEARNED if learn_held(cell, config, shared, note[P_BASE], y, body, s) else NONFINITE
-    _note_label(shared, head, y, note[P_SEEN])
+    base = note[P_BASE]
+    given = math.nan if config.task == MULTICLASS else note[P_VALUE]
+    _score(out, t, given, note[P_CODE], base, y, note[P_SURE])
+    draw = int(note[P_DRAW])
+    elapsed = elapsed_of(config, shared, shared.counters[C_OBSERVED], events.time[t])
+    if config.task == MULTICLASS and y >= shared.counters[C_CLASSES]:
+        shared.counters[C_CLASSES] = int(y) + 1
+    predict(head, config, shared, base, s.phi[config.layers - 1], s.inputs, draw, elapsed, s)
+    if _refused(head, config, shared, row, base, y, s):
+        out.outcome[t] = OUTLIER
+        return
+    observe_change(config, shared, row, y)
+    learned = learn_held(cell, head, config, shared, base, y, draw, elapsed, body, s)
+    out.outcome[t] = LEARNED if learned else NONFINITE
+    _note_label(shared, row, y, note[P_SEEN], events.time[t])
 
 
 @nb.njit(**JIT)
-def fold(cell, config, shared, rows, events, out, s):
-    """Folds `events` into `shared` and `rows` and writes what was predicted and done to `out`."""
+def fold(cell, head, config, shared, rows, events, out, s):
+    """Folds `events` into `shared`, `rows` and the head's state and writes what was predicted and done to `out`."""
     for t in range(len(events.kind)):
         shared.counters[C_POSITION] += 1
-        for i in range(4):
+        for i in range(5):
             out.scored[t, i] = math.nan
         if events.kind[t] == 2:
-            _label(cell, config, shared, rows, events, out, s, t, events.slot[t])
+            _label(cell, head, config, shared, rows, events, out, s, t, events.slot[t])
         else:
-            _observe(cell, config, shared, rows, events, out, s, t, events.slot[t])
+            _observe(cell, head, config, shared, rows, events, out, s, t, events.slot[t])
 
 
 @nb.njit(**JIT)
-def predict_each(cell, config, shared, rows, x, time, slot, out_value, out_code, probabilities, s):
+def predict_each(cell, head, config, shared, rows, x, time, slot, out_value, out_code, probabilities, spread, s):
     """Predicts every row of `x` float32 [n, d] at `time` as if it were the next event; changes nothing but the outputs.
 
-    `probabilities` is float32 [n, classes], or [0, 0] when not wanted.
+    `probabilities` is float32 [n, classes], `spread` float64 [n, 3] (see `heads.predict`); [0, 0] when not wanted.
     """
+    draw = shared.counters[C_OBSERVED]
     for t in range(len(x)):
-        head = rows.head[slot[t]]
-        prepare(config, shared, head, x[t], s.inputs, False)
+        row = rows.head[slot[t]]
+        prepare(config, shared, row, x[t], s.inputs, False)
         if config.encoded > 0:
             encode(config, shared.cell, x[t], s)
-        forward_all(cell, config, shared.cell, rows.body[slot[t]], gap_of(config, head, time[t]), s)
-        phi = s.phi[config.layers - 1]
-        value, code = predict(config, shared, base_of(config, shared, head), phi, s.inputs, s)
+        forward_all(cell, config, shared.cell, rows.body[slot[t]], gap_of(config, row, time[t]), s)
+        phi, base = s.phi[config.layers - 1], base_of(config, shared, row)
+        elapsed = elapsed_of(config, shared, draw + 1, time[t])
+        value, code = predict(head, config, shared, base, phi, s.inputs, draw, elapsed, s)
         out_value[t] = value
         out_code[t] = code
-        if probabilities.shape[0] > 0:
-            for k in range(probabilities.shape[1]):
-                probabilities[t, k] = s.logits[k]
+        for k in range(probabilities.shape[1]):
+            probabilities[t, k] = s.logits[k]
+        if len(spread) > 0:
+            for k in range(3):
+                spread[t, k] = s.spread[k]

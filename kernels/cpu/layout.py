@@ -15,24 +15,26 @@ import numpy as np
 BINARY, MULTICLASS, REGRESSION = 0, 1, 2
 SGD, ADAM, RMSPROP, OBGD = range(4)
 
-LEARNED, OBSERVED, UNKNOWN_ID, OUT_OF_ORDER, NONFINITE, CLASS_LIMIT, QUARANTINED = 1, 2, 4, 8, 16, 32, 64
+LEARNED, OBSERVED, UNKNOWN_ID, OUT_OF_ORDER, NONFINITE, CLASS_LIMIT, QUARANTINED, OUTLIER = (1 << i for i in range(8))
 """Outcome flags, as in the wire format."""
 
 # Columns of `Rows.head`: observations, largest event time, labels, last label, its change from the one before, the
-# observation it belongs to, next place of the pending ring, position + 1 of the last event folded into the row.
-H_SEEN, H_TIME, H_LABELS, H_LABEL, H_CHANGE, H_LABEL_AT, H_PENDING, H_POSITION = range(8)
-HEAD = 8
+# observation it belongs to, next place of the pending ring, position + 1 of the last event folded into the row, labels
+# that were refused as outliers since the last one that was not.
+H_SEEN, H_TIME, H_LABELS, H_LABEL, H_CHANGE, H_LABEL_AT, H_PENDING, H_POSITION, H_REFUSED = range(9)
+HEAD = 9
 
 # Columns of `Rows.pending_head`: position + 1 of the observation (0: free), the key's last label then (the base of a
-# regression), the prediction as it was made, its class, and the key's count of observations.
-P_AT, P_BASE, P_VALUE, P_CODE, P_SEEN = range(5)
-PENDING_HEAD = 5
+# regression), the prediction as it was made, its class, the key's count of observations, how sure the prediction was
+# (column 4 of `Out.scored`), and the number of the observation in the log.
+P_AT, P_BASE, P_VALUE, P_CODE, P_SEEN, P_SURE, P_DRAW = range(7)
+PENDING_HEAD = 7
 
 # Entries of `Shared.target`: events and second moment of the change, events and mean of the label; of the read-out's
 # output o and the change z that it should have said, in deviations, the means of o z, o o, |z - a o| with a the slope
-# (see `heads.slope`), and |z|.
-T_CHANGES, T_CHANGE_SQ, T_LABELS, T_LABEL_MEAN, T_AGREEMENT, T_POWER, T_MISSED, T_MOVED = range(8)
-TARGET = 8
+# (see `heads.linear.slope`), and |z|; the time of the last update, 0 for none.
+T_CHANGES, T_CHANGE_SQ, T_LABELS, T_LABEL_MEAN, T_AGREEMENT, T_POWER, T_MISSED, T_MOVED, T_UPDATED_AT = range(9)
+TARGET = 9
 
 # Columns of `Scratch.plan`: inputs of a layer, where its weights and those of its output stage begin in `Shared.cell`,
 # rows and columns of the latter, where its state begins in a key's row and its inputs in what is held for a label.
@@ -42,8 +44,10 @@ LAYER = 7
 WORK_ROWS = 8
 """Rows of working memory that the forward step of any cell gets by with."""
 
-# Entries of `Shared.counters`.
-C_POSITION, C_STEPS, C_CLASSES = range(3)
+# Entries of `Shared.counters`: events, updates applied, classes known, observations (labelled or not), and how many of
+# those there were at the last update.
+C_POSITION, C_STEPS, C_CLASSES, C_OBSERVED, C_UPDATED = range(5)
+COUNTERS = 5
 
 
 class Config(NamedTuple):
@@ -79,6 +83,8 @@ class Config(NamedTuple):
     """What counts as one unit of time between two events of a key; 0: every gap is 1."""
     least_gap: float
     """Shorter gaps count as this many units."""
+    forget_unit: float
+    """Event time that counts as one step of forgetting between two updates; 0: every observation is one."""
     window: float
     """Events over which means and deviations run."""
     clip: float
@@ -112,24 +118,24 @@ class Shared(NamedTuple):
     scaler: np.ndarray
     """float64 [F, 3]: count, mean, variance; the features, then for regression the level of the previous label."""
     target: np.ndarray
-    """float64 [8]."""
+    """float64 [9]."""
     decay: np.ndarray
     """float64 [2]: beta1^t and beta2^t."""
     counters: np.ndarray
-    """int64 [3]."""
+    """int64 [5]."""
 
 
 class Rows(NamedTuple):
     """Arrays with one row per key slot."""
 
     head: np.ndarray
-    """float64 [S, 8]."""
+    """float64 [S, 9]."""
     body: np.ndarray
     """T [S, B]: of each layer the state, then the traces."""
     pending_id: np.ndarray
     """uint64 [S, P, 2]."""
     pending_head: np.ndarray
-    """float64 [S, P, 5]."""
+    """float64 [S, P, 7]."""
     pending_body: np.ndarray
     """T [S, P, ...]: inputs and factors of each layer, then `body`, as they stood at the prediction."""
 
@@ -160,9 +166,10 @@ class Out(NamedTuple):
     outcome: np.ndarray
     """uint8 [n]."""
     scored: np.ndarray
-    """float64 [n, 4]: for a label that met its prediction, as that was made: the prediction (multi-class: the
-    probability given to this label, NaN for a label by id), its class, the key's label before (NaN: none), and the
-    label itself (multi-class: the model's index of its class). NaN rows elsewhere."""
+    """float64 [n, 5]: for a label that met its prediction, as that was made: the prediction (multi-class: the
+    probability given to this label, NaN for a label by id), its class, the key's label before (NaN: none), the label
+    itself (multi-class: the model's index of its class), and how sure the prediction was: the probability of its class,
+    or the half-width of a regression's 90 % interval (NaN: unknown). NaN rows elsewhere."""
 
 
 class Scratch(NamedTuple):
@@ -197,7 +204,9 @@ class Scratch(NamedTuple):
     row: np.ndarray
     """T [longest row]: the gradient of one row of weights."""
     logits: np.ndarray
-    """float64 [K]."""
+    """float64 [K], at least 2."""
+    spread: np.ndarray
+    """float64 [3]: of a prediction, see `kernels.cpu.heads.predict`."""
     d_logits: np.ndarray
     """float64 [K]: dL/dlogits."""
     inputs: np.ndarray

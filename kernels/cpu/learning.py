@@ -11,25 +11,15 @@ import numba as nb
 from kernels.cpu import rtrl
 from kernels.cpu.cells import made_of
 from kernels.cpu.encoder import categories_named, encoder_step
-from kernels.cpu.heads import backward, gradient, softmax
-from kernels.cpu.heads import logits as logits_of
+from kernels.cpu.heads import error, step
 from kernels.cpu.layers import backward_all, layer, output_norms, output_step
-from kernels.cpu.layout import C_CLASSES, C_STEPS, L_BODY, L_WEIGHTS, L_WIDTH
+from kernels.cpu.layout import C_OBSERVED, C_STEPS, C_UPDATED, L_BODY, L_WEIGHTS, L_WIDTH
 from kernels.cpu.numerics import INLINE, JIT
-from kernels.cpu.optimizers import needs_whole_gradient, scale_of, shrink_row, step_row, step_scalars
+from kernels.cpu.optimizers import needs_whole_gradient, scale_of, step_scalars
 
 LARGEST_ERROR = 1e12
 """Bound on sum |dL/dh| and |dL/do| for an update to be applied: below it no product with a trace (at most
 `rtrl.LARGEST_TRACE`) or an input (bounded by the clip) and no square of one overflows float32."""
-
-
-@nb.njit(**JIT)
-def new_class(config, shared, y, phi, x, s):
-    """A label seen for the first time joins the softmax before its own gradient is taken."""
-    if y >= shared.counters[C_CLASSES]:
-        shared.counters[C_CLASSES] = int(y) + 1
-        logits_of(shared, phi, x, config.hidden, config.width, int(y) + 1, s.logits)
-        softmax(s.logits, int(y) + 1)
 
 
 @nb.njit(**INLINE)
@@ -56,29 +46,14 @@ def carry_all(cell, config, body, s):
 
 
 @nb.njit(**INLINE)
-def _errors(cell, config, shared, base, y, s):
+def _errors(cell, head, config, shared, base, y, draw, elapsed, s):
     """dL/do and dL/dh of every layer, in `s`. Returns (logits, whether the update may be applied)."""
-    rows, finite = gradient(config, shared, base, y, s)
-    backward(shared, rows, config.hidden, s, s.d_phi[config.layers - 1])
+    top = config.layers - 1
+    rows, finite = error(head, config, shared, base, y, s.phi[top], s.inputs, draw, elapsed, s.d_phi[top], s)
     finite = finite and backward_all(cell, config, shared.cell, s) <= LARGEST_ERROR
     for k in range(rows):
         finite = finite and abs(s.d_logits[k]) <= LARGEST_ERROR
     return rows, finite
-
-
-@nb.njit(**INLINE)
-def _read_out_step(config, shared, rows, s, r, q):
-    phi, x = s.phi[config.layers - 1], s.inputs
-    for k in range(rows):
-        g = shared.out.dtype.type(s.d_logits[k])
-        for i in range(config.hidden):
-            s.row[i] = g * phi[i]
-        shrink_row(config, shared.out[k], 0, config.hidden)
-        step_row(config, shared.out[k], shared.m_out[k], shared.v_out[k], 0, s.row, config.hidden, r, q)
-        for j in range(config.width):
-            s.row[j] = g * x[j]
-        shrink_row(config, shared.skip[k], 0, config.width - 1)
-        step_row(config, shared.skip[k], shared.m_skip[k], shared.v_skip[k], 0, s.row, config.width, r, q)
 
 
 @nb.njit(**JIT)
@@ -118,7 +93,7 @@ def _scale_errors(cell, config, body, rows, s):
 
 
 @nb.njit(**JIT)
-def _step_all(cell, config, shared, body, rows, s):
+def _step_all(cell, head, config, shared, base, y, elapsed, body, rows, s):
     """One step on every weight, with the traces in `body` as they are."""
     kind = made_of(cell)
     if needs_whole_gradient(config):
@@ -133,18 +108,25 @@ def _step_all(cell, config, shared, body, rows, s):
         output_step(config, shared, s, k, r, q)
     if config.encoded > 0:
         encoder_step(config, shared, s, r, q)
-    _read_out_step(config, shared, rows, s, r, q)
+    step(head, config, shared, base, y, s.phi[config.layers - 1], s.inputs, elapsed, rows, r, q, s)
 
 
 @nb.njit(**INLINE)
-def carry_and_learn(cell, config, shared, base, y, body, s):
+def _note_step(shared, applied):
+    if applied:
+        shared.counters[C_STEPS] += 1
+        shared.counters[C_UPDATED] = shared.counters[C_OBSERVED]
+
+
+@nb.njit(**INLINE)
+def carry_and_learn(cell, head, config, shared, base, y, draw, elapsed, body, s):
     """Carries states and traces one step and learns the label `y`. Returns whether the update was applied."""
     kind = made_of(cell)
-    rows, finite = _errors(cell, config, shared, base, y, s)
+    rows, finite = _errors(cell, head, config, shared, base, y, draw, elapsed, s)
     if not finite or needs_whole_gradient(config):
         carry_all(cell, config, body, s)
         if finite:
-            _step_all(cell, config, shared, body, rows, s)
+            _step_all(cell, head, config, shared, base, y, elapsed, body, rows, s)
     else:
         r, q = step_scalars(config, shared.decay)
         for k in range(config.layers):
@@ -157,16 +139,16 @@ def carry_and_learn(cell, config, shared, base, y, body, s):
             output_step(config, shared, s, k, r, q)
         if config.encoded > 0:
             encoder_step(config, shared, s, r, q)
-        _read_out_step(config, shared, rows, s, r, q)
-    shared.counters[C_STEPS] += finite
+        step(head, config, shared, base, y, s.phi[config.layers - 1], s.inputs, elapsed, rows, r, q, s)
+    _note_step(shared, finite)
     return finite
 
 
 @nb.njit(**JIT)
-def learn_held(cell, config, shared, base, y, body, s):
+def learn_held(cell, head, config, shared, base, y, draw, elapsed, body, s):
     """Learns the label `y` from states and traces that were held. Returns whether the update was applied."""
-    rows, finite = _errors(cell, config, shared, base, y, s)
+    rows, finite = _errors(cell, head, config, shared, base, y, draw, elapsed, s)
     if finite:
-        _step_all(cell, config, shared, body, rows, s)
-        shared.counters[C_STEPS] += 1
+        _step_all(cell, head, config, shared, base, y, elapsed, body, rows, s)
+    _note_step(shared, finite)
     return finite

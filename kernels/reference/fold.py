@@ -13,9 +13,12 @@ import torch
 
 from kernels.cpu.layout import (
     ADAM,
+    BINARY,
     C_CLASSES,
+    C_OBSERVED,
     C_POSITION,
     C_STEPS,
+    C_UPDATED,
     CLASS_LIMIT,
     H_CHANGE,
     H_LABEL,
@@ -33,7 +36,9 @@ from kernels.cpu.layout import (
     P_AT,
     P_BASE,
     P_CODE,
+    P_DRAW,
     P_SEEN,
+    P_SURE,
     P_VALUE,
     REGRESSION,
     T_AGREEMENT,
@@ -44,6 +49,7 @@ from kernels.cpu.layout import (
     T_MISSED,
     T_MOVED,
     T_POWER,
+    T_UPDATED_AT,
     UNKNOWN_ID,
     Config,
     Events,
@@ -97,14 +103,16 @@ def _observe(
     if not apply:
         return
     out.outcome[t] |= OBSERVED
+    shared.counters[C_OBSERVED] += 1
     head[H_SEEN] += 1
     head[H_TIME] = max(head[H_TIME], time)
     head[H_POSITION] = shared.counters[C_POSITION]
     stack.write(cell, config, moments, body)
+    sure = _sureness(config, value)
     if events.kind[t] == 0:
         if config.pending:
             between = torch.cat([x, categories]) if config.encoded else x[:0]
-            _hold(config, shared, rows, events, t, (base, value, code), stack.hold(moments, between, body))
+            _hold(config, shared, rows, events, t, (base, value, code, sure), stack.hold(moments, between, body))
         return
     y = _class_of(config, shared, events, t)
     if y < 0 and config.task == MULTICLASS:
@@ -112,9 +120,9 @@ def _observe(
         return
     if config.task == MULTICLASS:  # the probability that was given to the class; 0 for one that was not known
         value = torch.softmax(o, 0)[int(y)].item() if y < len(o) else 0.0
-    out.scored[t] = value, code, base, y
+    out.scored[t] = value, code, base, y, sure
     out.outcome[t] |= _learn(cell, config, shared, head, moments, seen, base, y)
-    _note_label(head, y, head[H_SEEN])
+    _note_label(shared, head, y, head[H_SEEN], time)
 
 
 def gap_of(config: Config, head: np.ndarray, time: int) -> float:
@@ -132,7 +140,8 @@ def _hold(config: Config, shared: Shared, rows: Rows, events: Events, t: int, ma
     rows.pending_id[slot, place] = events.id[t]
     note = rows.pending_head[slot, place]
     note[P_AT], note[P_SEEN] = shared.counters[C_POSITION], rows.head[slot, H_SEEN]
-    note[P_BASE], note[P_VALUE], note[P_CODE] = made
+    note[P_BASE], note[P_VALUE], note[P_CODE], note[P_SURE] = made
+    note[P_DRAW] = shared.counters[C_OBSERVED] - 1
     rows.pending_body[slot, place] = state.numpy()
 
 
@@ -151,12 +160,13 @@ def _label(cell: Any, config: Config, shared: Shared, rows: Rows, events: Events
         out.outcome[t] = CLASS_LIMIT
         return
     base = float(note[P_BASE])
-    out.scored[t] = math.nan if config.task == MULTICLASS else note[P_VALUE], note[P_CODE], base, y
+    given = math.nan if config.task == MULTICLASS else note[P_VALUE]
+    out.scored[t] = given, note[P_CODE], base, y, note[P_SURE]
     between = config.width + config.features if config.encoded else 0
     moments, held = stack.recall(cell, config, torch.from_numpy(rows.pending_body[slot, place]), between)
     seen = Seen(*held.split([config.width, config.features])) if config.encoded else Seen(moments[0].x, held)
     out.outcome[t] = _learn(cell, config, shared, head, moments, seen, base, y)
-    _note_label(head, y, note[P_SEEN])
+    _note_label(shared, head, y, note[P_SEEN], events.time[t])
 
 
 def _find(config: Config, rows: Rows, slot: int, id: np.ndarray, position: int) -> int:
@@ -198,6 +208,7 @@ def _learn(
         by_cell[part] = encoder.gradient(config, weights[part], *seen, moments[0].x[:-1], d_x)
     scale = optimizers.scale(config, error, gradients.values())
     shared.counters[C_STEPS] += 1
+    shared.counters[C_UPDATED] = shared.counters[C_OBSERVED]
     if config.optimizer == ADAM:
         shared.decay[:] = shared.decay * (config.beta1, config.beta2)
     _step(cell, config, shared, {name: scale * gradient for name, gradient in gradients.items()}, seen)
@@ -241,11 +252,19 @@ def _observe_change(config: Config, shared: Shared, head: np.ndarray, y: float) 
     target[T_LABEL_MEAN] += (y - target[T_LABEL_MEAN]) / min(target[T_LABELS], config.window)
 
 
-def _note_label(head: np.ndarray, y: float, seen: float) -> None:
+def _note_label(shared: Shared, head: np.ndarray, y: float, seen: float, time: int) -> None:
     head[H_CHANGE] = y - head[H_LABEL] if head[H_LABELS] > 0 else 0.0
     head[H_LABEL] = y
     head[H_LABELS] += 1
     head[H_LABEL_AT] = seen
+    shared.target[T_UPDATED_AT] = max(shared.target[T_UPDATED_AT], time)
+
+
+def _sureness(config: Config, value: float) -> float:
+    """The probability of the predicted class; a linear head knows no interval of a regression."""
+    if config.task == REGRESSION:
+        return math.nan
+    return max(value, 1.0 - value) if config.task == BINARY else value
 
 
 def _features(cell: Any, config: Config, shared: Shared, moments: list[stack.Moment]) -> torch.Tensor:

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from kernels.cpu import fold as cpu
+from kernels.cpu.heads.linear import Linear
 from kernels.cpu.layout import (
     ADAM,
+    COUNTERS,
     HEAD,
     L_BODY,
     L_HELD,
@@ -58,6 +60,7 @@ def make_config(task: int, cell: str, units: int, features: int, **changes) -> C
         "recurrent_rate": 1.0,
         "gap_unit": 0.0,
         "least_gap": 0.01,
+        "forget_unit": 0.0,
         "window": 50.0,
         "clip": 5.0,
         "residual_clip": 3.0,
@@ -112,7 +115,8 @@ def make_scratch(cell, config: Config, dtype=np.float64, fill: float = 0.0) -> S
     return Scratch(
         plan=plan,
         **arrays,
-        logits=np.full(classes, fill),
+        logits=np.full(max(2, classes), fill),
+        spread=np.full(3, fill),
         d_logits=np.full(classes, fill),
         inputs=np.full(config.width, fill, dtype) if config.encoded else arrays["x"][0],
         tables=make_tables(config),
@@ -157,7 +161,7 @@ def make_model(config: Config, cell: str, rng: np.random.Generator, keys: int = 
         scaler=np.zeros((config.features + (config.task == REGRESSION), 3)),
         target=np.zeros(TARGET),
         decay=np.ones(2),
-        counters=np.zeros(3, np.int64),
+        counters=np.zeros(COUNTERS, np.int64),
     )
     p, body, held = config.pending, plan[-1, L_BODY], plan[-1, L_HELD]
     rows = Rows(
@@ -172,7 +176,7 @@ def make_model(config: Config, cell: str, rng: np.random.Generator, keys: int = 
 
 
 def make_out(n: int) -> Out:
-    return Out(np.empty(n), np.empty(n, np.int32), np.empty(n, np.uint8), np.full((n, 4), np.nan))
+    return Out(np.empty(n), np.empty(n, np.int32), np.empty(n, np.uint8), np.full((n, 5), np.nan))
 
 
 def make_events(config: Config, rng: np.random.Generator, n: int, keys: int = 1, labelled: float = 0.7) -> Events:
@@ -215,7 +219,7 @@ def one(events: Events, t: int) -> Events:
 
 
 def fold(model, events: Events, out: Out) -> None:
-    cpu.fold(model.cell, model.config, model.shared, model.rows, events, out, model.scratch)
+    cpu.fold(model.cell, Linear(), model.config, model.shared, model.rows, events, out, model.scratch)
 
 
 @pytest.fixture(scope="session")

@@ -14,13 +14,17 @@ from streams.batch import LABEL
 
 
 def make_spec(target: str, arrive: str, dtype: str, **changes) -> ModelSpec:
+    return spec_with(target, arrive, {"kind": "recurrent", "cell": {"units": 9}, "dtype": dtype} | changes)
+
+
+def spec_with(target: str, arrive: str, learner: dict) -> ModelSpec:
     return ModelSpec.model_validate(
         {
             "name": "m",
             "features": [{"name": "a", "missing": "mean"}, "b", {"name": "c", "missing": "mean"}],
             "target": {"kind": target} | ({"max_classes": 8} if target == "multiclass" else {}),
             "labels": {"arrive": arrive, "pending": 3 if arrive == "delayed" else 0},
-            "learner": {"kind": "recurrent", "cell": {"units": 9}, "dtype": dtype} | changes,
+            "learner": learner,
         }
     )
 
@@ -82,3 +86,15 @@ def test_a_label_at_once_leaves_the_same_weights() -> None:
         slots = [learner.rows.lookup(type(log.key).pack(keys)) for learner in (whole, split)]
         rows = [learner.rows.columns["body"][where] for learner, where in zip((whole, split), slots)]
         assert rows[0].tobytes() == rows[1].tobytes()
+
+
+STATIC = {"raw": {"kind": "raw"}, "random": {"kind": "random", "units": 7}}
+
+
+@pytest.mark.parametrize("arrive", ["immediate", "delayed"])
+@pytest.mark.parametrize("point", [("binary", "raw"), ("multiclass", "random"), ("regression", "random")], ids="-".join)
+def test_static(point, arrive) -> None:
+    """A linear head on the inputs, or on random features of them."""
+    target, features = point
+    learner = {"kind": "static", "features": STATIC[features]}
+    conformance.check_learner(spec_with(target, arrive, learner), seed=70)

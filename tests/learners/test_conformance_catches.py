@@ -10,9 +10,9 @@ from kernels.cpu import layout
 from learners import conformance
 from learners.base import MemoryRows
 from learners.cells.base import Draws
+from learners.compiled import CompiledLearner
 from learners.conformance.crashes import TwoVersionRows
 from learners.keyed import KeyedRows
-from learners.methods.recurrent import RecurrentLearner
 from learners.spec import ModelSpec
 from streams.batch import OBSERVATION
 
@@ -25,7 +25,7 @@ SPEC = ModelSpec.model_validate(
         "learner": {"kind": "recurrent", "cell": {"units": 5}},
     }
 )
-fold, predict, load = RecurrentLearner.fold, RecurrentLearner.predict, RecurrentLearner.load
+fold, predict, load = CompiledLearner.fold, CompiledLearner.predict, CompiledLearner.load
 evict, put_rows = KeyedRows.evict, TwoVersionRows.put_rows
 
 
@@ -108,20 +108,20 @@ def compiles_again(self, batch):
 compiled: list = []
 
 BROKEN = [
-    ("state_round_trips", RecurrentLearner, "load", forgets_moments),
+    ("state_round_trips", CompiledLearner, "load", forgets_moments),
     ("a_snapshot_is_of_its_position", KeyedRows, "before_write", lambda self, slots: None),
-    ("any_delivery_gives_the_same", RecurrentLearner, "fold", sees_the_batch),
+    ("any_delivery_gives_the_same", CompiledLearner, "fold", sees_the_batch),
     ("any_slots_give_the_same", KeyedRows, "evict", drops_hidden_state),
     ("any_crash_gives_the_same", TwoVersionRows, "put_rows", overwrites),
     ("any_crash_gives_the_same", KeyedRows, "evict", evicts_during_a_snapshot),
     ("same_seed_same_bits", Draws, "uniform", ignores_the_seed),
-    ("predict_is_what_the_fold_says", RecurrentLearner, "predict", learns_from_questions),
-    ("predict_is_what_the_fold_says", RecurrentLearner, "predict", warms_rows),
-    ("keys_do_not_leak", RecurrentLearner, "fold", mixes_keys),
-    ("outcomes_follow_the_policy", RecurrentLearner, "fold", reports_all_learned),
-    ("events_without_effect_have_none", RecurrentLearner, "fold", registers_every_label),
-    ("a_label_at_once_is_a_labelled_event", RecurrentLearner, "fold", learns_labels_twice),
-    ("second_call_compiles_nothing", RecurrentLearner, "fold", compiles_again),
+    ("predict_is_what_the_fold_says", CompiledLearner, "predict", learns_from_questions),
+    ("predict_is_what_the_fold_says", CompiledLearner, "predict", warms_rows),
+    ("keys_do_not_leak", CompiledLearner, "fold", mixes_keys),
+    ("outcomes_follow_the_policy", CompiledLearner, "fold", reports_all_learned),
+    ("events_without_effect_have_none", CompiledLearner, "fold", registers_every_label),
+    ("a_label_at_once_is_a_labelled_event", CompiledLearner, "fold", learns_labels_twice),
+    ("second_call_compiles_nothing", CompiledLearner, "fold", compiles_again),
 ]
 
 

@@ -15,7 +15,8 @@ from continual.bench.report import publish
 from kernels.cpu import layout, sequence
 from kernels.reference.inputs import prepare
 from learners import recurrence
-from learners.methods.recurrent import RecurrentLearner, RecurrentSpec
+from learners.compiled import CompiledLearner
+from learners.methods.recurrent import RecurrentSpec
 from streams.batch import Batch
 
 POSITIONS = (100, 500, 1000, 2000, 5000)
@@ -30,7 +31,7 @@ class Compared:
         model = drift.model(stream, learner, seed)
         spec = model.learner
         assert isinstance(spec, RecurrentSpec)
-        self._learner: RecurrentLearner = spec.build(model)
+        self._learner: CompiledLearner = spec.build(model)
         self._cell, self._config = spec.cell.compiled(), recurrence.config(model, spec)
         self._work = sequence.work(self._cell, self._config.width, spec.cell.hidden, np.dtype(spec.dtype))
         self._dtype = np.dtype(spec.dtype)

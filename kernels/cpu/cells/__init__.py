@@ -25,11 +25,10 @@ from typing import Any, NamedTuple, TypeVar
 
 from numba.extending import overload
 
+from kernels.cpu.dispatch import form_of
 from kernels.cpu.numerics import INLINE
 
 T = TypeVar("T")
-
-_FORMS: dict[tuple[Callable, type], Callable] = {}
 
 
 def made(
@@ -88,16 +87,6 @@ def sizes(cell: Any, width: int) -> Sizes:
     return Sizes(width, out + rows * stage_columns, out, rows, stage_columns, body)
 
 
-def implements(function: Callable, cell: type) -> Callable[[Callable], Callable]:
-    """Decorator: `function` for cells of the type `cell`. It takes the arguments of `function`, by the same names."""
-
-    def register(form: Callable) -> Callable:
-        _FORMS[function, cell] = form
-        return form
-
-    return register
-
-
 class Made(NamedTuple):
     """What a cell is made of, in compiled code: see the module's docstring."""
 
@@ -133,7 +122,7 @@ def forward(cell, w, x, before, gap, units, width, s):
 
 @overload(forward, jit_options=INLINE)  # type: ignore[arg-type]
 def _forward_of(cell, w, x, before, gap, units, width, s):
-    return _FORMS[forward, cell.instance_class]
+    return form_of(forward, cell)
 
 
 def features(cell, w, x, h, units, width, s):
@@ -147,7 +136,7 @@ def features(cell, w, x, h, units, width, s):
 
 @overload(features, jit_options=INLINE)  # type: ignore[arg-type]
 def _features_of(cell, w, x, h, units, width, s):
-    return _FORMS.get((features, cell.instance_class), _state_itself)
+    return form_of(features, cell, _state_itself)
 
 
 def backward(cell, w, h, units, width, s, d_x):
@@ -160,7 +149,7 @@ def backward(cell, w, h, units, width, s, d_x):
 
 @overload(backward, jit_options=INLINE)  # type: ignore[arg-type]
 def _backward_of(cell, w, h, units, width, s, d_x):
-    return _FORMS.get((backward, cell.instance_class), _error_itself)
+    return form_of(backward, cell, _error_itself)
 
 
 def columns(cell, k, units):
@@ -170,7 +159,7 @@ def columns(cell, k, units):
 
 @overload(columns, jit_options=INLINE)  # type: ignore[arg-type]
 def _columns_of(cell, k, units):
-    return _FORMS.get((columns, cell.instance_class), lambda cell, k, units: units)
+    return form_of(columns, cell, lambda cell, k, units: units)
 
 
 def gather(cell, k, g, units):
@@ -180,7 +169,7 @@ def gather(cell, k, g, units):
 
 @overload(gather, jit_options=INLINE)  # type: ignore[arg-type]
 def _gather_of(cell, k, g, units):
-    return _FORMS.get((gather, cell.instance_class), _as_it_is)
+    return form_of(gather, cell, _as_it_is)
 
 
 def _as_it_is(cell, k, g, units):

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from kernels.cpu.cells import backward, features, forward, implements, made
+from kernels.cpu.cells import backward, features, forward, made
+from kernels.cpu.dispatch import implements
 from kernels.cpu.numerics import dot, sigmoid, tanh
 from kernels.cpu.products import product
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from kernels.cpu.cells import forward, implements, made
+from kernels.cpu.cells import forward, made
+from kernels.cpu.dispatch import implements
 from kernels.cpu.numerics import sigmoid, tanh
 from kernels.cpu.products import product
 

@@ -14,7 +14,8 @@ from typing import NamedTuple
 import numba as nb
 import numpy as np
 
-from kernels.cpu.cells import backward, features, forward, implements, made
+from kernels.cpu.cells import backward, features, forward, made
+from kernels.cpu.dispatch import implements
 from kernels.cpu.numerics import INLINE, cos, exp, expm1, sin, tanh
 from kernels.cpu.products import product
 

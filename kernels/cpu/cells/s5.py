@@ -20,7 +20,8 @@ from typing import NamedTuple
 
 import numba as nb
 
-from kernels.cpu.cells import forward, implements, made
+from kernels.cpu.cells import forward, made
+from kernels.cpu.dispatch import implements
 from kernels.cpu.numerics import INLINE, cos, exp, sigmoid, sin, softplus
 from kernels.cpu.products import product
 

@@ -18,7 +18,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from kernels.cpu.cells import backward, columns, features, forward, gather, implements, made
+from kernels.cpu.cells import backward, columns, features, forward, gather, made
+from kernels.cpu.dispatch import implements
 from kernels.cpu.numerics import dot, exp, expm1, sigmoid, softplus
 from kernels.cpu.products import product
 

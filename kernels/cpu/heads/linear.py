@@ -1,35 +1,42 @@
-"""Read-outs: from features and inputs to a prediction, and from a label to the gradient of the loss.
+"""A linear head, trained by the optimizer of the fold.
 
     o = V phi + U x                     V = `out` [K, H], U = `skip` [K, J] (its last column is the bias)
     binary      p = sigmoid(o),         L = -log p(y),            dL/do = p - y
     multi-class p = softmax(o),         L = -log p_y,             dL/do = p - onehot(y)
-    regression  y = base + scale o,     L = Huber((y - base) / scale - o),  dL/do = o - (y - base) / scale, bounded
-with base the key's last label and scale the running deviation of its changes.
+    regression  y = base + a scale o,   L = Huber((y - base) / scale - o),  dL/do = o - (y - base) / scale, bounded
+with base and scale as in `kernels.cpu.heads`, and a in [0, 1] how far o has agreed with the changes so far (`trust`).
 """
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numba as nb
 
+from kernels.cpu.dispatch import implements
+from kernels.cpu.heads import error, predict, step
 from kernels.cpu.layout import (
     BINARY,
     C_CLASSES,
-    H_LABEL,
-    H_LABELS,
     MULTICLASS,
     REGRESSION,
     T_AGREEMENT,
     T_CHANGE_SQ,
-    T_CHANGES,
-    T_LABEL_MEAN,
     T_LABELS,
     T_MISSED,
     T_MOVED,
     T_POWER,
 )
 from kernels.cpu.numerics import INLINE, dot, exp, sigmoid
+from kernels.cpu.optimizers import shrink_row, step_row
+
+
+class Linear(NamedTuple):
+    """A linear head; its weights are `out` and `skip` of `kernels.cpu.layout.Shared`."""
+
+
+Linear.PER_CLASS = {}  # type: ignore[attr-defined]
 
 
 @nb.njit(**INLINE)
@@ -55,11 +62,13 @@ def softmax(o, classes):
 
 
 @nb.njit(**INLINE)
-def base_of(config, shared, head):
-    """The key's last label; for a new key NaN, or the running mean of all labels where a regression starts from it."""
-    if head[H_LABELS] > 0:
-        return head[H_LABEL]
-    return shared.target[T_LABEL_MEAN] if config.task == REGRESSION else math.nan
+def likeliest(p, classes):
+    """The first of the largest."""
+    best = 0
+    for k in range(1, classes):
+        if p[k] > p[best]:
+            best = k
+    return best
 
 
 @nb.njit(**INLINE)
@@ -89,44 +98,47 @@ def observe_agreement(config, target, output, change):
     target[T_POWER] += weight * (output * output - target[T_POWER])
 
 
-@nb.njit(**INLINE)
-def predict(config, shared, base, phi, x, s):
-    """Leaves logits (or class probabilities) in `s.logits` and returns (value, code)."""
+@implements(predict, Linear)
+def _predict(head, config, shared, base, phi, x, draw, elapsed, s):
+    s.spread[0] = math.nan
+    s.spread[1] = math.nan
+    s.spread[2] = math.nan
     if config.task == MULTICLASS:
         classes = shared.counters[C_CLASSES]
         if classes == 0:
             return 0.0, -1
         logits(shared, phi, x, config.hidden, config.width, classes, s.logits)
         softmax(s.logits, classes)
-        best = 0
-        for k in range(1, classes):
-            if s.logits[k] > s.logits[best]:
-                best = k
+        best = likeliest(s.logits, classes)
+        s.spread[0] = s.logits[best] * (1.0 - s.logits[best])
         return s.logits[best], best
     logits(shared, phi, x, config.hidden, config.width, 1, s.logits)
     if config.task == BINARY:
         p = sigmoid(s.logits[0])
+        s.logits[0] = 1.0 - p
+        s.logits[1] = p
+        s.spread[0] = p * (1.0 - p)
         return p, 1 if p >= 0.5 else 0
     return base + trust(shared.target) * math.sqrt(shared.target[T_CHANGE_SQ]) * s.logits[0], -1
 
 
-@nb.njit(**INLINE)
-def observe_change(config, shared, head, y):
-    """Moves the running deviation of the change and the running mean of the label by one label."""
-    if config.task != REGRESSION:
-        return
-    t = shared.target
-    if head[H_LABELS] > 0:
-        change = y - head[H_LABEL]
-        t[T_CHANGES] += 1.0
-        t[T_CHANGE_SQ] += (change * change - t[T_CHANGE_SQ]) / min(t[T_CHANGES], config.window)
-    t[T_LABELS] += 1.0
-    t[T_LABEL_MEAN] += (y - t[T_LABEL_MEAN]) / min(t[T_LABELS], config.window)
+@implements(error, Linear)
+def _error(head, config, shared, base, y, phi, x, draw, elapsed, d_phi, s):
+    rows, finite = gradient(config, shared, base, y, s)
+    zero = shared.out.dtype.type(0)
+    for i in range(config.hidden):
+        d_phi[i] = zero
+    for k in range(rows):
+        g = shared.out.dtype.type(s.d_logits[k])
+        v = shared.out[k]
+        for i in range(config.hidden):
+            d_phi[i] += g * v[i]
+    return rows, finite
 
 
 @nb.njit(**INLINE)
 def gradient(config, shared, base, y, s):
-    """Writes dL/do to `s.d_logits` and returns (rows, finite): how many logits there are, and whether all are finite.
+    """Writes dL/do to `s.d_logits` and returns (rows, finite).
 
     For regression the deviation already includes this label, so the first residuals are bounded by sqrt(n).
     """
@@ -147,18 +159,19 @@ def gradient(config, shared, base, y, s):
         residual = -bound if residual < -bound else residual
         s.d_logits[0] = residual
         return 1, math.isfinite(residual)
-    s.d_logits[0] = sigmoid(s.logits[0]) - y
+    s.d_logits[0] = s.logits[1] - y
     return 1, math.isfinite(s.d_logits[0])
 
 
-@nb.njit(**INLINE)
-def backward(shared, rows, hidden, s, d_phi):
-    """Writes dL/dphi = V^T dL/do to `d_phi`."""
-    zero = shared.out.dtype.type(0)
-    for i in range(hidden):
-        d_phi[i] = zero
+@implements(step, Linear)
+def _step(head, config, shared, base, y, phi, x, elapsed, rows, r, q, s):
     for k in range(rows):
         g = shared.out.dtype.type(s.d_logits[k])
-        v = shared.out[k]
-        for i in range(hidden):
-            d_phi[i] += g * v[i]
+        for i in range(config.hidden):
+            s.row[i] = g * phi[i]
+        shrink_row(config, shared.out[k], 0, config.hidden)
+        step_row(config, shared.out[k], shared.m_out[k], shared.v_out[k], 0, s.row, config.hidden, r, q)
+        for j in range(config.width):
+            s.row[j] = g * x[j]
+        shrink_row(config, shared.skip[k], 0, config.width - 1)
+        step_row(config, shared.skip[k], shared.m_skip[k], shared.v_skip[k], 0, s.row, config.width, r, q)

@@ -1,0 +1,338 @@
+"""Learners whose fold is compiled: a map from inputs to features, a head, an optimizer, in one loop over the events.
+
+    inputs      features standardised by running moments, the key's previous label, the constant 1
+    map         a recurrence of `learners.cells`, or features of this event alone (`learners.methods.static`)
+    head        one of `learners.heads`
+    optimizer   one of `learners.optimizers`, one step per label, for heads and maps that learn by gradients
+
+A kind of learner is a `CompiledSpec` that says what the map is.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal, NamedTuple
+
+import numpy as np
+from pydantic import Field, SerializeAsAny, WrapValidator
+
+from kernels.cpu import fold as kernel
+from kernels.cpu import layout
+from kernels.cpu.layout import Events, Out, Rows, Scratch, Shared
+from learners import recurrence as build
+from learners.base import ColdRows, Folded, MemoryRows, Predicted, Row, hash_shared
+from learners.heads.base import HeadSpec, beside, by_kind, state_arrays, with_room, with_state
+from learners.keyed import CaptureActive, KeyedRows
+from learners.optimizers import Adam, Optimizer
+from learners.spec import LearnerSpec, ModelSpec
+from streams.batch import OBSERVATION, Batch, Keys
+
+MAX_ROW_BYTES = 64 << 20
+"""Bound on the row of a key: it is written to the store, and read from it, in one piece."""
+
+MAX_READ_OUT_BYTES = 256 << 20
+"""Bound on the weights of the read-out with all classes."""
+
+CAPACITY = {layout.BINARY: 2, layout.MULTICLASS: 8, layout.REGRESSION: 1}
+"""Classes that there is room for at first; only those of a multi-class target become more."""
+
+READ_OUT = ("out", "m_out", "v_out", "skip", "m_skip", "v_skip")
+
+
+class CompiledSpec(LearnerSpec):
+    """What the specs of all compiled learners share. A subclass says what lies below the head."""
+
+    head: Annotated[SerializeAsAny[HeadSpec], WrapValidator(by_kind)] = Field(
+        default_factory=lambda: by_kind({"kind": "linear"}, None), description="From features to a prediction."
+    )
+    optimizer: Optimizer = Field(default_factory=Adam, description="How a gradient changes the weights.")
+    weight_decay: float = Field(
+        0.0, ge=0, le=10, description="Decay of read-out and output stages, decoupled; the recurrence has none."
+    )
+    clip_norm: float = Field(0.0, ge=0, description="Bound on the norm of the whole gradient; 0: none.")
+    dtype: Literal["float32", "float64"] = Field("float32", description="Type of weights, moments and traces.")
+    previous_label: bool = Field(
+        True, description="The key's last label that has arrived is an input (with its age when labels are delayed)."
+    )
+    window: int = Field(5000, ge=2, description="Events over which means and deviations run.")
+    clip: float = Field(5.0, gt=0, le=1e3, description="Bound on a standardised input, in deviations.")
+    residual_clip: float = Field(
+        5.0, gt=0, description="Regression: residuals beyond this many running deviations count linearly (Huber)."
+    )
+
+    def map(self, model: ModelSpec) -> Any:
+        """What lies below the head, as compiled code takes it: a named tuple of `kernels.cpu.cells`."""
+        raise NotImplementedError(f"learner kind {self.kind!r} has no map")
+
+    def initial(self, layer: int, width: int) -> np.ndarray:
+        """float64: the weights of a layer with `width` inputs at the start, flat as in `kernels.cpu.cells`."""
+        return np.zeros(0)
+
+    def shape(self) -> build.Shape:
+        """Layers, units and features of the map."""
+        raise NotImplementedError(f"learner kind {self.kind!r} has no shape")
+
+    def build(self, model: ModelSpec) -> CompiledLearner:
+        """A fresh learner for `model`."""
+        return CompiledLearner(model)
+
+    def check(self, model: ModelSpec) -> None:
+        """See `learners.spec.LearnerSpec`: the head fits the target, and what it holds is bounded.
+
+        Raises:
+            ValueError: the head cannot learn this kind of target, or the row of a key, the read-out of all classes or
+                the head would be too large.
+        """
+        if model.target.kind not in self.head.targets:
+            known = ", ".join(self.head.targets)
+            raise ValueError(f"head {self.head.kind!r} cannot learn a {model.target.kind} target, only: {known}")
+        c, size = build.config(model, self), np.dtype(self.dtype).itemsize
+        _, body, held = build.ends(build.plan(self.map(model), c))
+        row = size * (body + c.pending * (held + body))
+        if row > MAX_ROW_BYTES:
+            raise ValueError(
+                f"{c.features} features, {c.layers} layers of {c.units} units and {c.pending} pending observations "
+                f"take {row} bytes per key, at most {MAX_ROW_BYTES} are accepted"
+            )
+        read_out = size * max(1, c.max_classes) * (c.hidden + c.width)
+        if read_out > MAX_READ_OUT_BYTES:
+            raise ValueError(
+                f"{c.max_classes} classes of {c.hidden} features and {c.width} inputs take {read_out} bytes, "
+                f"at most {MAX_READ_OUT_BYTES} are accepted"
+            )
+        self.head.check(c)
+
+
+class _Said(NamedTuple):
+    """What `predict` fills in, for n events."""
+
+    value: np.ndarray
+    code: np.ndarray
+    table: np.ndarray
+    spread: np.ndarray
+
+
+class CompiledLearner:
+    """See the module's docstring. State: `shared_arrays()` and the keyed rows."""
+
+    def __init__(self, model: ModelSpec) -> None:
+        spec = model.learner
+        assert isinstance(spec, CompiledSpec)
+        self.spec = model
+        self._dtype = np.dtype(spec.dtype)
+        self._config = config = build.config(model, spec)
+        self._cell = spec.map(model)
+        self._plan = build.plan(self._cell, config)
+        self._capacity = CAPACITY[config.task]
+        self._classes: dict[int | str, int] = {}
+        self._head = spec.head.compiled(config, self._capacity, spec.seed)
+        self._reader = beside(self._head)
+        self._knows = spec.head.knows(config.task)
+        self._tables = build.tables(model, config)
+        rows = self._capacity if config.task == layout.MULTICLASS else 1
+        self._shared = build.shared(config, self._plan, model, rows)
+        p, (_, body, held) = config.pending, build.ends(self._plan)
+        shapes: dict[str, tuple[tuple[int, ...], np.dtype]] = {
+            "head": ((layout.HEAD,), np.dtype(np.float64)),
+            "body": ((body,), self._dtype),
+            "pending_id": ((p, 2), np.dtype(np.uint64)),
+            "pending_head": ((p, layout.PENDING_HEAD), np.dtype(np.float64)),
+            "pending_body": ((p, held + body if p else 0), self._dtype),
+        }
+        self.rows = KeyedRows(shapes, model.deployment.slots, MemoryRows())
+        self._scratch = self._new_scratch()
+        self._reading = self._new_scratch()
+
+    def _new_scratch(self) -> Scratch:
+        return build.scratch(self._cell, self._config, self._plan, self._tables, self._capacity, self._dtype)
+
+    # Folding
+
+    @property
+    def position(self) -> int:
+        """Events folded so far."""
+        return int(self._shared.counters[layout.C_POSITION])
+
+    def classes(self) -> tuple[int | str, ...]:
+        """The labels known; for a binary target the two of the spec."""
+        if self.spec.target.kind == "binary":
+            return self.spec.target.labels
+        return tuple(self._classes)
+
+    def fold(self, batch: Batch) -> Folded:
+        """See `learners.base.Learner`.
+
+        Raises:
+            learners.keyed.CaptureActive: a running snapshot must finish first; the events before the one that
+                raised are folded (`CaptureActive.folded`), the rest are not.
+        """
+        parts: list[Folded] = []
+        start = 0
+        while start < len(batch):
+            rest = batch.slice(start, len(batch)) if start else batch
+            try:
+                slots, rows = self.rows.admit(rest.key, self.position)
+            except CaptureActive as stopped:
+                stopped.folded = Folded.concat(parts) if parts else None
+                raise
+            piece = rest.slice(0, rows) if rows < len(rest) else rest
+            self.rows.before_write(slots)
+            parts.append(self._fold_resident(piece, slots))
+            start += rows
+        return Folded.concat(parts or [self._fold_resident(batch, np.zeros(0, np.int64))])
+
+    def _fold_resident(self, batch: Batch, slots: np.ndarray) -> Folded:
+        n = len(batch)
+        y, classes = batch.y, np.zeros(0, np.int64)
+        if self._config.task == layout.MULTICLASS:
+            y, classes = self._class_indices(batch)
+        new = classes < 0
+        out = Out(np.empty(n), np.empty(n, np.int32), np.empty(n, np.uint8), np.empty((n, 5)))
+        events = Events._make(map(layout.plain, (batch.x, batch.kind, y, slots, batch.time, batch.id, classes)))
+        model = (self._cell, self._head, self._config, self._shared)
+        kernel.fold(*model, Rows(**self.rows.columns), events, out, self._scratch)
+        if len(classes):
+            learned = np.flatnonzero(new & (classes >= 0))
+            for code in learned[np.argsort(classes[learned])]:
+                self._classes[batch.classes[code]] = int(classes[code])
+        return Folded(*out)
+
+    def _class_indices(self, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+        """The labels as codes, and the model's index of each code, -1 where the fold may have to choose one.
+
+        The fold chooses when it learns a label, so that a label without effect leaves no class behind.
+        """
+        y = batch.y
+        indices = np.full(len(batch.classes), -1, np.int64)
+        codes: dict[int | str, int] = {}
+        for code in np.unique(y[batch.kind != OBSERVATION]).astype(np.int64):
+            label = batch.classes[code]
+            if label in codes:  # the batch lists this label twice
+                y = np.where(y == code, codes[label], y)
+                continue
+            codes[label] = int(code)
+            indices[code] = self._classes.get(label, -1)
+        fresh = sum(indices[code] < 0 for code in codes.values())
+        self._reserve(min(self._config.max_classes, len(self._classes) + fresh))
+        return y, indices
+
+    def _reserve(self, classes: int) -> None:
+        """Room for `classes` logits; capacity is not state."""
+        if classes <= self._capacity:
+            return
+        while self._capacity < classes:
+            self._capacity *= 2
+        grown = {}
+        for name in READ_OUT:
+            old = getattr(self._shared, name)
+            grown[name] = np.zeros((self._capacity, old.shape[1]), self._dtype)
+            grown[name][: len(old)] = old
+        self._shared = self._shared._replace(**grown)
+        self._head = with_room(self._head, self._capacity)
+        self._renew_work()
+
+    def _renew_work(self) -> None:
+        self._reader = beside(self._head)
+        self._scratch, self._reading = self._new_scratch(), self._new_scratch()
+
+    def predict(self, batch: Batch, probabilities: bool = False) -> Predicted:
+        """See `learners.base.Learner`."""
+        n = len(batch)
+        classes = len(self.classes()) if probabilities and self._config.task != layout.REGRESSION else 0
+        said = _Said(np.empty(n), np.empty(n, np.int32), np.zeros((n, classes), np.float32), np.empty((n, 3)))
+        slots = self.rows.lookup(batch.key)
+        resident = slots >= 0
+        if resident.all():
+            self._predict_from(self.rows.columns, batch.x, batch.time, slots, said)
+        else:
+            absent = np.flatnonzero(~resident)
+            columns = self.rows.peek([batch.key[row] for row in absent.tolist()], self.position)
+            parts = [(columns, absent, np.arange(len(absent)))]
+            if resident.any():
+                parts.append((self.rows.columns, np.flatnonzero(resident), slots[resident]))
+            for source, rows, places in parts:
+                part = _Said(*(np.ascontiguousarray(array[rows]) for array in said))
+                self._predict_from(source, np.ascontiguousarray(batch.x[rows]), batch.time[rows], places, part)
+                for whole, some in zip(said, part):
+                    whole[rows] = some
+        spread = (said.spread[:, k] if known else None for k, known in enumerate(self._knows))
+        return Predicted(said.value, said.code, said.table if classes else None, *spread)
+
+    def _predict_from(self, columns, x, time, slots, said: _Said) -> None:
+        model = (self._cell, self._reader, self._config, self._shared)
+        kernel.predict_each(*model, Rows(**columns), layout.plain(x), layout.plain(time), slots, *said, self._reading)
+
+    # State
+
+    def shared_arrays(self) -> dict[str, np.ndarray]:
+        """Shared state by name; logits trimmed to the classes known."""
+        live = self._known_classes()
+        arrays = {}
+        for name, array in self._shared._asdict().items():
+            arrays[name] = array[:live] if name.endswith(("out", "skip")) else array
+        for name, array in state_arrays(self._head, self._known_classes()).items():
+            arrays[f"head.{name}"] = array
+        arrays["classes"] = np.frombuffer(json.dumps(list(self._classes)).encode(), np.uint8)
+        return arrays
+
+    def _known_classes(self) -> int:
+        """Classes that arrays are trimmed to; of a binary target and a regression all that there are."""
+        return max(1, len(self._classes)) if self._config.task == layout.MULTICLASS else self._capacity
+
+    def load(self, shared: dict[str, np.ndarray], cold: ColdRows) -> None:
+        """See `learners.base.Learner`."""
+        self._classes = {label: i for i, label in enumerate(json.loads(bytes(shared["classes"])))}
+        self._capacity = CAPACITY[self._config.task]
+        while self._capacity < len(self._classes):
+            self._capacity *= 2
+        arrays = {name: np.array(shared[name]) for name in Shared._fields}
+        rows = len(self._shared.out) if self._config.task != layout.MULTICLASS else self._capacity
+        for name in READ_OUT:
+            padded = np.zeros((rows, arrays[name].shape[1]), self._dtype)
+            padded[: len(arrays[name])] = arrays[name]
+            arrays[name] = padded
+        for name, fresh in self._shared._asdict().items():
+            if name not in READ_OUT and arrays[name].shape != fresh.shape:
+                raise ValueError(f"array {name}: shape {arrays[name].shape}, this version holds {fresh.shape}")
+        self._shared = Shared(**arrays)
+        prefix = "head."
+        state = {name.removeprefix(prefix): array for name, array in shared.items() if name.startswith(prefix)}
+        self._head = with_state(with_room(self._head, self._capacity), state)
+        self._renew_work()
+        self.rows.reset(cold)
+
+    def attach(self, cold: ColdRows) -> None:
+        """Sends evictions to `cold` from now on (before the first event)."""
+        self.rows.reset(cold)
+
+    def pass_over(self, events: int) -> None:
+        """See `learners.base.Learner`."""
+        self._shared.counters[layout.C_POSITION] += events
+
+    def digest(self) -> str:
+        """See `learners.base.Learner`."""
+        sha = hash_shared(self.shared_arrays())
+        for key, content in self.rows.all_rows(self.position):
+            sha.update(len(key).to_bytes(4, "little") + key + content)
+        return sha.hexdigest()
+
+    def begin_capture(self, since: int) -> dict[str, np.ndarray]:
+        """See `learners.base.Learner`."""
+        self.rows.begin_capture(since, self.position)
+        return {name: np.array(array) for name, array in self.shared_arrays().items()}
+
+    def capture(self, limit: int) -> list[Row] | None:
+        """See `learners.base.Learner`."""
+        return self.rows.capture(limit)
+
+    def end_capture(self, written: int | None = None) -> None:
+        """See `learners.keyed.KeyedRows.end_capture`."""
+        self.rows.end_capture(written)
+
+    def resident_keys(self) -> int:
+        """Keys in memory."""
+        return len(self.rows)
+
+    def resident(self, keys: Keys) -> bool:
+        """See `learners.base.Learner`."""
+        return bool((self.rows.lookup(keys) >= 0).all())

@@ -1,0 +1,145 @@
+"""What a head says of itself to the learners that have one."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from typing import Any, ClassVar
+
+import numpy as np
+
+from kernels.cpu.layout import REGRESSION, Config
+from learners.spec import Strict
+
+
+class HeadSpec(Strict):
+    """Base of the heads' specs. A subclass with a `kind` literal is a registered head."""
+
+    kind: str
+
+    registry: ClassVar[dict[str, type[HeadSpec]]] = {}
+    targets: ClassVar[tuple[str, ...]] = ("binary", "multiclass", "regression")
+    """Kinds of target that it can learn."""
+    teaches: ClassVar[bool] = True
+    """Whether it passes an error on to the map below."""
+
+    optimized: ClassVar[bool] = False
+    """Whether the learner's optimizer trains its weights."""
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        HeadSpec.registry[cls.model_fields["kind"].default] = cls
+
+    def compiled(self, config: Config, classes: int, seed: int) -> Any:
+        """The head as compiled code takes it: a fresh named tuple of `kernels.cpu.heads`.
+
+        Args:
+            config: sizes of the learner.
+            classes: room for so many classes (2 for a binary target, 1 for a regression).
+            seed: key of its random numbers.
+        """
+        raise NotImplementedError(f"head kind {self.kind!r} has no compiled form")
+
+    def uses_seed(self) -> bool:
+        """Whether the head draws random numbers."""
+        return False
+
+    def knows(self, task: int) -> tuple[bool, bool, bool]:
+        """Whether it knows the variance of a prediction, its epistemic part, the interval of a regression."""
+        return task != REGRESSION, False, False
+
+    def check(self, config: Config) -> None:
+        """Refuses what only the sizes of the learner show.
+
+        Raises:
+            ValueError: saying what is too large, and what is accepted.
+        """
+
+    @property
+    def step_of_forgetting(self) -> float:
+        """Event time that counts as one step of forgetting; 0: every observation is one."""
+        return 0.0
+
+
+def heads() -> dict[str, type[HeadSpec]]:
+    """Every head by its kind."""
+    import learners.heads as package
+
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{package.__name__}.{module.name}")
+    return HeadSpec.registry
+
+
+def by_kind(value: Any, handler: Any) -> HeadSpec:
+    """Validates a head's spec as the subclass that its `kind` names.
+
+    Raises:
+        ValueError: there is no such head.
+    """
+    if isinstance(value, HeadSpec):
+        return value
+    if not isinstance(value, dict):
+        raise ValueError(f"head must be a mapping with a 'kind', got {type(value).__name__}")
+    kind = value.get("kind", "linear")
+    known = heads()
+    if not isinstance(kind, str) or kind not in known:
+        raise ValueError(f"unknown head kind {kind!r}; known: {', '.join(sorted(known))}")
+    return known[kind].model_validate(value)
+
+
+# The arrays of a compiled head
+
+
+def state_arrays(head: Any, classes: int) -> dict[str, np.ndarray]:
+    """The state of a head by name, trimmed to so many classes."""
+    if not hasattr(head, "state"):
+        return {}
+    arrays = {}
+    for name, array in head.state._asdict().items():
+        axis = head.PER_CLASS.get(name)
+        arrays[name] = array if axis is None else np.take(array, range(classes), axis)
+    return arrays
+
+
+def with_state(head: Any, arrays: dict[str, np.ndarray]) -> Any:
+    """The head with the state `arrays` by name, which may be trimmed to fewer classes than it has room for.
+
+    Raises:
+        KeyError: an array is missing.
+        ValueError: an array does not fit.
+    """
+    if not hasattr(head, "state"):
+        return head
+    state = {}
+    for name, empty in head.state._asdict().items():
+        given = arrays[name]
+        filled = np.zeros_like(empty)
+        filled[tuple(slice(size) for size in given.shape)] = given
+        state[name] = filled
+    return head._replace(state=type(head.state)(**state))
+
+
+def with_room(head: Any, classes: int) -> Any:
+    """The head with room for so many classes, its arrays grown by zeros."""
+    if not hasattr(head, "state"):
+        return head
+
+    def grown(group: Any) -> Any:
+        arrays = group._asdict()
+        for name in arrays.keys() & head.PER_CLASS.keys():
+            old, axis = arrays[name], head.PER_CLASS[name]
+            shape = list(old.shape)
+            shape[axis] = classes
+            arrays[name] = np.zeros(shape, old.dtype)
+            arrays[name][tuple(slice(size) for size in old.shape)] = old
+        return type(group)(**arrays)
+
+    return head._replace(state=grown(head.state), work=grown(head.work))
+
+
+def beside(head: Any) -> Any:
+    """The same head, state and all, with working memory of its own."""
+    if not hasattr(head, "state"):
+        return head
+    return head._replace(work=type(head.work)(*(np.zeros_like(array) for array in head.work)))

@@ -27,15 +27,23 @@ class Folded:
             probability of the likeliest class; NaN for a label by id.
         code: int32 [n], the likeliest class (index in `classes()`), -1 where there is none.
         outcome: uint8 [n], sum of the outcome flags of `kernels.cpu.layout`.
-        scored: float64 [n, 4]; for every label that met its prediction, as that was made: the predicted value
+        scored: float64 [n, 5]; for every label that met its prediction, as that was made: the predicted value
             (multi-class: the probability given to this label, NaN for a label by id), the predicted class, the key's
-            label before (NaN: none), and the label itself (multi-class: its index in `classes()`). NaN rows elsewhere.
+            label before (NaN: none), the label itself (multi-class: its index in `classes()`), and how sure the
+            prediction was: the probability of the predicted class, or half the width of the central 90 % interval of a
+            regression (NaN: not known). NaN rows elsewhere.
     """
 
     value: np.ndarray
     code: np.ndarray
     outcome: np.ndarray
     scored: np.ndarray
+
+    @classmethod
+    def passed_over(cls, events: int, outcome: int) -> Folded:
+        """What is said of events that had no part in the fold: their outcome, and nothing else."""
+        nothing, code = np.full(events, np.nan), np.full(events, -1, np.int32)
+        return cls(nothing, code, np.full(events, outcome, np.uint8), np.full((events, 5), np.nan))
 
     @classmethod
     def concat(cls, parts: Sequence[Folded]) -> Folded:

@@ -190,8 +190,6 @@ def fold(spec: ModelSpec, batches: list[Batch], passed_over: list[int]) -> tuple
         if at < len(whole):
             learner.pass_over(1)
             statistics.quarantined(1)
-            nothing = np.full(1, np.nan)
-            outcome = np.full(1, pb.OUTCOME_QUARANTINED, np.uint8)
-            parts.append(Folded(nothing, np.full(1, -1, np.int32), outcome, np.full((1, 4), np.nan)))
+            parts.append(Folded.passed_over(1, pb.OUTCOME_QUARANTINED))
             at += 1
     return learner, Folded.concat(parts), statistics

@@ -14,8 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, islice
 from typing import NamedTuple, TypeVar
 
-import numpy as np
-
 from learners.base import Folded, hash_shared
 from learners.fingerprint import fingerprint
 from service.api import continual_v1_pb2 as pb
@@ -207,9 +205,7 @@ class Recovery:
         """Events without effect: only the position moves."""
         self._p.learner.pass_over(events)
         self._p.statistics.quarantined(events)
-        nothing = np.full(events, np.nan)
-        outcome = np.full(events, pb.OUTCOME_QUARANTINED, np.uint8)
-        return Folded(nothing, np.full(events, -1, np.int32), outcome, np.full((events, 4), np.nan))
+        return Folded.passed_over(events, pb.OUTCOME_QUARANTINED)
 
     def _note(self, decoded: list[Logged], first: int, skip: int, folded: Folded) -> None:
         """Rebuilds marks, answers and the table of updates; the first `skip` rows were folded before the snapshot."""

@@ -36,6 +36,7 @@ _FLAGS = {
     "nonfinite_skipped": layout.NONFINITE,
     "class_limit": layout.CLASS_LIMIT,
     "quarantined": layout.QUARANTINED,
+    "outlier": layout.OUTLIER,
 }
 _CARRIED = ("outcomes", "labels", "sums", "seen", "bins", "confidence")
 _TASKS = {"binary": layout.BINARY, "multiclass": layout.MULTICLASS, "regression": layout.REGRESSION}

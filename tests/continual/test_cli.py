@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
@@ -236,7 +237,8 @@ def test_the_readme_shows_the_quickstart_as_it_is() -> None:
 def test_a_file_that_is_sent_twice_adds_nothing_and_its_state_is_that_of_the_fold(target: str) -> None:
     first = run_json("events", "send", shuttle_file(), "--model", "shuttle", "--limit", 20_000)
     assert (first["sent"], first["new"]) == (20_000, 20_000)
-    assert first["prequential"]["accuracy"] == pytest.approx(first["model_metrics"]["accuracy"])
+    for metric in ("accuracy", "calibration_error"):
+        assert first["prequential"][metric] == pytest.approx(first["model_metrics"][metric])
     # The rest, in messages that are cut elsewhere: what is there is passed over, also within a message.
     rest = run_json("events", "send", shuttle_file(), "--model", "shuttle", "--rows", 999)
     assert (rest["sent"], rest["new"], rest["already_there"]) == (49_097, 29_097, 20_000)
@@ -278,7 +280,12 @@ def test_a_model_from_the_look_of_a_file(target: str, tmp_path: Path) -> None:
     predicted = run_json("models", "predict", "look", "a=1", "b=2")
     assert predicted["position"] == 3
     assert sum(predicted["probabilities"].values()) == pytest.approx(1)
-    assert "after 3 events" in run("models", "predict", "look", "a=1").output
+    assert predicted["variance"] == pytest.approx(np.prod(list(predicted["probabilities"].values())), abs=1e-6)
+    assert (predicted["epistemic"], predicted["interval"]) == (None, None)
+    shown = run("models", "predict", "look", "a=1").output
+    assert "after 3 events" in shown
+    assert "variance" in shown
+    assert "interval" not in shown
     assert "event.features.a" in run("models", "predict", "look", "b=1", code=1).stderr
     assert "accepted: NAME=NUMBER" in run("models", "predict", "look", "a:1", code=2).stderr
     assert run_json("models", "snapshot", "look")["position"] == 3

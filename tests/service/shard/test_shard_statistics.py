@@ -10,6 +10,7 @@ import pytest
 
 from kernels.cpu import tally
 from learners.base import Folded
+from service.api import continual_v1_pb2 as pb
 from service.shard.statistics import Statistics
 from streams import metrics
 from streams.metrics import Classification, Regression
@@ -107,6 +108,17 @@ def test_a_confidence_in_no_class_and_one_out_of_range_are_passed_over() -> None
     held = Statistics("multiclass")
     held.update(Folded(row[:, 0], row[:, 1].astype(np.int32), np.ones(3, np.uint8), row))
     assert (held.counts()["labels"], held.bins.sum()) == (3, 0)
+
+
+def test_every_outcome_is_counted_under_a_name_of_its_own() -> None:
+    names = set()
+    for flag in pb.Outcome.values():
+        held = Statistics("binary")
+        held.update(Folded(np.zeros(1), np.zeros(1, np.int32), np.full(1, flag, np.uint8), np.full((1, 5), math.nan)))
+        named = {name for name, count in held.counts().items() if count} - {"events"}
+        assert len(named) == (flag > 0)
+        names |= named
+    assert len(names) == len(pb.Outcome.values()) - 1
 
 
 def test_a_snapshot_from_before_calibration_begins_it_at_nothing() -> None:

@@ -1,0 +1,472 @@
+"""The Kalman head: its algebra against the closed forms, the compiled head against the reference."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numba as nb
+import numpy as np
+import pytest
+import torch
+
+from kernels.cpu.heads import REFUSED, _bank, _filter, error, kalman, predict, step, weight
+from kernels.cpu.heads.kalman import Kalman
+from kernels.cpu.layout import BINARY, C_CLASSES, MULTICLASS, REGRESSION, T_CHANGE_SQ, TARGET
+from kernels.cpu.numerics import JIT
+from kernels.reference import kalman as reference
+from kernels.reference.kalman import Bank, Filter
+
+TOLERANCE = 1e-9
+
+
+class Config(NamedTuple):
+    task: int
+    hidden: int
+    width: int
+    residual_clip: float
+
+
+class Shared(NamedTuple):
+    target: np.ndarray
+    counters: np.ndarray
+
+
+class Scratch(NamedTuple):
+    logits: np.ndarray
+    spread: np.ndarray
+
+
+class Said(NamedTuple):
+    """What a stream left, one row per event."""
+
+    value: np.ndarray
+    code: np.ndarray
+    logits: np.ndarray
+    spread: np.ndarray
+    weight: np.ndarray
+    d_phi: np.ndarray
+    finite: np.ndarray
+
+
+@nb.njit(**JIT)
+def fold(head, config, shared, phi, x, y, elapsed, learn, first, said, s):
+    """Predicts each event and, from `learn` = 1, takes the gradient, from 2, learns its label; classes join as met."""
+    for t in range(len(y)):
+        draw, gap = first + t, elapsed[t]
+        value, code = predict(head, config, shared, 0.0, phi[t], x[t], draw, gap, s)
+        said.value[t] = value
+        said.code[t] = code
+        for k in range(len(s.logits)):
+            said.logits[t, k] = s.logits[k]
+        for k in range(3):
+            said.spread[t, k] = s.spread[k]
+        if learn > 0:
+            if config.task == MULTICLASS and y[t] >= shared.counters[C_CLASSES]:
+                shared.counters[C_CLASSES] = int(y[t]) + 1
+                predict(head, config, shared, 0.0, phi[t], x[t], draw, gap, s)
+            said.weight[t] = weight(head, config, shared, 0.0, y[t], s)
+            rows, finite = error(head, config, shared, 0.0, y[t], phi[t], x[t], draw, gap, said.d_phi[t], s)
+            said.finite[t] = finite and rows == 0
+            if learn > 1 and finite:
+                step(head, config, shared, 0.0, y[t], phi[t], x[t], gap, rows, 0.0, 0.0, s)
+
+
+@nb.njit(**JIT)
+def product_of(cov, z, out):
+    _filter.symmetric_product(cov, z, len(z), out)
+
+
+@nb.njit(**JIT)
+def normals_of(seed, draw, classes, samples, out):
+    _filter.normals(seed, draw, classes, samples, out)
+
+
+@nb.njit(**JIT)
+def logs_of(x, out):
+    for i in range(len(x)):
+        out[i] = _filter.log(x[i])
+
+
+class Stream:
+    """A head over streams of its own features; the inputs of the events are the constant only."""
+
+    def __init__(self, task: int, hidden: int, room: int, **settings) -> None:
+        self.config = Config(task, hidden, 1, settings.pop("clip", 1e9))
+        self.room = {BINARY: 2, REGRESSION: 1}.get(task, room)
+        self.head = Kalman.make(features=hidden + 1, classes=self.room, **settings)
+        for array in self.head.work:
+            array.fill(np.nan)
+        self.shared = Shared(np.zeros(TARGET), np.zeros(8, np.int64))
+        self.shared.target[T_CHANGE_SQ] = 1.0
+        self.at = 0
+
+    def run(self, phi: np.ndarray, y: np.ndarray, elapsed: np.ndarray | None = None, learn: int = 2) -> Said:
+        n = len(y)
+        gaps = np.ones(n) if elapsed is None else elapsed
+        scratch = Scratch(np.full(self.room, np.nan), np.full(3, np.nan))
+        said = Said(
+            np.empty(n), np.empty(n, np.int64), np.empty((n, self.room)), np.empty((n, 3)), np.ones(n),
+            np.full(phi.shape, np.nan), np.zeros(n, bool),
+        )  # fmt: skip
+        x = np.ones((n, 1))
+        fold(self.head, self.config, self.shared, phi, x, y.astype(float), gaps, learn, self.at, said, scratch)
+        self.at += n * (learn > 1)
+        return said
+
+    def cov(self, member: int = 0) -> np.ndarray:
+        m = self.config.hidden + 1
+        full = np.zeros((m, m))
+        full[np.tril_indices(m)] = self.head.state.cov[member]
+        return full + np.tril(full, -1).T
+
+    def eps(self, draw: int, classes: int) -> torch.Tensor:
+        samples = self.head.samples
+        out = np.zeros((classes, max(2, samples + samples % 2)))
+        if samples:
+            normals_of(self.head.seed, draw, classes, samples, out)
+        return torch.from_numpy(out[:, : max(1, samples)])
+
+
+def with_constant(phi: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.column_stack([phi, np.ones(len(phi))]))
+
+
+def far(a, b) -> float:
+    a, b = np.asarray(a), np.asarray(b)
+    return float(np.linalg.norm(a - b) / (np.linalg.norm(b) + 1e-12))
+
+
+def onehot(y: np.ndarray, classes: int) -> torch.Tensor:
+    return torch.nn.functional.one_hot(torch.from_numpy(y.astype(np.int64)), classes).double()
+
+
+SEEDS = pytest.mark.parametrize("seed", range(4))
+
+
+def features(rng: np.random.Generator, n: int, hidden: int, condition: float = 1.0) -> np.ndarray:
+    """Correlated features whose scales span `condition`^(1/2)."""
+    turn = np.linalg.qr(rng.normal(size=(hidden, hidden)))[0]
+    return rng.normal(size=(n, hidden)) * np.geomspace(1.0, condition**-0.5, hidden) @ turn
+
+
+@SEEDS
+@pytest.mark.parametrize("condition", [1e2, 1e6, 1e10])
+def test_without_forgetting_the_head_is_ridge_regression(seed: int, condition: float) -> None:
+    rng = np.random.default_rng(seed)
+    hidden, classes, n = int(rng.integers(1, 12)), int(rng.integers(2, 7)), 150
+    phi, y = features(rng, n, hidden, condition), np.concatenate([np.arange(classes), rng.integers(0, classes, n)])[:n]
+    prior, noise = float(rng.uniform(0.5, 2)), float(rng.uniform(0.05, 1))
+    stream = Stream(MULTICLASS, hidden, classes, gammas=(1.0,), priors=(prior,), noise=noise)
+    stream.run(phi, y)
+    z = with_constant(phi)
+    precision = (z.T @ z / noise + torch.eye(hidden + 1).double() / prior).numpy()
+    allowed = max(TOLERANCE, 100 * np.finfo(float).eps * np.linalg.cond(precision))
+    assert far(stream.head.state.mean[0], reference.ridge(z, onehot(y, classes), noise / prior)) < allowed
+    assert far(stream.cov(), np.linalg.inv(precision)) < allowed
+
+
+@SEEDS
+def test_recursive_ridge_is_the_joint_solution_in_any_order(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    phi, y = features(rng, 200, 9), np.sort(rng.permutation(np.arange(200) % 5))
+    joint = reference.ridge(with_constant(phi), onehot(y, 5), 0.1)
+    for order in (np.arange(200), rng.permutation(200), np.arange(200)[::-1]):
+        stream = Stream(MULTICLASS, 9, 5, gammas=(1.0,), alpha_rate=0.0, samples=0)
+        stream.run(phi[order], y[order])
+        assert far(stream.head.state.mean[0], joint) < TOLERANCE
+
+
+@SEEDS
+def test_a_batch_at_once_is_one_by_one(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    z, targets = torch.from_numpy(rng.normal(size=(7, 5))), torch.from_numpy(rng.normal(size=(7, 3)))
+    one = Filter.fresh(3, 5, 1.0, 2.0)
+    batch = one.learned_batch(z, targets, 0.3)
+    for row, target in zip(z, targets):
+        one = one.carried().learned(row, target, 0.3)
+    assert far(batch.mean, one.mean) < TOLERANCE
+    assert far(batch.cov, one.cov) < TOLERANCE
+
+
+@SEEDS
+def test_the_evidence_is_that_of_a_gaussian_process(seed: int) -> None:
+    """Kernel gamma^|i - j| sw z_i' z_j + s2 [i = j]; the compiled filter's moments, event by event."""
+    rng = np.random.default_rng(seed)
+    n, hidden, gamma, prior = 40, 4, float(rng.uniform(0.8, 0.999)), 0.7
+    phi, y, times = rng.normal(size=(n, hidden)), rng.normal(size=n), np.cumsum(rng.choice([0.5, 1.0, 3.0], n))
+    z = with_constant(phi).numpy()
+    kernel = gamma ** np.abs(times[:, None] - times) * prior * (z @ z.T) + np.eye(n)
+    joint = torch.distributions.MultivariateNormal(torch.zeros(n).double(), torch.from_numpy(kernel))
+    # A fixed noise scale: a window so long that it hardly moves, corrected for below by its value at each event.
+    stream = Stream(REGRESSION, hidden, 1, gammas=(gamma,), priors=(prior,))
+    total = 0.0
+    for t in range(n):
+        level = float(stream.head.state.noise[0])
+        said = stream.run(phi[t : t + 1], y[t : t + 1], np.array([times[0] if t == 0 else times[t] - times[t - 1]]))
+        variance = said.spread[0, 0] / level
+        total += -0.5 * (math.log(2 * math.pi * variance) + (y[t] - said.value[0]) ** 2 / variance)
+    assert total == pytest.approx(float(joint.log_prob(torch.from_numpy(y))), rel=TOLERANCE)
+
+
+@SEEDS
+def test_the_slope_of_the_evidence_is_its_complex_step(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    m, outputs, noise, elapsed = 5, 3, 0.4, float(rng.uniform(0.5, 3))
+    root = rng.normal(size=(m, m))
+    before = Filter(torch.from_numpy(rng.normal(size=(outputs, m))), torch.from_numpy(root @ root.T), 0.97, 1.3)
+    z, target = torch.from_numpy(rng.normal(size=m)), torch.from_numpy(rng.normal(size=outputs))
+    delta = -2 * np.log(0.97) + 1e-30j
+    decay = np.exp(-0.5 * delta * elapsed)
+    cov = decay**2 * before.cov.numpy() + (1 - decay**2) * 1.3 * np.eye(m)
+    s = z.numpy() @ cov @ z.numpy() + noise
+    r = target.numpy() - decay * (before.mean.numpy() @ z.numpy())
+    stepped = (-0.5 * (outputs * np.log(s) + r @ r / s)).imag / 1e-30
+    assert reference.evidence_slope(before, z, target, noise, elapsed) == pytest.approx(stepped, rel=TOLERANCE)
+
+
+GAMMAS = [(1.0,), (0.9,), (1.0, 0.99, 0.9), (1.0, 0.9999, 0.999, 0.99)]
+
+
+def settings_of(rng: np.random.Generator, seed: int) -> dict:
+    gammas = GAMMAS[seed % len(GAMMAS)]
+    return {
+        "gammas": gammas,
+        "priors": (0.5,) if seed % 3 else (0.5, 2.0),
+        "switching": float(rng.uniform(0, 0.1)),
+        "gamma_rate": 0.05 if len(gammas) == 1 and seed % 3 else 0.0,
+    }
+
+
+def same_bank(stream: Stream, bank: Bank) -> None:
+    state = stream.head.state
+    assert far(state.weight, bank.weights) < TOLERANCE
+    for at, member in enumerate(bank.filters):
+        assert far(state.mean[at], member.mean) < TOLERANCE
+        assert far(stream.cov(at), member.cov) < TOLERANCE
+        assert state.gamma[at] == pytest.approx(member.gamma, rel=TOLERANCE)
+
+
+@pytest.mark.parametrize("task", [BINARY, MULTICLASS])
+@pytest.mark.parametrize("seed", range(8))
+def test_a_compiled_classifier_is_the_reference(task: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    n, hidden, room = 40, int(rng.integers(1, 14)), int(rng.integers(2, 9))
+    room = 2 if task == BINARY else room
+    both = {**settings_of(rng, seed), "noise": float(rng.uniform(0.05, 1)), "alpha": float(rng.uniform(1, 6))}
+    stream = Stream(task, hidden, room, samples=int(rng.choice([0, 1, 3, 16])), seed=seed, **both)
+    bank = Bank.fresh(room, hidden + 1, both.pop("gammas"), both.pop("priors"), True, **both)
+    phi, gaps = rng.normal(size=(n, hidden)), rng.choice([1.0, 1.0, 0.25, 4.0], n)
+    # Classes in the order in which they appear.
+    y = np.minimum(rng.integers(0, room, n), np.maximum.accumulate(np.arange(n) // 3))
+    known = 2 if task == BINARY else 0
+    for t in range(n):
+        z = torch.cat([torch.tensor(phi[t], requires_grad=True), torch.ones(1).double()])
+        z.retain_grad()
+        draw = stream.at
+        said = stream.run(phi[t : t + 1], y[t : t + 1], gaps[t : t + 1], learn=0)
+        if known:
+            with torch.no_grad():
+                p = bank.probabilities(z, gaps[t], stream.eps(draw, known), known)
+            assert far(said.logits[0, :known], p) < TOLERANCE
+            best = int(p[1] >= 0.5) if task == BINARY else int(p.argmax())
+            assert said.code[0] == best
+            assert said.value[0] == pytest.approx(float(p[1] if task == BINARY else p[best]), rel=TOLERANCE)
+        else:
+            assert (said.value[0], said.code[0]) == (0.0, -1)
+        known = max(known, int(y[t]) + 1)
+        eps = stream.eps(draw, known)
+        bank.loss(z, gaps[t], y[t], eps, known).backward()
+        said = stream.run(phi[t : t + 1], y[t : t + 1], gaps[t : t + 1])
+        assert said.finite[0]
+        assert far(said.d_phi[0], z.grad[:-1]) < TOLERANCE
+        bank.learn(z.detach(), gaps[t], y[t], eps, known)
+    same_bank(stream, bank)
+    assert stream.head.state.scalar[_bank.ALPHA] == pytest.approx(bank.alpha, rel=TOLERANCE)
+
+
+@pytest.mark.parametrize("robust", [0.0, 2.0])
+@pytest.mark.parametrize("seed", range(8))
+def test_a_compiled_regression_is_the_reference(seed: int, robust: float) -> None:
+    rng = np.random.default_rng(seed)
+    n, hidden = 80, int(rng.integers(1, 14))
+    both = {**settings_of(rng, seed), "window": float(rng.choice([20.0, 1000.0])), "robust": robust}
+    stream = Stream(REGRESSION, hidden, 1, **both)
+    bank = Bank.fresh(1, hidden + 1, both.pop("gammas"), both.pop("priors"), False, **both)
+    phi, gaps = rng.normal(size=(n, hidden)), rng.choice([1.0, 1.0, 0.25, 4.0], n)
+    y = phi @ rng.normal(size=hidden) + rng.standard_t(2, n) * (1 + 50 * (rng.random(n) < 0.1) * (robust > 0))
+    for t in range(n):
+        z = torch.cat([torch.tensor(phi[t], requires_grad=True), torch.ones(1).double()])
+        z.retain_grad()
+        trust = bank.weight(z.detach(), gaps[t], y[t])
+        (trust * bank.loss(z, gaps[t], y[t], None, 1)).backward()
+        mean, variance, known = bank.moments(z.detach(), gaps[t])
+        half = bank.factor * math.sqrt(variance)
+        said = stream.run(phi[t : t + 1], y[t : t + 1], gaps[t : t + 1])
+        assert far(said.spread[0], [variance, known, half]) < TOLERANCE
+        assert said.value[0] == pytest.approx(mean, rel=TOLERANCE, abs=TOLERANCE)
+        assert said.weight[0] == pytest.approx(trust, rel=TOLERANCE)
+        assert far(said.d_phi[0], z.grad[:-1]) < TOLERANCE
+        bank.learn(z.detach(), gaps[t], y[t])
+    same_bank(stream, bank)
+    assert far(stream.head.state.noise, bank.levels) < TOLERANCE
+    assert stream.head.state.scalar[_bank.FACTOR] == pytest.approx(bank.factor, rel=TOLERANCE)
+
+
+def test_random_numbers_are_those_of_the_reference_and_normal() -> None:
+    out = np.empty((5, 8))
+    for seed, draw in ((0, 0), (7, 3), (2**40, 10**9)):
+        normals_of(seed, draw, 5, 7, out)
+        np.testing.assert_allclose(out, reference.normals(seed, draw, 5, 7), rtol=1e-12, atol=1e-12)
+    many = np.empty((1000, 200))
+    normals_of(1, 2, 1000, 200, many)
+    assert abs(many.mean()) < 0.01
+    assert abs(many.var() - 1) < 0.02
+    assert abs((many**4).mean() - 3) < 0.1
+
+
+def test_the_logarithm_is_within_four_places_of_the_last() -> None:
+    x = np.concatenate([np.geomspace(1e-300, 1e300, 9999), 1 + np.linspace(-0.3, 0.5, 9999)])
+    out = np.empty_like(x)
+    logs_of(x, out)
+    assert np.all(np.abs(out - np.log(x)) <= 4 * np.spacing(np.abs(np.log(x))))
+
+
+def test_an_outlier_moves_a_robust_head_little_and_ever_less() -> None:
+    rng = np.random.default_rng(0)
+    phi = rng.normal(size=(200, 4))
+    y = phi @ np.ones(4) + 0.3 * rng.normal(size=200)
+    shift = {}
+    for robust in (0.0, 2.0):
+        for size in (1.0, 10.0, 1e3, 1e6):
+            stream = Stream(REGRESSION, 4, 1, robust=robust, gammas=(1.0, 0.99))
+            stream.run(phi, y)
+            before = [array.copy() for array in stream.head.state]
+            said = stream.run(phi[:1], y[:1] + size)
+            shift[robust, size] = np.abs(stream.head.state.mean[0] - before[0][0]).max()  # that one does not decay
+            if robust and size > 10:
+                assert said.weight[0] < REFUSED
+                for name in ("noise", "weight", "scalar"):
+                    at = stream.head.state._fields.index(name)
+                    np.testing.assert_array_equal(getattr(stream.head.state, name), before[at])
+    assert shift[0.0, 1e6] > 1e5 * shift[0.0, 1.0]
+    assert shift[2.0, 1e6] < shift[2.0, 1e3] < shift[2.0, 1.0]
+
+
+def test_a_robust_head_that_trusts_everything_is_the_plain_one() -> None:
+    """w = 1 to the last bit: while cold, and for a bound so large that no residual counts beside it."""
+    rng = np.random.default_rng(0)
+    phi, y = rng.normal(size=(60, 4)), rng.standard_t(2, 60)
+    plain, cold, wide = (Stream(REGRESSION, 4, 1, robust=robust) for robust in (0.0, 1.0, 1e12))
+    cold_said = cold.run(phi[: kalman.COLD], y[: kalman.COLD])
+    plain_said = plain.run(phi[: kalman.COLD], y[: kalman.COLD])
+    np.testing.assert_array_equal(cold_said.weight, 1.0)
+    for a, b in zip((*cold.head.state, *cold_said), (*plain.head.state, *plain_said)):
+        np.testing.assert_array_equal(a, b)
+    wide.run(phi, y)
+    plain.run(phi[kalman.COLD :], y[kalman.COLD :])
+    for a, b in zip(wide.head.state, plain.head.state):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("scale", [0.2, 1.0, 5.0])
+def test_the_covariance_stays_positive(scale: float) -> None:
+    """Constant and collinear features; 20,000 events here, a million in `test_a_million_events`."""
+    stay_positive(scale, 20_000)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scale", [0.2, 1.0, 5.0])
+def test_a_million_events(scale: float) -> None:
+    stay_positive(scale, 1_000_000)
+
+
+def stay_positive(scale: float, n: int) -> None:
+    rng = np.random.default_rng(0)
+    stream = Stream(REGRESSION, 31, 1)
+    for _ in range(n // 20_000):
+        phi = scale * rng.normal(size=(20_000, 31))
+        phi[:, 1], phi[:, 2], phi[:, 3] = phi[:, 0], 2 * phi[:, 0] - phi[:, 4], scale
+        said = stream.run(phi, phi[:, 5] + rng.normal(size=20_000))
+        assert said.finite.all()
+        assert (said.spread[:, 1] > 0).all()
+        for member in range(4):
+            assert np.linalg.eigvalsh(stream.cov(member)).min() > 0
+            quadratic = np.einsum("ti,ij,tj->t", phi[:500], stream.cov(member)[:-1, :-1], phi[:500])
+            assert quadratic.min() > 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_nine_of_ten_labels_fall_into_the_interval(seed: int) -> None:
+    """Heavy tails, noise whose size drifts, features that matter."""
+    rng = np.random.default_rng(seed)
+    n = 6000
+    phi = rng.normal(size=(n, 8))
+    y = phi @ rng.normal(size=8) + rng.standard_t(2, n) * np.exp(np.sin(np.arange(n) / 500))
+    said = Stream(REGRESSION, 8, 1).run(phi, y)
+    covered = np.abs(y - said.value) <= said.spread[:, 2]
+    assert 0.87 <= covered.mean() <= 0.93
+
+
+def test_the_bank_follows_its_best_member() -> None:
+    rng = np.random.default_rng(0)
+    n, gammas = 4000, (1.0, 0.9999, 0.999, 0.99)
+    phi = rng.normal(size=(n, 6))
+    w = np.cumsum(rng.normal(0, 0.05, (n, 6)), 0)
+    y = (phi * w).sum(1) + rng.normal(size=n)
+
+    def score(*members: float) -> float:
+        said = Stream(REGRESSION, 6, 1, gammas=members).run(phi, y)
+        return float(np.mean(0.5 * (np.log(said.spread[:, 0]) + (y - said.value) ** 2 / said.spread[:, 0])))
+
+    alone = [score(gamma) for gamma in gammas]
+    assert min(alone) < alone[0] - 0.3
+    assert score(*gammas) < min(alone) + 0.01
+
+
+def test_predicting_changes_nothing_and_says_the_same_twice() -> None:
+    rng = np.random.default_rng(0)
+    stream = Stream(MULTICLASS, 5, 4)
+    stream.run(rng.normal(size=(30, 5)), np.arange(30) % 4)
+    before = [array.copy() for array in stream.head.state]
+    phi, y = rng.normal(size=(10, 5)), np.arange(10) % 4
+    once, twice = stream.run(phi, y, learn=1), stream.run(phi, y, learn=1)
+    np.testing.assert_array_equal(once.logits, twice.logits)
+    np.testing.assert_array_equal(once.d_phi, twice.d_phi)
+    for a, b in zip(before, stream.head.state):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("task", [BINARY, REGRESSION])
+def test_what_is_not_finite_is_said_to_be(task: int) -> None:
+    stream = Stream(task, 3, 2)
+    phi = np.ones((3, 3))
+    phi[1, 2] = np.nan
+    assert stream.run(phi, np.array([1.0, 1.0, 0.0])).finite.tolist() == [True, False, True]
+    assert all(np.isfinite(array).all() for array in stream.head.state)
+
+
+def test_nothing_is_learned_before_a_change_was_seen() -> None:
+    stream = Stream(REGRESSION, 3, 1)
+    stream.shared.target[T_CHANGE_SQ] = 0.0
+    said = stream.run(np.ones((2, 3)), np.array([1.0, 2.0]))
+    assert said.finite.all()
+    assert not stream.head.state.mean.any()
+    assert stream.head.state.labels[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"gammas": (1.1,)}, "gammas"),
+        ({"gammas": ()}, "gammas"),
+        ({"priors": (-1.0,)}, "priors"),
+        ({"priors": (math.inf,)}, "priors"),
+        ({"noise": -0.1}, "noise"),
+        ({"noise": math.nan}, "noise"),
+        ({"gamma_rate": 0.1}, "gamma_rate"),
+    ],
+)
+def test_settings_that_are_no_prior_are_refused(wrong: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Kalman.make(features=3, classes=2, **wrong)

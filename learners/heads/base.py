@@ -7,6 +7,7 @@ import pkgutil
 from typing import Any, ClassVar
 
 import numpy as np
+from pydantic import Field
 
 from kernels.cpu.layout import REGRESSION, Config
 from learners.spec import Strict
@@ -60,6 +61,38 @@ class HeadSpec(Strict):
     def step_of_forgetting(self) -> float:
         """Event time that counts as one step of forgetting; 0: every observation is one."""
         return 0.0
+
+
+MAX_STATE_BYTES = 256 << 20
+"""Bound on the state of a head with all its classes."""
+
+
+class SelfTaught(HeadSpec):
+    """Base of the heads that learn by themselves, without the learner's optimizer."""
+
+    inputs: bool = Field(
+        True, description="The head sees the inputs of the event beside the features of the map below it."
+    )
+
+    def size(self, config: Config) -> int:
+        """m, how many numbers the head sees, the constant among them."""
+        return config.hidden + (config.width if self.inputs else 1)
+
+    def numbers(self, size: int, classes: int) -> int:
+        """Numbers of state for m = `size` and so many classes."""
+        raise NotImplementedError(f"head kind {self.kind!r} does not say how much it holds")
+
+    def check(self, config: Config) -> None:
+        """See `HeadSpec`."""
+        if not self.inputs and config.hidden == 0:
+            raise ValueError("inputs: false leaves the head nothing to see; raw features are the inputs")
+        size, classes = self.size(config), max(2, config.max_classes)
+        held = 8 * self.numbers(size, classes)
+        if held > MAX_STATE_BYTES:
+            raise ValueError(
+                f"head {self.kind!r} of {size} features and {classes} classes takes {held} bytes, at most "
+                f"{MAX_STATE_BYTES} are accepted"
+            )
 
 
 def heads() -> dict[str, type[HeadSpec]]:

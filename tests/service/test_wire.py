@@ -8,7 +8,6 @@ import grpc
 import numpy as np
 import pandas as pd
 import pytest
-from google.rpc import error_details_pb2
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,7 +16,6 @@ from service import errors
 from service.api import continual_v1_pb2 as pb
 from service.errors import Refused
 from service.wire import (
-    UNCERTAIN,
     Schema,
     columns_from,
     columns_from_frame,
@@ -29,8 +27,6 @@ from service.wire import (
     hash_id,
     label_to_proto,
     parse,
-    predictions_from_proto,
-    predictions_to_proto,
     slice_columns,
 )
 from streams.batch import LABEL, LABELLED, OBSERVATION, Batch, Keys
@@ -126,67 +122,6 @@ def test_an_event_is_a_row_of_columns(kind, data):
         elif kind == "multiclass":
             one = replace(one, classes=expected.classes)
         same(one, expected)
-
-
-@settings(deadline=None)
-@given(st.integers(0, 5), st.integers(0, 4), st.booleans(), st.booleans())
-def test_predictions_round_trip(rows, classes, with_probabilities, with_outcome):
-    generator = np.random.default_rng(rows)
-    labels = tuple([7, "seven", -1, ""][:classes])
-    probabilities = generator.random((rows, classes), np.float32) if with_probabilities else None
-    outcome = generator.integers(0, 4, rows).astype(np.uint8) if with_outcome else None
-    value, code = generator.random(rows), generator.integers(-1, max(classes, 1), rows).astype(np.int32)
-    code = np.minimum(code, classes - 1).astype(np.int32)
-    message = predictions_to_proto(5, value, code, labels, probabilities, outcome)
-    back = predictions_from_proto(pb.Predictions.FromString(message.SerializeToString()))
-    assert (back.position, back.labels, len(back)) == (5, labels, rows)
-    np.testing.assert_array_equal(back.value, value)
-    np.testing.assert_array_equal(back.code, code)
-    assert len(back.outcome) == (rows if with_outcome else 0)
-    if with_probabilities and rows and classes:
-        np.testing.assert_array_equal(back.probabilities, probabilities)
-    assert back.predicted() == ([labels[c] if c >= 0 else None for c in code] if classes or rows else [])
-
-
-@settings(deadline=None)
-@given(st.integers(1, 5), st.sets(st.sampled_from(UNCERTAIN)))
-def test_what_is_known_of_the_uncertainty_round_trips(rows, known):
-    generator = np.random.default_rng(rows)
-    sure = {name: generator.random(rows) if name in known else None for name in UNCERTAIN}
-    for array in sure.values():
-        if array is not None:
-            array[0] = np.nan
-    message = predictions_to_proto(5, generator.random(rows), **sure)
-    back = predictions_from_proto(pb.Predictions.FromString(message.SerializeToString()))
-    for name, array in sure.items():
-        np.testing.assert_array_equal(getattr(back, name), array)
-    assert len(message.SerializeToString()) < (1 + len(known)) * (8 * rows + 2) + 8  # what is not known takes no bytes
-    frame = pd.DataFrame(back.columns())
-    assert list(frame) == ["predicted", "value", *(name for name in UNCERTAIN if name in known)]
-    assert frame["predicted"].tolist() == back.value.tolist()
-
-
-def test_probabilities_are_columns_by_label():
-    table = np.array([[0.25, 0.75], [0.5, 0.5]], np.float32)
-    message = predictions_to_proto(0, np.array([0.75, 0.5]), np.array([1, -1], np.int32), (7, "7"), table)
-    frame = pd.DataFrame(predictions_from_proto(message).columns())
-    assert frame["predicted"].isna().tolist() == [False, True]
-    assert frame["probability", 7].tolist() == [0.25, 0.5]
-    assert frame["probability", "7"].tolist() == [0.75, 0.5]
-
-
-def test_uncertainty_of_the_wrong_length_is_an_error():
-    with pytest.raises(ValueError, match=r"interval: got shape \(3,\); accepted: \(2,\)"):
-        predictions_to_proto(0, np.zeros(2), interval=np.zeros(3))
-    message = predictions_to_proto(0, np.zeros(2), variance=np.zeros(2))
-    message.variance = np.zeros(1).tobytes()
-    with pytest.raises(ValueError, match=r"predictions.variance: got 1 rows; accepted: 2"):
-        predictions_from_proto(message)
-
-
-def test_predictions_of_the_wrong_shape_are_an_error():
-    with pytest.raises(ValueError, match=r"probabilities: got shape \(2, 3\); accepted: \(2, 1\)"):
-        predictions_to_proto(0, np.zeros(2), np.zeros(2, np.int32), ("a",), np.zeros((2, 3)))
 
 
 def good(target="binary", kind=None):
@@ -484,48 +419,3 @@ def test_any_form_of_a_batch_becomes_the_same_columns():
     assert len({columns_of(form, SCHEMAS["binary"]).SerializeToString() for form in forms}) == 1
     with pytest.raises(TypeError, match="batch: got str"):
         columns_of("x", SCHEMAS["binary"])
-
-
-@given(
-    st.lists(
-        st.builds(errors.Violation, st.text(max_size=20), st.text(max_size=60), st.text(max_size=60)),
-        min_size=1,
-        max_size=40,
-    )
-)
-@settings(max_examples=50, deadline=None)
-def test_a_refusal_survives_the_wire_and_fits_trailers(violations):
-    refused = errors.invalid_fields(violations, "MISSING_VALUE")
-    status = refused.to_status()
-    assert len(status.SerializeToString()) < 8000
-    back = errors.from_status(status)
-    assert (back.code, back.reason, back.message) == (refused.code, refused.reason, refused.message)
-    assert back.violations == refused.violations[: len(back.violations)]
-    assert len(back.violations) >= 1
-
-
-def test_constructors_carry_code_reason_and_details():
-    cases = {
-        "MODEL_NOT_FOUND": (errors.model_not_found("m"), grpc.StatusCode.NOT_FOUND),
-        "MODEL_EXISTS": (errors.model_exists("m"), grpc.StatusCode.ALREADY_EXISTS),
-        "ID_REUSED": (errors.conflict("i"), grpc.StatusCode.ALREADY_EXISTS),
-        "LOADING": (errors.unavailable("LOADING", "store is loading", 0.25), grpc.StatusCode.UNAVAILABLE),
-        "FULL": (errors.exhausted("FULL", "queue is full", 0.5), grpc.StatusCode.RESOURCE_EXHAUSTED),
-        "STALE": (errors.failed_precondition("STALE", "i", "old"), grpc.StatusCode.FAILED_PRECONDITION),
-        "WRONG_MAP": (errors.wrong_map(pb.PartitionMap(version=3)), grpc.StatusCode.FAILED_PRECONDITION),
-        "WRONG_SEQUENCE": (errors.wrong_sequence("p", 3, 2), grpc.StatusCode.ABORTED),
-    }
-    for reason, (refused, code) in cases.items():
-        back = errors.from_status(refused.to_status())
-        assert (back.reason, back.code, back.details) == (reason, code, refused.details)
-        assert back.retry_seconds == refused.retry_seconds
-    assert errors.from_status(cases["WRONG_MAP"][0].to_status()).detail(pb.PartitionMap).version == 3
-    resource = cases["ID_REUSED"][0].detail(error_details_pb2.ResourceInfo)
-    assert (resource.resource_type, resource.resource_name) == ("event", "i")
-
-
-def test_details_too_large_for_trailers_are_left_out():
-    partitions = [pb.Partition(model="m" * 50, address="a" * 50) for _ in range(1000)]
-    status = errors.wrong_map(pb.PartitionMap(partitions=partitions)).to_status()
-    assert len(status.SerializeToString()) < 8000
-    assert errors.from_status(status).reason == "WRONG_MAP"

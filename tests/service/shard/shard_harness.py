@@ -15,12 +15,15 @@ from dataclasses import asdict
 from functools import cache
 from typing import Any
 
+import grpc
 import numpy as np
+import pytest
 
 from learners.base import Folded, Learner
 from learners.spec import ModelSpec
 from service.api import continual_v1_pb2 as pb
 from service.client import Client
+from service.errors import Refused, from_rpc_error
 from service.shard.server import Server
 from service.shard.shard import Shard, ShardConfig
 from service.store.connect import connect
@@ -247,3 +250,10 @@ def until(condition: Callable[[], Any], seconds: float = 20.0) -> Any:
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.005)
     return value
+
+
+def refused_by(call: Callable[[], Any]) -> Refused:
+    """The refusal of a unary call."""
+    with pytest.raises(grpc.RpcError) as error:
+        call()
+    return from_rpc_error(error.value)

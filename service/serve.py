@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from learners.river import signing
 from service.shard.actor import NAMESPACE, ShardActor
 from service.shard.shard import DEPLOYMENT, ShardConfig, until_served
 from service.store.catalog import Catalog
@@ -39,6 +40,8 @@ class ServeOptions:
         ray: address of a running Ray cluster; None: a local one.
         appendfsync: of the embedded store.
         store_env: environment of the embedded store's process (a test preloads a library).
+        signing_key: file with the key for pickled state, on every node; None: the environment variable
+            `learners.river.signing.VARIABLE`, or with the embedded store a file in `data`, made at the first start.
     """
 
     data: Path = Path("continual-data")
@@ -49,6 +52,7 @@ class ServeOptions:
     ray: str | None = None
     appendfsync: AppendFsync = "always"
     store_env: dict[str, str] | None = None
+    signing_key: Path | None = None
 
 
 class Deployment:
@@ -117,6 +121,20 @@ class Deployment:
         self.deployment = Catalog(client, DEPLOYMENT).deployment_id()
         client.close()
 
+    def _signing_key(self) -> str:
+        """Path of the key's file, or "" where the environment may hold the key; the store must not.
+
+        Raises:
+            ValueError: the key is too short.
+            OSError: the file cannot be read.
+        """
+        given = self.options.signing_key
+        if given is None and self.options.redis is None and signing.find_key() is None:
+            given = signing.make_key(self.options.data)
+        path = str(given.resolve()) if given else ""
+        signing.check_key(signing.find_key(path))
+        return path
+
     def _start_shards(self) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 would put every client before the shards
@@ -124,6 +142,7 @@ class Deployment:
         os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
         import ray
 
+        signing_key = self._signing_key()
         shards = self.options.shards or max(1, (os.cpu_count() or 2) - 1)
         if not ray.is_initialized():
             local: dict[str, Any] = {"num_cpus": shards, "object_store_memory": 80 << 20, "include_dashboard": False}
@@ -145,6 +164,7 @@ class Deployment:
                 self.options.port,
                 advertise=self.options.host,
                 log=str(self.logs / f"shard-{index}.log") if self.options.ray is None else "",
+                signing_key=signing_key,
             )
             name = f"{self.deployment}/{config.name}"
             self.actors[config.name] = remote.options(

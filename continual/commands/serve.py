@@ -57,6 +57,13 @@ PORT_TAKEN, FOLDER_IN_USE, STORE_UNFIT = 3, 4, 5
     help="When the embedded store syncs: before every reply, every second, or when the system likes.",
 )
 @click.option(
+    "--signing-key",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Key that signs pickled state (models of kind river): 32 random bytes or more, the same on every node. "
+    "Default: $CONTINUAL_SIGNING_KEY, or with the embedded store a file in its folder.",
+)
+@click.option(
     "--model",
     "specs",
     multiple=True,

@@ -20,6 +20,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from learners.fingerprint import fingerprint
+from learners.river import signing
 from learners.spec import ModelSpec
 from service import errors
 from service.api import continual_v1_pb2 as pb
@@ -57,6 +58,7 @@ class ShardConfig:
         port: the node's public port, shared by its shards.
         advertise: host under which others reach this shard.
         log: file that its log goes to; "": standard error.
+        signing_key: file with the key for pickled state; "": what `learners.river.signing.VARIABLE` holds, if anything.
     """
 
     redis: str
@@ -66,6 +68,7 @@ class ShardConfig:
     port: int = 50051
     advertise: str = "127.0.0.1"
     log: str = ""
+    signing_key: str = ""
 
     @property
     def name(self) -> str:
@@ -107,6 +110,8 @@ class Shard:
             address: host:port of this shard's own server.
         """
         self.address = address
+        if key := signing.find_key(self.config.signing_key):
+            signing.set_key(key)
         self.deployment = await asyncio.to_thread(until_served, self.catalog.deployment_id)
         await asyncio.to_thread(self._publish)
         models = await asyncio.to_thread(self.catalog.list)
@@ -153,6 +158,7 @@ class Shard:
 
     async def _open(self, spec: ModelSpec) -> Partition:
         """Takes ownership, recovers, serves."""
+        check_signing(spec)
         await asyncio.to_thread(_compile, spec)
         store = Store(self.client, DEPLOYMENT, spec.name)
         record = OwnerRecord.here(self.config.name, self.address)
@@ -287,9 +293,11 @@ class Shard:
         """Creates a model and serves it.
 
         Raises:
-            service.errors.Refused: the spec does not validate, the model exists, or the store promises too little.
+            service.errors.Refused: the spec does not validate, the model exists, the store promises too little, or
+                there is no key to sign with.
         """
-        spec = parse_spec(spec_json)
+        spec = await asyncio.to_thread(parse_spec, spec_json)  # a learner may try out what it is told to build
+        check_signing(spec)
         async with self._creating:
             offered = await asyncio.to_thread(durability, self.client)
             if RANK[offered] < RANK[spec.deployment.durability]:
@@ -388,6 +396,17 @@ def parse_spec(spec_json: str) -> ModelSpec:
             for item in error.errors(include_url=False, include_context=False)
         ]
         raise errors.invalid_fields(violations, "INVALID_SPEC") from error
+
+
+def check_signing(spec: ModelSpec) -> None:
+    """Refuses a learner whose state must be signed where this process was given no key.
+
+    Raises:
+        service.errors.Refused: saying how to give one.
+    """
+    if getattr(spec.learner, "signed", False) and not signing.has_key():
+        kind = f"{spec.learner.kind!r}, whose state is a pickle that must be signed"
+        raise errors.invalid("spec.learner.kind", kind, f"it, once there is a key: {signing.HOW}", "NO_SIGNING_KEY")
 
 
 def _compile(spec: ModelSpec) -> None:

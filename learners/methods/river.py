@@ -1,0 +1,411 @@
+"""Any classifier or regressor of River, or a pipeline that ends in one, given by import path and parameters.
+
+    x           the features by name, without those that are missing, and the key's last label, without it at first
+    predict     probabilities as River gives them; a number, or the change since the key's last label
+    learn       `learn_one` for every label, with the features as they stood at the prediction
+
+River's estimators can only be pickled. The pickle is part of the shared state, in a form that depends on the state
+alone (`learners.river.pickles`), signed (`learners.river.signing`), and never loaded unsigned.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import platform
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import numpy as np
+from pydantic import Field, TypeAdapter, field_validator
+
+from kernels.cpu import layout
+from kernels.cpu.layout import H_LABEL, H_LABEL_AT, H_LABELS, H_PENDING, H_POSITION, H_SEEN, H_TIME
+from learners.base import ColdRows, Folded, MemoryRows, Predicted, Row, hash_shared
+from learners.keyed import CaptureActive, Columns, KeyedRows
+from learners.river import estimators, pickles, signing
+from learners.river.served import Said, Served
+from learners.spec import LearnerSpec, ModelSpec, MulticlassTarget
+from streams.batch import LABEL, OBSERVATION, Batch, Keys
+
+log = logging.getLogger(__name__)
+
+LAST, AGE = "last_label", "last_label_age"
+"""Inputs beside the features: the key's last label (of a multi-class target its number in order of appearance), and
+where labels are delayed its age of a events of the key, as a / (a + 10)."""
+
+NOTE = 5
+"""What is kept of a pending observation beside its inputs: position + 1 (0: free), base, value and class of its
+prediction, and the key's count of observations."""
+
+MAX_ROW_BYTES = 64 << 20
+"""Bound on the row of a key: it is written to the store, and read from it, in one piece."""
+
+
+class RiverSpec(LearnerSpec):
+    """An estimator of River, or a pipeline."""
+
+    kind: Literal["river"] = "river"
+    estimator: tuple[estimators.Step, ...] = Field(
+        min_length=1, description="Import path and parameters, or a list of such steps: a pipeline."
+    )
+    previous_label: bool = Field(True, description=f"The key's last label that has arrived is an input, {LAST!r}.")
+    predicts: Literal["level", "change"] = Field(
+        "level",
+        description="Regression: what River learns and predicts: the target itself, or its change since the key's last "
+        "label (for a new key since the mean of all labels).",
+    )
+
+    signed: ClassVar[bool] = True
+    """Whether the state holds what must be signed to be loaded."""
+
+    @field_validator("estimator", mode="before")
+    @classmethod
+    def _one_step(cls, value: Any) -> Any:
+        """A single step may be written without the list."""
+        return value if isinstance(value, (list, tuple)) else [value]
+
+    def build(self, model: ModelSpec) -> RiverLearner:
+        """A fresh learner for `model`."""
+        return RiverLearner(model)
+
+    def inputs(self, model: ModelSpec) -> tuple[str, ...]:
+        """Names of what River is given, of which some may be missing."""
+        extra = (LAST, AGE) if model.labels.arrive == "delayed" else (LAST,)
+        return (*(feature.name for feature in model.features), *(extra if self.previous_label else ()))
+
+    def whole(self, model: ModelSpec) -> frozenset[str]:
+        """Those of the inputs that are whole numbers."""
+        categories = {feature.name for feature in model.features if feature.categories}
+        return frozenset(categories | ({LAST} if self.previous_label and model.target.kind == "multiclass" else set()))
+
+    def check(self, model: ModelSpec) -> None:
+        """See `learners.spec.LearnerSpec`: the estimator is tried on a few events like those of the model.
+
+        Raises:
+            ValueError: River refuses it, it does not fit the target, its state cannot be stored, or names collide.
+        """
+        names = self.inputs(model)
+        if len(set(names)) < len(names):
+            raise ValueError(
+                f"features {LAST!r} and {AGE!r} are the learner's own: rename, or set previous_label: false"
+            )
+        row = 8 * (layout.HEAD + model.labels.pending * (2 + NOTE + len(names)))
+        if row > MAX_ROW_BYTES:
+            raise ValueError(
+                f"{len(names)} inputs and {model.labels.pending} pending observations take {row} bytes per key, at "
+                f"most {MAX_ROW_BYTES} are accepted"
+            )
+        missing = {feature.name for feature in model.features if feature.missing != "refuse"}
+        absent = frozenset(missing | ({LAST} if self.previous_label else set()))
+        steps = TypeAdapter(estimators.Steps).dump_json(self.estimator).decode()
+        reason = estimators.refusal(steps, self.seed, model.target.kind, names, self.whole(model), absent)
+        if reason:
+            raise ValueError(f"learner.estimator: {reason}")
+
+
+class _Events(NamedTuple):
+    """A batch as Python's values."""
+
+    x: list[list[float]]
+    kind: list[int]
+    y: list[float]
+    time: list[int]
+    id: np.ndarray
+    classes: tuple[int | str, ...]
+
+
+class RiverLearner:
+    """See the module's docstring.
+
+    River gets labels as bool for a binary target, as the number of the class in order of appearance for a multi-class
+    one, and as float for a regression.
+    """
+
+    def __init__(self, model: ModelSpec) -> None:
+        spec = model.learner
+        assert isinstance(spec, RiverSpec)
+        self.spec = model
+        self._task = model.target.kind
+        self._limit = model.target.max_classes if isinstance(model.target, MulticlassTarget) else 0
+        self._policy = model.labels
+        self._names, self._whole = spec.inputs(model), spec.whole(model)
+        self._categories = {feature.name: feature.categories for feature in model.features if feature.categories}
+        self._previous, self._aged = spec.previous_label, self._names[len(model.features) :] == (LAST, AGE)
+        estimator = estimators.build(spec.estimator, spec.seed)
+        estimators.prime(estimator, self._names, self._whole, self._task)
+        self._model = Served(estimator, self._task, self._task == "regression" and spec.predicts == "change")
+        self._pickled: bytes | None = None  # the estimator, where it was written or read after it last learned
+        self._versions = _versions()
+        self.position = 0
+        self._labels, self._mean = 0, 0.0  # of a regression
+        self._classes: dict[int | str, int] = {}
+        p = model.labels.pending
+        shapes: dict[str, tuple[tuple[int, ...], np.dtype]] = {
+            "head": ((layout.HEAD,), np.dtype(np.float64)),
+            "pending_id": ((p, 2), np.dtype(np.uint64)),
+            "pending_head": ((p, NOTE), np.dtype(np.float64)),
+            "pending_x": ((p, len(self._names)), np.dtype(np.float64)),
+        }
+        self.rows = KeyedRows(shapes, model.deployment.slots, MemoryRows())
+
+    def classes(self) -> tuple[int | str, ...]:
+        """The labels known; for a binary target the two of the spec."""
+        return self.spec.target.labels if self.spec.target.kind == "binary" else tuple(self._classes)
+
+    # Folding
+
+    def fold(self, batch: Batch) -> Folded:
+        """See `learners.base.Learner`.
+
+        Raises:
+            learners.keyed.CaptureActive: a running snapshot must finish first; the events before the one that
+                raised are folded (`CaptureActive.folded`), the rest are not.
+        """
+        n = len(batch)
+        out = Folded(np.full(n, np.nan), np.full(n, -1, np.int32), np.zeros(n, np.uint8), np.full((n, 4), np.nan))
+        start = 0
+        while start < n:
+            rest = batch.slice(start, n) if start else batch
+            try:
+                slots, rows = self.rows.admit(rest.key, self.position)
+            except CaptureActive as stopped:
+                done = (column[:start] for column in (out.value, out.code, out.outcome, out.scored))
+                stopped.folded = Folded(*done) if start else None
+                raise
+            self.rows.before_write(slots)
+            self._fold_resident(rest.slice(0, rows) if rows < len(rest) else rest, slots.tolist(), out, start)
+            start += rows
+        return out
+
+    def _fold_resident(self, batch: Batch, slots: list[int], out: Folded, start: int) -> None:
+        """Folds events whose keys are in memory; the heads of their rows are lists meanwhile."""
+        column = self.rows.columns["head"]
+        heads = {slot: column[slot].tolist() for slot in set(slots)}
+        x, kind, y, time = (column.tolist() for column in (batch.x, batch.kind, batch.y, batch.time))
+        events = _Events(x, kind, y, time, batch.id, batch.classes)
+        for t, slot in enumerate(slots):
+            self.position += 1
+            step = self._late_label if events.kind[t] == LABEL else self._observe
+            out.outcome[start + t] = step(events, t, heads[slot], slot, out, start + t)
+        for slot, head in heads.items():
+            column[slot] = head
+
+    def _observe(self, events: _Events, t: int, head: list[float], slot: int, out: Folded, at: int) -> int:
+        """An event with features, with or without its label; returns its outcome."""
+        time = float(events.time[t])
+        values = self._inputs(events.x[t], head)
+        x, base = self._named(values), self._base(head)
+        said = self._model.say(x, base, len(self._classes))
+        out.value[at], out.code[at] = said.value, said.code
+        late = layout.OUT_OF_ORDER if 0 < time < head[H_TIME] else 0
+        if late and self._policy.out_of_order == "ignore":
+            return late
+        head[H_SEEN] += 1
+        head[H_TIME] = max(head[H_TIME], time)
+        head[H_POSITION] = self.position
+        if events.kind[t] == OBSERVATION:
+            if self._policy.pending:
+                self._hold(slot, head, events.id[t], values, said, base)
+            return late | layout.OBSERVED
+        y = self._target(events, t)
+        if y < 0 and self._task == "multiclass":
+            return late | layout.OBSERVED | layout.CLASS_LIMIT
+        out.scored[at] = said.share(int(y)) if self._task == "multiclass" else said.value, said.code, base, y
+        return late | layout.OBSERVED | self._learn(said, x, y, base, head, head[H_SEEN])
+
+    def _late_label(self, events: _Events, t: int, head: list[float], slot: int, out: Folded, at: int) -> int:
+        """A label for an earlier observation, learned with the inputs of then; returns its outcome."""
+        place = self._find(slot, events.id[t])
+        if place < 0:
+            return layout.UNKNOWN_ID
+        note = self.rows.columns["pending_head"][slot, place]
+        _, base, value, code, seen = note.tolist()
+        note[0] = 0.0
+        head[H_POSITION] = self.position
+        y = self._target(events, t)
+        if y < 0 and self._task == "multiclass":
+            return layout.CLASS_LIMIT
+        out.scored[at] = math.nan if self._task == "multiclass" else value, code, base, y
+        x = self._named(self.rows.columns["pending_x"][slot, place].tolist())
+        return self._learn(self._model.say(x, base, len(self._classes)), x, y, base, head, seen)
+
+    def _learn(self, said: Said, x: dict, y: float, base: float, head: list[float], seen: float) -> int:
+        """Teaches a label, unless River has no finite prediction for its features; notes it as the key's last."""
+        outcome = layout.NONFINITE
+        if said.usable:
+            self._pickled = None
+            outcome = layout.LEARNED if self._model.learn(x, y, base) else layout.NONFINITE
+        if self._task == "regression":
+            self._labels += 1
+            self._mean += (y - self._mean) / self._labels
+        head[H_LABEL] = y
+        head[H_LABELS] += 1
+        head[H_LABEL_AT] = seen
+        return outcome
+
+    def _target(self, events: _Events, t: int) -> float:
+        """The label; for a multi-class target its number, the next one for a new label, -1 where no more are held."""
+        if self._task != "multiclass":
+            return events.y[t]
+        label = events.classes[int(events.y[t])]
+        if label not in self._classes and len(self._classes) < self._limit:
+            self._classes[label] = len(self._classes)
+        return self._classes.get(label, -1)
+
+    def _hold(self, slot: int, head: list[float], id: np.ndarray, values: list[float], said: Said, base: float) -> None:
+        """Keeps an observation for its label: a ring per key, so the oldest goes first."""
+        place, columns = int(head[H_PENDING]), self.rows.columns
+        head[H_PENDING] = (place + 1) % self._policy.pending
+        columns["pending_id"][slot, place] = id
+        columns["pending_head"][slot, place] = self.position, base, said.value, said.code, head[H_SEEN]
+        columns["pending_x"][slot, place] = values
+
+    def _find(self, slot: int, id: np.ndarray) -> int:
+        """The ring place of the pending observation with this id, or -1."""
+        at = self.rows.columns["pending_head"][slot, :, 0]
+        same = (self.rows.columns["pending_id"][slot] == id).all(axis=1)
+        places = np.flatnonzero(same & (at > 0))
+        if not len(places) or (self._policy.horizon and self.position - at[places[0]] > self._policy.horizon):
+            return -1
+        return int(places[0])
+
+    # What River is given
+
+    def _base(self, head: list[float]) -> float:
+        """The key's last label; for a new key the mean of all labels of a regression, else NaN."""
+        if head[H_LABELS] > 0:
+            return head[H_LABEL]
+        return self._mean if self._task == "regression" else math.nan
+
+    def _inputs(self, features: list[float], head: list[float]) -> list[float]:
+        """Features, last label and its age; NaN where there is none."""
+        if not self._previous:
+            return features
+        labelled = head[H_LABELS] > 0
+        last = head[H_LABEL] if labelled else math.nan
+        if not self._aged:
+            return [*features, last]
+        age = head[H_SEEN] - head[H_LABEL_AT]
+        return [*features, last, age / (age + 10.0) if labelled else 1.0]
+
+    def _named(self, values: list[float]) -> dict[str, float]:
+        """Inputs by name, as River wants them: what is missing is left out."""
+        x = {name: value for name, value in zip(self._names, values) if value == value}  # noqa: PLR0124 (not NaN)
+        for name, count in self._categories.items():
+            if name in x and not (x[name].is_integer() and 0 <= x[name] < count):
+                del x[name]
+        for name in self._whole & x.keys():
+            x[name] = int(x[name])
+        return x
+
+    def predict(self, batch: Batch, probabilities: bool = False) -> Predicted:
+        """See `learners.base.Learner`."""
+        n, known = len(batch), len(self.classes())
+        value, code, table = np.empty(n), np.empty(n, np.int32), np.zeros((n, known), np.float32)
+        for t, (features, head) in enumerate(zip(batch.x.tolist(), self._heads(batch.key))):
+            said = self._model.say(self._named(self._inputs(features, head)), self._base(head), len(self._classes))
+            value[t], code[t] = said.value, said.code
+            if probabilities and self._task == "multiclass":
+                table[t] = [said.share(k) for k in range(known)]
+        if self._task == "binary":
+            table = np.column_stack([1.0 - value, value]).astype(np.float32)
+        return Predicted(value, code, table if probabilities and known else None)
+
+    def _heads(self, keys: Keys) -> list[list[float]]:
+        """The head of each key's row, wherever it is."""
+        slots = self.rows.lookup(keys)
+        heads = self.rows.columns["head"][slots]
+        absent = np.flatnonzero(slots < 0)
+        if len(absent):
+            found: Columns = self.rows.peek([keys[row] for row in absent.tolist()], self.position)
+            heads[absent] = found["head"]
+        return heads.tolist()
+
+    # State
+
+    def shared_arrays(self) -> dict[str, np.ndarray]:
+        """Shared state by name: counts, classes, the pickled estimator, its signature, and what wrote it."""
+        if self._pickled is None:
+            self._pickled, self._versions = pickles.dump(self._model.estimator), _versions()
+        seed = self.spec.learner.seed
+        return {
+            "counters": np.array([self.position, self._labels, seed], np.int64),
+            "mean": np.array([self._mean]),
+            "classes": _bytes(json.dumps(list(self._classes)).encode()),
+            "estimator": _bytes(self._pickled),
+            "signature": _bytes(signing.sign(self._purpose(self.position), self._pickled)),
+            "versions": _bytes(self._versions.encode()),
+        }
+
+    def _purpose(self, position: int) -> bytes:
+        return f"River estimator of {self.spec.digest()} at {position}".encode()
+
+    def load(self, shared: dict[str, np.ndarray], cold: ColdRows) -> None:
+        """See `learners.base.Learner`.
+
+        Raises:
+            learners.river.signing.Unsigned: the estimator is not signed by this deployment; nothing was changed.
+            learners.river.pickles.NotRestorable: it cannot be read, or names what no estimator needs; the same.
+        """
+        counters = shared["counters"].tolist()
+        data, versions = shared["estimator"].tobytes(), shared["versions"].tobytes().decode()
+        signature = shared["signature"].tobytes() if "signature" in shared else b""
+        signing.verify(self._purpose(counters[0]), data, signature)
+        if versions != _versions():
+            log.warning("model %s: written by %s, read by %s", self.spec.name, versions, _versions())
+        self._model.estimator = pickles.load(data)
+        self._pickled, self._versions = data, versions
+        self.position, self._labels, _ = counters
+        self._mean = float(shared["mean"][0])
+        self._classes = {label: i for i, label in enumerate(json.loads(shared["classes"].tobytes()))}
+        self.rows.reset(cold)
+
+    def attach(self, cold: ColdRows) -> None:
+        """Sends evictions to `cold` from now on (before the first event)."""
+        self.rows.reset(cold)
+
+    def pass_over(self, events: int) -> None:
+        """See `learners.base.Learner`."""
+        self.position += events
+
+    def digest(self) -> str:
+        """See `learners.base.Learner`; the signature, which depends on the key, is outside it."""
+        shared = self.shared_arrays()
+        del shared["signature"], shared["versions"]
+        sha = hash_shared(shared)
+        for key, content in self.rows.all_rows(self.position):
+            sha.update(len(key).to_bytes(4, "little") + key + content)
+        return sha.hexdigest()
+
+    def begin_capture(self, since: int) -> dict[str, np.ndarray]:
+        """See `learners.base.Learner`."""
+        self.rows.begin_capture(since, self.position)
+        return self.shared_arrays()
+
+    def capture(self, limit: int) -> list[Row] | None:
+        """See `learners.base.Learner`."""
+        return self.rows.capture(limit)
+
+    def end_capture(self, written: int | None = None) -> None:
+        """See `learners.keyed.KeyedRows.end_capture`."""
+        self.rows.end_capture(written)
+
+    def resident_keys(self) -> int:
+        """Keys in memory."""
+        return len(self.rows)
+
+    def resident(self, keys: Keys) -> bool:
+        """See `learners.base.Learner`."""
+        return bool((self.rows.lookup(keys) >= 0).all())
+
+
+def _bytes(data: bytes) -> np.ndarray:
+    return np.frombuffer(data, np.uint8)
+
+
+def _versions() -> str:
+    """What the bits of River's arithmetic depend on."""
+    import river
+
+    return f"River {river.__version__}, Python {platform.python_version()}, numpy {np.__version__}"

@@ -1,0 +1,300 @@
+"""From a description to a River estimator: only what is River's own, with parameters that its signature names.
+
+    estimator: {path: river.tree.HoeffdingTreeClassifier, parameters: {grace_period: 50}}
+    estimator: [{path: river.preprocessing.StandardScaler}, {path: river.linear_model.LogisticRegression}]
+
+A list is a pipeline. A parameter may be such a step again, a list of steps, or `{pipeline: [...]}`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import math
+import re
+import sys
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from learners.spec import Strict
+
+PATH = re.compile(r"river(\.[A-Za-z]\w*)+")
+DEEPEST = 8
+"""Bound on steps within parameters of steps."""
+
+EXAMPLE = "the import path of one of River's classes, e.g. river.tree.HoeffdingTreeClassifier"
+
+
+class Step(Strict):
+    """An estimator of River, or another of its objects: import path and parameters."""
+
+    path: str = Field(max_length=200, description="Import path within `river`.")
+    parameters: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Arguments by name: numbers, texts, lists, mappings, or steps again. `*args` goes by its name, as "
+        "a list. Where the signature has a `seed` that is not given, it is the learner's.",
+    )
+
+    @model_validator(mode="after")
+    def _known(self) -> Step:
+        check(self.path, self.parameters)
+        return self
+
+
+Steps = tuple[Step, ...]
+
+
+# What a description may say
+
+
+def resolve(path: str) -> type:
+    """The class that an import path names.
+
+    Raises:
+        ValueError: it leads outside River, to nothing, or to something that is no `river.base.Base` class.
+    """
+    if not PATH.fullmatch(path):
+        raise ValueError(f"path: got {path!r}; accepted: {EXAMPLE}")
+    from river.base import Base
+
+    module, _, name = path.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"path: got {path!r}, which cannot be imported ({error}); accepted: {EXAMPLE}") from error
+    own = isinstance(found, type) and found.__module__.split(".")[0] == "river"
+    if not own or not issubclass(found, Base) or inspect.isabstract(found):
+        raise ValueError(f"path: got {path!r}, which is not a class of River to be built; accepted: {EXAMPLE}")
+    return found
+
+
+def check(path: str, parameters: dict[str, Any], depth: int = 0) -> None:
+    """Refuses a step that River has not.
+
+    Raises:
+        ValueError: naming path or parameter, what it is and what is accepted.
+    """
+    if depth > DEEPEST:
+        raise ValueError(f"parameters: steps within steps beyond {DEEPEST} levels; accepted: {DEEPEST} at most")
+    known = _signature(resolve(path))
+    for name, value in parameters.items():
+        if name not in known:
+            accepted = ", ".join(known) or "none"
+            raise ValueError(f"parameters of {path}: got {name!r}; accepted: {accepted}")
+        if known[name].kind is inspect.Parameter.VAR_POSITIONAL and not isinstance(value, (list, tuple)):
+            raise ValueError(f"parameter {name!r} of {path}: got {value!r}; accepted: a list")
+        _check_value(f"parameter {name!r} of {path}", value, depth)
+    for name, parameter in known.items():
+        variadic = parameter.kind is inspect.Parameter.VAR_POSITIONAL
+        if parameter.default is inspect.Parameter.empty and not variadic and name not in parameters:
+            raise ValueError(f"parameters of {path}: {name!r} is missing and has no default")
+
+
+def _signature(kind: type) -> dict[str, inspect.Parameter]:
+    parameters = inspect.signature(kind).parameters
+    return {name: given for name, given in parameters.items() if given.kind is not inspect.Parameter.VAR_KEYWORD}
+
+
+def _check_value(where: str, value: Any, depth: int) -> None:
+    if isinstance(value, dict):
+        if _is_step(value):
+            check(value["path"], value.get("parameters", {}), depth + 1)
+            return
+        for item in value.values():
+            _check_value(where, item, depth + 1)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            _check_value(where, item, depth + 1)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{where}: got {value}; accepted: finite numbers")
+    elif not isinstance(value, (str, int, float, bool, type(None))):
+        raise ValueError(f"{where}: got a {type(value).__name__}; accepted: numbers, texts, lists, mappings, steps")
+
+
+def _is_step(value: dict) -> bool:
+    return (
+        isinstance(value.get("path"), str)
+        and value.keys() <= {"path", "parameters"}
+        and isinstance(value.get("parameters", {}), dict)
+    )
+
+
+# Building
+
+
+def build(estimator: Steps, seed: int) -> Any:
+    """A fresh estimator; a list of several steps is a `river.compose.Pipeline`.
+
+    Raises:
+        ValueError: River does not accept the parameters; the message is River's.
+    """
+    try:
+        return _pipeline([_built(step.path, step.parameters, seed) for step in estimator])
+    except Exception as error:
+        raise ValueError(f"estimator: River refuses it: {type(error).__name__}: {error}") from error
+
+
+def _pipeline(steps: list[Any]) -> Any:
+    if len(steps) == 1:
+        return steps[0]
+    from river.compose import Pipeline
+
+    return Pipeline(*steps)
+
+
+def _built(path: str, parameters: dict[str, Any], seed: int) -> Any:
+    kind = resolve(path)
+    known = _signature(kind)
+    values = {name: _value(value, seed) for name, value in parameters.items()}
+    if "seed" in known:
+        values.setdefault("seed", seed % 2**32)  # numpy's generators take no more
+    many = [name for name, given in known.items() if given.kind is inspect.Parameter.VAR_POSITIONAL]
+    given = values.pop(many[0], []) if many else []
+    built = kind(*given, **values)
+    if path == "river.compose.Select":
+        built.keys = dict.fromkeys(given)  # River keeps a set, and gives the features in its order
+    return built
+
+
+def _value(value: Any, seed: int) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_value(item, seed) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if _is_step(value):
+        return _built(value["path"], value.get("parameters", {}), seed)
+    if value.keys() == {"pipeline"}:
+        return _pipeline(_value(value["pipeline"], seed))
+    return {name: _value(item, seed) for name, item in value.items()}
+
+
+# Trial
+
+ROWS, FEWER_ROWS, WIDE = 24, 6, 1000
+"""Events of a trial; fewer for specs with more features than the last."""
+
+OUTSIDE = {"SWINN", "Vertex", "KolmogorovSmirnov"}
+"""Classes of River with state of the class or of the process: flags of isolated vertices, the global generator."""
+
+HASHING = {"RBFSampler", "AMRules"}
+"""Classes of River that walk sets of names in their order, or keep hashes of them."""
+
+
+@lru_cache(maxsize=64)
+def refusal(estimator: str, seed: int, target: str, names: tuple[str, ...], whole: frozenset, absent: frozenset) -> str:
+    """Why an estimator cannot be served; "" if it can. It is tried on made-up events.
+
+    Args:
+        estimator: its `Steps`, as JSON.
+        seed: of the learner.
+        target: kind of target.
+        names: of its inputs.
+        whole: those of them that are whole numbers.
+        absent: those that may be missing.
+    """
+    from pydantic import TypeAdapter
+
+    from learners.river import pickles
+
+    steps = TypeAdapter(Steps).validate_json(estimator)
+    models = [build(steps, seed) for _ in range(2)]
+    if reason := _unfit(models[0], target):
+        return reason
+    events = list(_events(target, names, whole, absent))
+    try:
+        for model in models:
+            prime(model, names, whole, target)
+        reason = _tried(models[0], target, events)
+        for x, y in events:
+            ask(models[1], x, target)
+            models[1].learn_one(x, y)
+        same = pickles.dump(models[0]) == pickles.dump(models[1])
+        return reason or ("" if same else "it does not learn the same from the same events: it draws without a seed")
+    except pickles.NotRestorable as error:
+        return f"its state cannot be stored: {error}"
+    except Exception as error:
+        return f"it fails on events of this model: {type(error).__name__}: {error}"
+
+
+def _unfit(model: Any, target: str) -> str:
+    from river import base
+
+    kinds = base.AnomalyDetector, base.Clusterer, base.MultiLabelClassifier, base.MultiTargetRegressor
+    wanted: Any = base.Regressor if target == "regression" else base.Classifier
+    last = getattr(model, "_last_step", model)
+    if not isinstance(last, wanted) or isinstance(last, kinds):
+        return f"it is not a {wanted.__name__.lower()} (of one label), which a {target} target needs"
+    if target == "multiclass" and not last._multiclass:
+        return "it tells two classes apart only; river.multiclass.OneVsRestClassifier makes several of it"
+    if model._is_stochastic:
+        return "it draws random numbers without a seed; give every `seed` in its parameters"
+    return ""
+
+
+def _events(
+    target: str, names: tuple[str, ...], whole: frozenset, absent: frozenset
+) -> Iterator[tuple[dict[str, Any], Any]]:
+    import numpy as np
+
+    draws = np.random.default_rng(0)
+    for row in range(ROWS if len(names) <= WIDE else FEWER_ROWS):
+        numbers = draws.normal(size=len(names)).tolist()
+        x = {name: int(abs(v) * 2) if name in whole else v for name, v in zip(names, numbers)}
+        for name in absent if row % 5 == 0 else ():
+            del x[name]
+        yield x, {"binary": row % 3 == 0, "multiclass": row % 3, "regression": numbers[0] + row % 3}[target]
+
+
+def _tried(model: Any, target: str, events: list[tuple[dict[str, Any], Any]]) -> str:
+    from learners.river import pickles
+
+    for number, (x, y) in enumerate(events):
+        before = pickles.dump(model)
+        said = ask(model, x, target)
+        if pickles.dump(model) != before:
+            return "a prediction changes its state"
+        restored = pickles.load(before)
+        if pickles.dump(restored) != before or ask(restored, x, target) != said:
+            return "its state is not the same after it was stored"
+        model.learn_one(x, y)
+        if number == len(events) - 1:
+            restored.learn_one(x, y)
+            if pickles.dump(restored) != pickles.dump(model):
+                return "its state goes on otherwise after it was stored"
+    return _unrepeatable(pickles.instances(model))
+
+
+def _unrepeatable(objects: list[Any]) -> str:
+    for obj in objects:
+        name = type(obj).__name__
+        if name in OUTSIDE:
+            return f"{name} keeps state outside its instances, which is lost with the process"
+        walks = name in HASHING or (name == "Select" and isinstance(obj.keys, set) and len(obj.keys) > 1)
+        if walks and sys.flags.hash_randomization:
+            return (
+                f"{name} depends on how texts hash, which differs in every process: set PYTHONHASHSEED=0 for the shards"
+            )
+    return ""
+
+
+def prime(model: Any, names: tuple[str, ...], whole: frozenset, target: str) -> None:
+    """Asks once about all inputs, at 0.
+
+    Pipelines make their plan at the first call, and scalers an entry for a name at the first sight of it, in learning
+    as in predicting; afterwards a prediction changes nothing.
+    """
+    ask(model, {name: 0 if name in whole else 0.0 for name in names}, target)
+
+
+def ask(model: Any, x: dict[str, Any], target: str) -> Any:
+    """What River says of features: a number, or what it gives to each label (an empty mapping: nothing yet)."""
+    if target == "regression":
+        return model.predict_one(x)
+    try:
+        return model.predict_proba_one(x)
+    except NotImplementedError:
+        label = model.predict_one(x)
+        return {} if label is None else {label: 1.0}

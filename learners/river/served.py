@@ -1,0 +1,96 @@
+"""A River estimator as a step of a fold: what it says in the form of `learners.base`, and learning that cannot stop."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+from learners.river import estimators
+
+NUMERIC = (ArithmeticError, ValueError)
+"""What River raises where numbers run out, as in an overflow or the logarithm of zero."""
+
+UNDECIDED = 0.5
+"""The probability of the positive label where River gives none."""
+
+
+class Said(NamedTuple):
+    """A prediction.
+
+    Attributes:
+        value: see `learners.base.Folded`.
+        code: see there.
+        usable: whether River said something finite; what it cannot predict it is not taught.
+        given: what River gives to each label; empty for a regression, and where it gives nothing.
+        total: sum of `given`.
+        known: classes known at the time.
+    """
+
+    value: float
+    code: int
+    usable: bool
+    given: dict[Any, float]
+    total: float
+    known: int
+
+    def share(self, y: int) -> float:
+        """The probability given to class `y`; where River gives none, the same to each that is known."""
+        if self.total > 0.0:
+            return self.given.get(y, 0.0) / self.total
+        return 1.0 / self.known if y < self.known else 0.0
+
+
+class Served:
+    """An estimator with its kind of target.
+
+    Args:
+        estimator: of River.
+        task: kind of target. Labels are bool for a binary target, the number of the class for a multi-class one.
+        change: for a regression, whether the estimator sees changes from a base.
+    """
+
+    def __init__(self, estimator: Any, task: str, change: bool = False) -> None:
+        self.estimator = estimator
+        self._task = task
+        self._change = change
+
+    def say(self, x: dict[str, Any], base: float, known: int) -> Said:
+        """The prediction for named features.
+
+        Args:
+            x: features by name.
+            base: of a regression, what is predicted where River says nothing finite, and what changes are from.
+            known: classes known.
+        """
+        try:
+            said = estimators.ask(self.estimator, x, self._task)
+            if self._task == "regression":
+                value = base + said if self._change else float(said)
+                return Said(value, -1, True, {}, 0.0, 0) if math.isfinite(value) else Said(base, -1, False, {}, 0.0, 0)
+            total = math.fsum(said.values())
+        except NUMERIC:
+            said, total = {}, math.nan
+        usable = math.isfinite(total)
+        if self._task == "regression":
+            return Said(base, -1, False, {}, 0.0, 0)
+        if not (usable and total > 0.0):
+            said, total = {}, 0.0
+        if self._task == "binary":
+            p = said.get(True, 0.0) / total if said else UNDECIDED
+            return Said(p, int(p >= UNDECIDED), usable, said, total, known)
+        if not said:
+            return Said(1.0 / known if known else 0.0, 0 if known else -1, usable, said, total, known)
+        best = max(said, key=said.__getitem__)
+        return Said(said[best] / total, int(best), usable, said, total, known)
+
+    def learn(self, x: dict[str, Any], y: float, base: float) -> bool:
+        """Teaches one label; whether River took it.
+
+        One that fails midway leaves what River has done until then, which is the same in every replay.
+        """
+        label: Any = {"binary": bool, "multiclass": int}.get(self._task, float)(y)
+        try:
+            self.estimator.learn_one(x, label - base if self._change else label)
+        except NUMERIC:
+            return False
+        return True

@@ -324,7 +324,7 @@ def _learn_class(head, m, classes, y, elapsed):
     state, work = head.state, head.work
     move_weights(state, work, head.switching)
     if head.alpha_rate > 0.0:
-        alpha = state.scalar[ALPHA] * exp(-head.alpha_rate * bounded(work.said[D_ALPHA]))
+        alpha = state.scalar[ALPHA] * exp(-head.alpha_rate * work.said[D_ALPHA])
         state.scalar[ALPHA] = min(max(alpha, ALPHAS[0]), ALPHAS[1])
     for g in range(len(state.gamma)):
         for k in range(classes):

@@ -70,6 +70,32 @@ def test_served_is_what_the_learner_knows(shard: LocalShard, client: Client, nam
     np.testing.assert_array_equal(plain.value, answer.value)
 
 
+@pytest.mark.parametrize("kind", sorted(TARGETS))
+def test_a_kalman_head_is_served_with_all_it_knows(shard: LocalShard, client: Client, name: str, kind: str) -> None:
+    model = spec_of(name, kind).model_dump(mode="json")
+    spec = ModelSpec.model_validate({**model, "learner": {"cell": {"units": 4}, "head": {"kind": "kalman"}}})
+    given, _ = taught(client, spec, kind)
+    asked = {"x": events(kind, 20, seed=3)["x"], "key": [f"k{i}" for i in range(20)]}
+    known = shard.learner(name).predict(batch_of(spec, asked))
+    answer = client.predict(name, asked["x"], key=asked["key"], uncertainty=True)
+    for part in UNCERTAIN:
+        np.testing.assert_array_equal(getattr(answer, part), getattr(known, part))
+    assert (answer.variance > 0).all()
+    assert (answer.epistemic > 0).all()
+    assert (answer.interval is None) == (kind != "regression")
+    metrics = client.models.statistics(name).metrics
+    if kind == "regression":
+        assert (answer.epistemic < answer.variance).all()
+        # What lies far from every event is known less well.
+        far = client.predict(name, given["x"][200] + [[0.0] * 3, [4.0] * 3], key=given["key"][200], uncertainty=True)
+        assert far.epistemic[1] > 2 * far.epistemic[0]
+        assert 0.8 < metrics["interval_coverage"] < 1
+        assert metrics["interval_width"] > 0
+    else:
+        np.testing.assert_allclose(answer.variance, answer.value * (1 - answer.value), rtol=0, atol=1e-12)
+        assert 0 < metrics["calibration_error"] < 0.3
+
+
 def test_everything_known_arrives_and_only_when_asked_for(client: Client, name: str) -> None:
     model = spec_of(name, "regression").model_dump(mode="json")
     spec = ModelSpec.model_validate({**model, "learner": {"kind": "sure", "cell": {"units": 4}}})

@@ -145,7 +145,9 @@ class LearnerSpec(Strict):
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         super().__pydantic_init_subclass__(**kwargs)
-        LearnerSpec.registry[cls.model_fields["kind"].default] = cls
+        kind = cls.model_fields["kind"].default
+        if isinstance(kind, str):  # a base of several kinds has none of its own
+            LearnerSpec.registry[kind] = cls
 
     def build(self, model: ModelSpec) -> Any:
         """Returns a fresh learner (see `learners.base.Learner`) for `model`, whose `learner` is this spec."""

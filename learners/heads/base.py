@@ -30,7 +30,9 @@ class HeadSpec(Strict):
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         super().__pydantic_init_subclass__(**kwargs)
-        HeadSpec.registry[cls.model_fields["kind"].default] = cls
+        kind = cls.model_fields["kind"].default
+        if isinstance(kind, str):  # a base of several kinds has none of its own
+            HeadSpec.registry[kind] = cls
 
     def compiled(self, config: Config, classes: int, seed: int) -> Any:
         """The head as compiled code takes it: a fresh named tuple of `kernels.cpu.heads`.

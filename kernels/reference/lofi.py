@@ -86,7 +86,8 @@ class LoFi:
 
     def learn(self, z: np.ndarray, y: int, outputs: int, elapsed: float = 1.0) -> None:
         """Learns the class `y`, one of `outputs` + 1."""
-        p = softmax(self.predict(z, outputs, elapsed)[0])
+        self.know(outputs)
+        p = softmax(self.network.run(self.transition(elapsed)[0], z)[0])
         residual = (np.arange(1, outputs + 1) == y) - p[1:]
         self.update(z, residual, np.diag(p[1:]) - np.outer(p[1:], p[1:]), elapsed)
 

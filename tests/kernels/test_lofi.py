@@ -132,8 +132,8 @@ def test_at_full_rank_it_is_the_kalman_filter_of_a_linear_model(gamma, drift):
 @pytest.mark.parametrize("task", [BINARY, MULTICLASS, REGRESSION])
 @pytest.mark.parametrize(("rank", "gamma", "drift", "elapsed"), [(1, 1.0, 0.0, 1.0), (6, 0.995, 1e-4, 2.5)])
 def test_it_is_its_reference(task, rank, gamma, drift, elapsed):
-    for seed, (hidden, width, units) in enumerate([(5, 3, 7), (1, 1, 1), (12, 9, 4)]):
-        phi, x, y, z = stream(task, n=120, hidden=hidden, width=width, seed=seed)
+    for seed, (hidden, width, units) in enumerate([(5, 3, 5), (1, 1, 1), (9, 4, 3)]):
+        phi, x, y, z = stream(task, n=80, hidden=hidden, width=width, seed=seed)
         made = {"units": units, "rank": rank, "gamma": gamma, "drift": drift, "precision": 3.0}
         head = LoFi.make(z.shape[1], np.random.default_rng(seed), classes=6, **made)
         oracle = reference.LoFi(head.state.origin.copy(), rank, 3.0, gamma, drift, window=50.0)
@@ -184,7 +184,7 @@ def test_the_error_is_the_gradient_of_the_loss(task):
 @pytest.mark.parametrize("kind", ["random", "constant", "collinear", "large"])
 @pytest.mark.parametrize("task", [MULTICLASS, REGRESSION])
 def test_directions_stay_orthonormal_and_the_precision_positive(task, kind):
-    phi, x, y, _ = stream(task, n=25_000, hidden=3, width=2, classes=3)
+    phi, x, y, _ = stream(task, n=100_000, hidden=3, width=2, classes=3)
     if kind == "constant":
         phi[:] = 1.0
     elif kind == "collinear":
@@ -192,7 +192,7 @@ def test_directions_stay_orthonormal_and_the_precision_positive(task, kind):
     elif kind == "large":
         phi *= np.float32(1e4)
     rank = 4
-    head = LoFi.make(5, np.random.default_rng(0), units=3, rank=rank, gamma=1.0, drift=1e-6, classes=3)
+    head = LoFi.make(5, np.random.default_rng(0), units=3, rank=rank, classes=3)
     ran = fold(head, task, phi, x, y, classes=3)
     assert ran.learned == len(y)
     for part in head.state:
@@ -204,6 +204,17 @@ def test_directions_stay_orthonormal_and_the_precision_positive(task, kind):
     used = head.state.strength > 0
     assert np.abs(basis.T @ basis - np.diag(used)).max() < 1e-9
     assert np.linalg.eigvalsh(precision_of(head)[1]).min() > 0
+
+
+def test_without_a_drift_of_its_own_forgetting_keeps_the_prior_precision():
+    phi, x, y, _ = stream(MULTICLASS, n=3000, hidden=3, width=2, classes=3)
+    head = LoFi.make(5, np.random.default_rng(0), units=3, rank=4, gamma=0.99, precision=7.0, classes=3)
+    fold(head, MULTICLASS, phi, x, y, classes=3)
+    assert abs(head.state.precision[0] - 7.0) < 1e-9
+    lasting = LoFi.make(5, np.random.default_rng(0), units=3, rank=4, classes=3)
+    fold(lasting, MULTICLASS, phi, x, y, classes=3)
+    assert lasting.state.precision[0] == 5.0
+    assert head.state.strength.max() < 0.2 * lasting.state.strength.max()
 
 
 def test_equal_labels_leave_the_noise_above_zero():

@@ -142,13 +142,15 @@ class LoFi(NamedTuple):
         rank: int = 10,
         precision: float = 0.0,
         gamma: float = 1.0,
-        drift: float = 0.0,
+        drift: float | None = None,
         classes: int,
     ) -> LoFi:
         """A fresh head for z of `features` numbers, with room for `classes` classes (regression: 1).
 
         A is drawn from N(0, 1 / m). `precision` is eta before the first label; 0: m, so that the variance of every
-        pre-activation is that of the draw.
+        pre-activation is that of the draw. Without `drift` it is (1 - gamma^2) / precision, which keeps eta where it
+        is. A larger one lowers eta for good, as what the directions do not hold no label ever raises again: at gamma 1
+        without bound, and in the end every label moves too much.
 
         Raises:
             ValueError: for a setting out of bounds.
@@ -162,6 +164,8 @@ class LoFi(NamedTuple):
             raise ValueError(f"precision is {precision}; accepted: a finite number, 0 for the number of features")
         if not 0.0 < gamma <= 1.0:
             raise ValueError(f"gamma is {gamma}; accepted: above 0, at most 1")
+        precision = precision or float(features)
+        drift = (1.0 - gamma * gamma) / precision if drift is None else drift
         if not 0.0 <= drift < math.inf or (gamma < 1.0 and drift == 0.0):
             raise ValueError(f"drift is {drift}; accepted: a finite number, above 0 where gamma is below 1")
         rows, count = max(1, classes), rank + MOST_CLASSES
@@ -173,7 +177,7 @@ class LoFi(NamedTuple):
             basis=np.zeros((units, rank * features)),
             basis_out=np.zeros((rows, rank * (units + 1))),
             strength=np.zeros(rank),
-            precision=np.array([precision or float(features)]),
+            precision=np.array([precision]),
             noise=np.array([0.0, 1.0]),
         )
         shapes = {

@@ -90,7 +90,7 @@ class Bank:
     classes: bool
     noise: float = 0.1
     alpha: float = 5.0
-    alpha_rate: float = 0.02
+    alpha_rate: float = 0.01
     gamma_rate: float = 0.0
     window: float = 1000.0
     switching: float = 1e-3
@@ -213,12 +213,12 @@ class Bank:
         return [w * score for w, score in zip(self.weights, scores)]
 
     def _calibrate(self, z: torch.Tensor, elapsed: float, y: int, eps: torch.Tensor, known: int) -> None:
-        """A step of gradient descent on log(alpha), clipped at 1."""
+        """A step of gradient descent on log(alpha), clipped at 14."""
         log_alpha = torch.tensor(math.log(self.alpha), dtype=torch.float64, requires_grad=True)
         alpha, self.alpha = self.alpha, torch.exp(log_alpha)  # type: ignore[assignment]
         self.loss(z, elapsed, y, eps, known).backward()
         assert log_alpha.grad is not None
-        slope = min(max(float(log_alpha.grad), -1.0), 1.0)
+        slope = min(max(float(log_alpha.grad), -14.0), 14.0)
         self.alpha = min(max(alpha * math.exp(-self.alpha_rate * slope), 0.1), 100.0)
 
     def _widen(self, z: torch.Tensor, elapsed: float, t: float) -> None:
@@ -229,14 +229,15 @@ class Bank:
 
 
 def normals(seed: int, draw: int, classes: int, samples: int) -> np.ndarray:
-    """Standard normal numbers float64 [classes, 2 ceil(samples / 2)]: SplitMix64 of a counter, then Box and Muller."""
+    """Normal numbers float64 [classes, 4 ceil(samples / 4)]: SplitMix64 of a counter, Box and Muller, both signs."""
     golden = 0x9E3779B97F4A7C15
     base = _mix(_mix(seed + golden) + draw * golden)
-    half = (samples + 1) // 2
-    words = np.array([[_mix(base + (k * 2**20 + p + 1) * golden) for p in range(half)] for k in range(classes)], object)
-    high, low = (np.array(part, np.float64).reshape(classes, half) for part in (words >> 32, words & (2**32 - 1)))
+    q = (samples + 3) // 4
+    words = np.array([[_mix(base + (k * 2**20 + p + 1) * golden) for p in range(q)] for k in range(classes)], object)
+    high, low = (np.array(part, np.float64).reshape(classes, q) for part in (words >> 32, words & (2**32 - 1)))
     radius, angle = np.sqrt(-2 * np.log((high + 0.5) / 2**32)), 2 * np.pi * low / 2**32
-    return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], 1)
+    once = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], 1)
+    return np.concatenate([once, -once], 1)
 
 
 def _mix(x: int) -> int:

@@ -14,8 +14,12 @@ from kernels.cpu.numerics import INLINE, dot, exp
 LEAST_SCORE = 1e-6
 """A probability, or a density over that of the best member, counts as at least this much for the bank."""
 
-LARGEST_GRADIENT = 1.0
-"""Bound on the gradients that move gamma and alpha."""
+LARGEST_SLOPE = 1.0
+"""Bound on the gradient that moves gamma."""
+
+LARGEST_GAP = 14.0
+"""Bound on the gradient of log(alpha), a difference of logits; at this one a probability is 1e-6. The large gradients
+are those of confident mistakes: a tighter bound would let alpha run up where labels are noisy."""
 
 ALPHAS = (0.1, 100.0)
 """Bounds of alpha."""
@@ -67,7 +71,7 @@ class Work(NamedTuple):
     output: np.ndarray
     """float64 [G, K]: M- z."""
     normal: np.ndarray
-    """float64 [K, S] (S rounded up to even): eps."""
+    """float64 [K, S] (S rounded up to a multiple of four): eps."""
     chance: np.ndarray
     """float64 [G, K, S]: the softmax of each sample."""
     sample: np.ndarray
@@ -145,9 +149,10 @@ def move_weights(state, work, switching):
 
 
 @nb.njit(**INLINE)
-def bounded(gradient):
-    gradient = LARGEST_GRADIENT if gradient > LARGEST_GRADIENT else gradient
-    return -LARGEST_GRADIENT if gradient < -LARGEST_GRADIENT else gradient
+def bounded(gradient, bound):
+    """The gradient within [-bound, bound]."""
+    gradient = bound if gradient > bound else gradient
+    return -bound if gradient < -bound else gradient
 
 
 @nb.njit(**INLINE)
@@ -159,7 +164,7 @@ def move_gamma(state, work, rows, noise, level, elapsed, rate):
     along = dot(r, work.output[0], rows, 0.0) / (note[DECAY] * level * innovation)
     spread = (squares / innovation - rows) / innovation * note[DECAY] * note[EXCESS]
     slope = -0.5 * elapsed * note[DECAY] * (along + spread)
-    delta = -2.0 * log(state.gamma[0]) + rate * bounded(slope)
+    delta = -2.0 * log(state.gamma[0]) + rate * bounded(slope, LARGEST_SLOPE)
     state.gamma[0] = exp(-0.5 * delta) if delta > 0.0 else 1.0
 
 

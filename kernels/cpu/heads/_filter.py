@@ -177,19 +177,16 @@ def symmetric_product(a, z, m, out):
     whole = m - m % 4
     for i in range(0, whole, 4):
         start = i * (i + 1) // 2
-        s = _read_triangle(a, start, i + 1, i, z, out, (z[i], z[i + 1], z[i + 2], z[i + 3]))
-        out[i] += s[0]
-        out[i + 1] += s[1]
-        out[i + 2] += s[2]
-        out[i + 3] += s[3]
-        at = start + i
-        for r in range(i, i + 4):
-            for j in range(r - i):
-                v = a[at + j]
-                out[r] += v * z[i + j]
-                out[i + j] += v * z[r]
-            out[r] += a[at + r - i] * z[r]
-            at += r + 1
+        z0, z1, z2, z3 = z[i], z[i + 1], z[i + 2], z[i + 3]
+        s = _read_triangle(a, start, i + 1, i, z, out, (z0, z1, z2, z3))
+        p = start + i
+        q = p + i + 1
+        r = q + i + 2
+        t = r + i + 3
+        out[i] += s[0] + ((a[p] * z0 + a[q] * z1) + (a[r] * z2 + a[t] * z3))
+        out[i + 1] += s[1] + ((a[q] * z0 + a[q + 1] * z1) + (a[r + 1] * z2 + a[t + 1] * z3))
+        out[i + 2] += s[2] + ((a[r] * z0 + a[r + 1] * z1) + (a[r + 2] * z2 + a[t + 2] * z3))
+        out[i + 3] += s[3] + ((a[t] * z0 + a[t + 1] * z1) + (a[t + 2] * z2 + a[t + 3] * z3))
     for i in range(whole, m):
         start = i * (i + 1) // 2
         out[i] += _read_long(a, start, i + 1, i, z, out, (z[i],))[0] + a[start + i] * z[i]
@@ -279,22 +276,27 @@ def _mix(x):
 
 @nb.njit(**INLINE)
 def normals(seed, draw, classes, samples, out):
-    """Writes standard normal numbers to `out` float64 [classes, 2 ceil(samples / 2)].
+    """Writes standard normal numbers to `out` float64 [classes, 4 ceil(samples / 4)].
 
-    Each pair of samples of a class is one number of the SplitMix64 sequence (Steele, Lea and Flood 2014) that begins
-    at a hash of (seed, draw), its two halves turned into two normals (Box and Muller 1958). The number of class k and
-    sample s does not depend on how many classes there are.
+    Four samples of a class are one number of the SplitMix64 sequence (Steele, Lea and Flood 2014) that begins at a
+    hash of (seed, draw): its two halves are turned into two normals (Box and Muller 1958), and these are taken with
+    both signs. Antithetic pairs leave as much noise in a mean of softmaxes as twice the number without them would.
+    What class k gets does not depend on how many classes there are.
     """
     base = _mix(_mix(np.uint64(seed) + _GOLDEN) + np.uint64(draw) * _GOLDEN)
-    half = (samples + 1) // 2
+    q = (samples + 3) // 4
     for k in range(classes):
-        first, second = out[k], out[k][half:]
+        row = out[k]
+        first, second, third, fourth = row[:q], row[q:], row[2 * q :], row[3 * q :]
         of_class = base + np.uint64(k) * _CLASS * _GOLDEN
-        for p in range(half):
+        for p in range(q):
             word = _mix(of_class + np.uint64(p + 1) * _GOLDEN)
             high = _float64(np.int64(word >> np.uint64(32)) | _EXPONENT_OF_2_52) - 2.0**52
             low = _float64(np.int64(word & _LOW) | _EXPONENT_OF_2_52) - 2.0**52
             radius = np.sqrt(-2.0 * log((high + 0.5) * _TO_UNIT))
             angle = low * _TO_TURN
-            first[p] = radius * cos(angle)
-            second[p] = radius * sin(angle)
+            along, across = radius * cos(angle), radius * sin(angle)
+            first[p] = along
+            second[p] = across
+            third[p] = -along
+            fourth[p] = -across

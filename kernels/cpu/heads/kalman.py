@@ -39,6 +39,7 @@ from kernels.cpu.heads._bank import (
     D_SPREAD,
     FACTOR,
     HALF,
+    LARGEST_GAP,
     LEAST_NOISE,
     LEAST_SCORE,
     MEAN,
@@ -105,11 +106,11 @@ class Kalman(NamedTuple):
         teaches: int = 1,
         seed: int = 0,
         gammas: Sequence[float] = GAMMAS,
-        priors: Sequence[float] = (1.0,),
+        priors: Sequence[float] = (0.1,),
         samples: int = 16,
         noise: float = 0.1,
         alpha: float = 5.0,
-        alpha_rate: float = 0.02,
+        alpha_rate: float = 0.01,
         gamma_rate: float = 0.0,
         window: float = 1000.0,
         switching: float = 1e-3,
@@ -170,7 +171,7 @@ class Kalman(NamedTuple):
             z=np.zeros(features),
             u=np.zeros((bank, features)),
             output=np.zeros((bank, classes)),
-            normal=np.zeros((classes, wide + wide % 2)),
+            normal=np.zeros((classes, wide + -wide % 4)),
             chance=np.zeros((bank, classes, wide)),
             sample=np.zeros((3, wide)),
             d_output=np.zeros((bank, classes)),
@@ -324,7 +325,7 @@ def _learn_class(head, m, classes, y, elapsed):
     state, work = head.state, head.work
     move_weights(state, work, head.switching)
     if head.alpha_rate > 0.0:
-        alpha = state.scalar[ALPHA] * exp(-head.alpha_rate * work.said[D_ALPHA])
+        alpha = state.scalar[ALPHA] * exp(-head.alpha_rate * bounded(work.said[D_ALPHA], LARGEST_GAP))
         state.scalar[ALPHA] = min(max(alpha, ALPHAS[0]), ALPHAS[1])
     for g in range(len(state.gamma)):
         for k in range(classes):

@@ -5,9 +5,12 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from pydantic import ValidationError
 from river import base, checks, compose, datasets, evaluate, metrics, preprocessing
 
@@ -209,3 +212,25 @@ def test_what_is_no_learner_is_refused() -> None:
         AsRiver(target="ranking")
     with pytest.raises(ValidationError, match="unknown learner kind 'other'"):
         AsRiver({"kind": "other"}).learn_one({"a": 1.0}, True)
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "river.md"
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", PAGE.read_text(), re.DOTALL)
+
+
+def test_the_examples_of_the_page(capsys) -> None:
+    (text,) = blocks("yaml")
+    spec = ModelSpec.model_validate(yaml.safe_load(text))
+    learner = spec.learner.build(spec)
+    learner.fold(Batch.of(np.eye(2), np.array([0.0, 1.0])))
+    assert str(learner._model.estimator) == "StandardScaler | LogisticRegression"
+    names: dict[str, object] = {}
+    for code in blocks("python"):
+        exec(code, names)
+    score, card, ahead = capsys.readouterr().out.splitlines()
+    assert score.startswith("LogLoss: 0.")
+    assert abs(float(card) - 61.0) < 5.0
+    assert len(ahead.split(",")) == 3

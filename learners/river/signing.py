@@ -86,6 +86,9 @@ def make_key(folder: Path) -> Path:
             pass
         finally:
             made.unlink()
+        entry = os.open(folder, os.O_RDONLY)
+        os.fsync(entry)  # what is signed from now on must not outlive its key
+        os.close(entry)
     return path
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from learners import conformance
 from learners.cells.base import cells
+from learners.heads.base import heads
 from learners.spec import ModelSpec
 from streams.batch import LABEL
 
@@ -98,3 +99,33 @@ def test_static(point, arrive) -> None:
     target, features = point
     learner = {"kind": "static", "features": STATIC[features]}
     conformance.check_learner(spec_with(target, arrive, learner), seed=70)
+
+
+HEADS = {
+    "kalman": {"samples": 4},
+    "ridge": {"penalties": [1.0, 10.0]},
+    "nearest_mean": {},
+    "lda": {"refresh": 20},
+    "neighbours": {"memory": 256, "neighbours": 3},
+    "lofi": {"units": 4, "rank": 3},
+}
+
+
+def test_every_head_is_checked() -> None:
+    assert {*HEADS, "linear"} == set(heads())
+
+
+@pytest.mark.parametrize("head", sorted(HEADS))
+def test_every_head(head) -> None:
+    """On random features of the inputs; targets in turn."""
+    kinds = heads()[head].targets
+    for number, (target, arrive) in enumerate([(kinds[-1], "delayed"), (kinds[0], "immediate"), (kinds[1], "delayed")]):
+        learner = {"kind": "static", "features": STATIC["random"], "head": {"kind": head, **HEADS[head]}}
+        conformance.check_learner(spec_with(target, arrive, learner), seed=80 + number)
+
+
+def test_a_head_on_a_recurrence() -> None:
+    """The filter teaches the cell below it."""
+    head = {"kind": "kalman", "samples": 4, "robust": 4.0}
+    for target, arrive in (("multiclass", "delayed"), ("regression", "immediate")):
+        conformance.check_learner(make_spec(target, arrive, "float32", head=head), seed=90)

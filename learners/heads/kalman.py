@@ -42,7 +42,7 @@ class Kalman(SelfTaught):
     noise_window: int = Field(1000, ge=1, description="Regression: labels over which the noise is averaged.")
     interval_rate: float = Field(0.05, ge=0, le=1, description="Regression: how fast the interval follows its misses.")
     robust: float = Field(
-        0.0,
+        5.0,
         ge=0,
         le=1e6,
         description="Regression: residuals beyond this many deviations weigh less and less (WoLF), and outliers are "

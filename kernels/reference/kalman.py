@@ -92,7 +92,7 @@ class Bank:
     alpha: float = 5.0
     alpha_rate: float = 0.01
     gamma_rate: float = 0.0
-    window: float = 1000.0
+    window: float = 100.0
     switching: float = 1e-3
     interval_rate: float = 0.05
     robust: float = 0.0
@@ -233,7 +233,7 @@ def normals(seed: int, draw: int, classes: int, samples: int) -> np.ndarray:
     golden = 0x9E3779B97F4A7C15
     base = _mix(_mix(seed + golden) + draw * golden)
     q = (samples + 3) // 4
-    words = np.array([[_mix(base + (k * 2**20 + p + 1) * golden) for p in range(q)] for k in range(classes)], object)
+    words = np.array([[_mix(base + (k * q + p + 1) * golden) for p in range(q)] for k in range(classes)], object)
     high, low = (np.array(part, np.float64).reshape(classes, q) for part in (words >> 32, words & (2**32 - 1)))
     radius, angle = np.sqrt(-2 * np.log((high + 0.5) / 2**32)), 2 * np.pi * low / 2**32
     once = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], 1)

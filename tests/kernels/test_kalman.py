@@ -81,8 +81,8 @@ def product_of(cov, z, out):
 
 
 @nb.njit(**JIT)
-def normals_of(seed, draw, classes, samples, out):
-    _filter.normals(seed, draw, classes, samples, out)
+def normals_of(seed, draw, classes, samples, lanes, out):
+    _filter.normals(seed, draw, classes, samples, lanes, out)
 
 
 @nb.njit(**JIT)
@@ -127,7 +127,7 @@ class Stream:
         samples = self.head.samples
         out = np.zeros((classes, max(4, samples + -samples % 4)))
         if samples:
-            normals_of(self.head.seed, draw, classes, samples, out)
+            normals_of(self.head.seed, draw, classes, samples, np.empty((2, 5)), out)
         return torch.from_numpy(out[:, : max(1, samples)])
 
 
@@ -322,10 +322,10 @@ def test_a_compiled_regression_is_the_reference(seed: int, robust: float) -> Non
 def test_random_numbers_are_those_of_the_reference_and_normal() -> None:
     out = np.empty((5, 8))
     for seed, draw in ((0, 0), (7, 3), (2**40, 10**9)):
-        normals_of(seed, draw, 5, 7, out)
+        normals_of(seed, draw, 5, 7, np.empty((2, 5)), out)
         np.testing.assert_allclose(out, reference.normals(seed, draw, 5, 7), rtol=1e-12, atol=1e-12)
     many = np.empty((1000, 400))
-    normals_of(1, 2, 1000, 400, many)
+    normals_of(1, 2, 1000, 400, np.empty((2, 5)), many)
     np.testing.assert_array_equal(many[:, :200], -many[:, 200:])
     many = many[:, :200]
     assert abs(many.mean()) < 0.01

@@ -72,6 +72,8 @@ class Work(NamedTuple):
     """float64 [G, K]: M- z."""
     normal: np.ndarray
     """float64 [K, S] (S rounded up to a multiple of four): eps."""
+    lanes: np.ndarray
+    """float64 [2, 64]."""
     chance: np.ndarray
     """float64 [G, K, S]: the softmax of each sample."""
     sample: np.ndarray

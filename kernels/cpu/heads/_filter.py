@@ -263,7 +263,7 @@ def log(x):
 
 
 _GOLDEN, _MIX1, _MIX2 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
-_LOW, _CLASS = np.uint64(0xFFFFFFFF), np.uint64(1 << 20)
+_LOW = np.uint64(0xFFFFFFFF)
 _TO_UNIT, _TO_TURN = 2.0**-32, 2.0**-32 * 6.283185307179586
 
 
@@ -275,8 +275,8 @@ def _mix(x):
 
 
 @nb.njit(**INLINE)
-def normals(seed, draw, classes, samples, out):
-    """Writes standard normal numbers to `out` float64 [classes, 4 ceil(samples / 4)].
+def normals(seed, draw, classes, samples, lanes, out):
+    """Writes standard normal numbers to `out` float64 [classes, 4 ceil(samples / 4)]; `lanes` [2, n] is scratch.
 
     Four samples of a class are one number of the SplitMix64 sequence (Steele, Lea and Flood 2014) that begins at a
     hash of (seed, draw): its two halves are turned into two normals (Box and Muller 1958), and these are taken with
@@ -284,19 +284,26 @@ def normals(seed, draw, classes, samples, out):
     What class k gets does not depend on how many classes there are.
     """
     base = _mix(_mix(np.uint64(seed) + _GOLDEN) + np.uint64(draw) * _GOLDEN)
+    along, across = lanes[0], lanes[1]
     q = (samples + 3) // 4
-    for k in range(classes):
-        row = out[k]
-        first, second, third, fourth = row[:q], row[q:], row[2 * q :], row[3 * q :]
-        of_class = base + np.uint64(k) * _CLASS * _GOLDEN
-        for p in range(q):
-            word = _mix(of_class + np.uint64(p + 1) * _GOLDEN)
+    k, p = 0, 0
+    room = len(along)
+    for f in range(0, classes * q, room):
+        count = min(room, classes * q - f)
+        for i in range(count):
+            word = _mix(base + np.uint64(f + i + 1) * _GOLDEN)
             high = _float64(np.int64(word >> np.uint64(32)) | _EXPONENT_OF_2_52) - 2.0**52
             low = _float64(np.int64(word & _LOW) | _EXPONENT_OF_2_52) - 2.0**52
             radius = np.sqrt(-2.0 * log((high + 0.5) * _TO_UNIT))
             angle = low * _TO_TURN
-            along, across = radius * cos(angle), radius * sin(angle)
-            first[p] = along
-            second[p] = across
-            third[p] = -along
-            fourth[p] = -across
+            along[i] = radius * cos(angle)
+            across[i] = radius * sin(angle)
+        for i in range(count):
+            row = out[k]
+            row[p] = along[i]
+            row[q + p] = across[i]
+            row[2 * q + p] = -along[i]
+            row[3 * q + p] = -across[i]
+            p += 1
+            if p == q:
+                k, p = k + 1, 0

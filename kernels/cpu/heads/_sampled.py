@@ -19,7 +19,7 @@ def sampled_softmax(samples, seed, alpha, weights, work, classes, draw, p):
     """The mixture of the members' sampled softmaxes in `p` [classes], each sample's in `work.chance`."""
     wide = max(1, samples)
     if samples > 0:
-        normals(seed, draw, classes, samples, work.normal)
+        normals(seed, draw, classes, samples, work.lanes, work.normal)
     else:
         for k in range(classes):
             work.normal[k, 0] = 0.0

@@ -23,7 +23,7 @@ from kernels.cpu import layout
 from kernels.cpu.layout import H_LABEL, H_LABEL_AT, H_LABELS, H_PENDING, H_POSITION, H_SEEN, H_TIME
 from learners.base import ColdRows, Folded, MemoryRows, Predicted, Row, hash_shared
 from learners.keyed import CaptureActive, Columns, KeyedRows
-from learners.river import estimators, pickles, signing
+from learners.river import estimators, pickles, signing, trial
 from learners.river.served import Said, Served
 from learners.spec import LearnerSpec, ModelSpec, MulticlassTarget
 from streams.batch import LABEL, OBSERVATION, Batch, Keys
@@ -34,9 +34,9 @@ LAST, AGE = "last_label", "last_label_age"
 """Inputs beside the features: the key's last label (of a multi-class target its number in order of appearance), and
 where labels are delayed its age of a events of the key, as a / (a + 10)."""
 
-NOTE = 5
+NOTE = 6
 """What is kept of a pending observation beside its inputs: position + 1 (0: free), base, value and class of its
-prediction, and the key's count of observations."""
+prediction and whether River's was finite, and the key's count of observations."""
 
 MAX_ROW_BYTES = 64 << 20
 """Bound on the row of a key: it is written to the store, and read from it, in one piece."""
@@ -99,7 +99,7 @@ class RiverSpec(LearnerSpec):
         missing = {feature.name for feature in model.features if feature.missing != "refuse"}
         absent = frozenset(missing | ({LAST} if self.previous_label else set()))
         steps = TypeAdapter(estimators.Steps).dump_json(self.estimator).decode()
-        reason = estimators.refusal(steps, self.seed, model.target.kind, names, self.whole(model), absent)
+        reason = trial.refusal(steps, self.seed, model.target.kind, names, self.whole(model), absent)
         if reason:
             raise ValueError(f"learner.estimator: {reason}")
 
@@ -132,9 +132,9 @@ class RiverLearner:
         self._names, self._whole = spec.inputs(model), spec.whole(model)
         self._categories = {feature.name: feature.categories for feature in model.features if feature.categories}
         self._previous, self._aged = spec.previous_label, self._names[len(model.features) :] == (LAST, AGE)
-        estimator = estimators.build(spec.estimator, spec.seed)
-        estimators.prime(estimator, self._names, self._whole, self._task)
-        self._model = Served(estimator, self._task, self._task == "regression" and spec.predicts == "change")
+        change = self._task == "regression" and spec.predicts == "change"
+        self._model = Served(estimators.build(spec.estimator, spec.seed), self._task, change)
+        self._model.prime(self._names, self._whole)
         self._pickled: bytes | None = None  # the estimator, where it was written or read after it last learned
         self._versions = _versions()
         self.position = 0
@@ -212,7 +212,7 @@ class RiverLearner:
         if y < 0 and self._task == "multiclass":
             return late | layout.OBSERVED | layout.CLASS_LIMIT
         out.scored[at] = said.share(int(y)) if self._task == "multiclass" else said.value, said.code, base, y
-        return late | layout.OBSERVED | self._learn(said, x, y, base, head, head[H_SEEN])
+        return late | layout.OBSERVED | self._learn(said.finite, x, y, base, head, head[H_SEEN])
 
     def _late_label(self, events: _Events, t: int, head: list[float], slot: int, out: Folded, at: int) -> int:
         """A label for an earlier observation, learned with the inputs of then; returns its outcome."""
@@ -220,7 +220,7 @@ class RiverLearner:
         if place < 0:
             return layout.UNKNOWN_ID
         note = self.rows.columns["pending_head"][slot, place]
-        _, base, value, code, seen = note.tolist()
+        _, base, value, code, finite, seen = note.tolist()
         note[0] = 0.0
         head[H_POSITION] = self.position
         y = self._target(events, t)
@@ -228,14 +228,12 @@ class RiverLearner:
             return layout.CLASS_LIMIT
         out.scored[at] = math.nan if self._task == "multiclass" else value, code, base, y
         x = self._named(self.rows.columns["pending_x"][slot, place].tolist())
-        return self._learn(self._model.say(x, base, len(self._classes)), x, y, base, head, seen)
+        return self._learn(finite > 0, x, y, base, head, seen)
 
-    def _learn(self, said: Said, x: dict, y: float, base: float, head: list[float], seen: float) -> int:
-        """Teaches a label, unless River has no finite prediction for its features; notes it as the key's last."""
-        outcome = layout.NONFINITE
-        if said.usable:
-            self._pickled = None
-            outcome = layout.LEARNED if self._model.learn(x, y, base) else layout.NONFINITE
+    def _learn(self, finite: bool, x: dict, y: float, base: float, head: list[float], seen: float) -> int:
+        """Teaches a label and notes it as the key's last; NONFINITE where River could not predict or learn it."""
+        self._pickled = None
+        outcome = layout.LEARNED if self._model.learn(x, y, base) and finite else layout.NONFINITE
         if self._task == "regression":
             self._labels += 1
             self._mean += (y - self._mean) / self._labels
@@ -258,7 +256,7 @@ class RiverLearner:
         place, columns = int(head[H_PENDING]), self.rows.columns
         head[H_PENDING] = (place + 1) % self._policy.pending
         columns["pending_id"][slot, place] = id
-        columns["pending_head"][slot, place] = self.position, base, said.value, said.code, head[H_SEEN]
+        columns["pending_head"][slot, place] = self.position, base, said.value, said.code, said.finite, head[H_SEEN]
         columns["pending_x"][slot, place] = values
 
     def _find(self, slot: int, id: np.ndarray) -> int:

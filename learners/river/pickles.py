@@ -49,6 +49,7 @@ NAMES = {
     "numpy.random._pcg64": {"PCG64"},
     "numpy.random.bit_generator": {"SeedSequence"},
     "random": {"Random"},
+    "statistics": {"NormalDist"},
     "copy": {"deepcopy"},
     __name__: {"_array", "_distribution", "_method"},
 }

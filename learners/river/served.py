@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-from learners.river import estimators
-
 NUMERIC = (ArithmeticError, ValueError)
-"""What River raises where numbers run out, as in an overflow or the logarithm of zero."""
+"""What River raises where numbers run out, as in an overflow or the logarithm of zero; anything else stops the fold."""
 
 UNDECIDED = 0.5
 """The probability of the positive label where River gives none."""
@@ -20,7 +18,7 @@ class Said(NamedTuple):
     Attributes:
         value: see `learners.base.Folded`.
         code: see there.
-        usable: whether River said something finite; what it cannot predict it is not taught.
+        finite: whether River said something finite.
         given: what River gives to each label; empty for a regression, and where it gives nothing.
         total: sum of `given`.
         known: classes known at the time.
@@ -28,7 +26,7 @@ class Said(NamedTuple):
 
     value: float
     code: int
-    usable: bool
+    finite: bool
     given: dict[Any, float]
     total: float
     known: int
@@ -63,25 +61,52 @@ class Served:
             known: classes known.
         """
         try:
-            said = estimators.ask(self.estimator, x, self._task)
+            said = self._ask(x)
             if self._task == "regression":
-                value = base + said if self._change else float(said)
-                return Said(value, -1, True, {}, 0.0, 0) if math.isfinite(value) else Said(base, -1, False, {}, 0.0, 0)
+                return self._number(said, base)
             total = math.fsum(said.values())
         except NUMERIC:
             said, total = {}, math.nan
-        usable = math.isfinite(total)
+        finite = math.isfinite(total)
         if self._task == "regression":
             return Said(base, -1, False, {}, 0.0, 0)
-        if not (usable and total > 0.0):
+        if not (finite and total > 0.0):
             said, total = {}, 0.0
         if self._task == "binary":
             p = said.get(True, 0.0) / total if said else UNDECIDED
-            return Said(p, int(p >= UNDECIDED), usable, said, total, known)
+            return Said(p, int(p >= UNDECIDED), finite, said, total, known)
         if not said:
-            return Said(1.0 / known if known else 0.0, 0 if known else -1, usable, said, total, known)
+            return Said(1.0 / known if known else 0.0, 0 if known else -1, finite, said, total, known)
         best = max(said, key=said.__getitem__)
-        return Said(said[best] / total, int(best), usable, said, total, known)
+        return Said(said[best] / total, int(best), finite, said, total, known)
+
+    def _number(self, said: float | None, base: float) -> Said:
+        """The prediction of a regression; some of River's say None before they have learned."""
+        value = base if said is None else base + said if self._change else float(said)
+        finite = math.isfinite(value)
+        return Said(value if finite else base, -1, finite, {}, 0.0, 0)
+
+    def _ask(self, x: dict[str, Any]) -> Any:
+        """What River says: a number, or what it gives to each label (an empty mapping: nothing yet)."""
+        if self._task == "regression":
+            return self.estimator.predict_one(x)
+        try:
+            return self.estimator.predict_proba_one(x)
+        except NotImplementedError:
+            label = self.estimator.predict_one(x)
+            return {} if label is None else {label: 1.0}
+
+    def prime(self, names: tuple[str, ...], whole: frozenset) -> None:
+        """Asks once about all inputs, at 0.
+
+        Pipelines make their plan at the first call, and scalers an entry for a name at the first sight of it, in
+        learning as in predicting; afterwards a prediction changes nothing.
+        """
+        self.say({name: 0 if name in whole else 0.0 for name in names}, 0.0, 0)
+
+    def with_estimator(self, estimator: Any) -> Served:
+        """The same with another estimator."""
+        return Served(estimator, self._task, self._change)
 
     def learn(self, x: dict[str, Any], y: float, base: float) -> bool:
         """Teaches one label; whether River took it.

@@ -141,6 +141,8 @@ class LearnerSpec(Strict):
     seed: int = Field(0, ge=0, lt=2**63, description="Key of the counter-based random numbers.")
 
     registry: ClassVar[dict[str, type[LearnerSpec]]] = {}
+    signed: ClassVar[bool] = False
+    """Whether its state holds what must be signed to be loaded."""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:

@@ -33,8 +33,7 @@ def tally(task, outcome, scored, outcomes, counts, sums, seen, bins, confidence)
     Args:
         task: kind of target, see `kernels.cpu.layout`.
         outcome: uint8 [n].
-        scored: float64 [n, 5], see `learners.base.Folded`; without the last column nothing is known of confidence
-            and intervals.
+        scored: float64 [n, 5], see `learners.base.Folded`.
         outcomes: int64 [256], events by sum of outcome flags; changed.
         counts: int64 [8]; changed.
         sums: float64 [4]; changed.
@@ -42,14 +41,13 @@ def tally(task, outcome, scored, outcomes, counts, sums, seen, bins, confidence)
         bins: int64 [15, 2], labels that met a prediction of a confidence in each bin, and those predicted; changed.
         confidence: float64 [15], sum of the confidences in each bin; changed.
     """
-    told = scored.shape[1] > 4
     for t in range(len(outcome)):
         outcomes[outcome[t]] += 1
         value, code, before, label = scored[t, 0], scored[t, 1], scored[t, 2], scored[t, 3]
         if math.isnan(code):
             continue
         counts[LABELS] += 1
-        sure = scored[t, 4] if told else math.nan
+        sure = scored[t, 4]
         if task == REGRESSION:
             sums[ERROR] += abs(value - label)
             if math.isfinite(sure):

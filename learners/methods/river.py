@@ -57,7 +57,6 @@ class RiverSpec(LearnerSpec):
     )
 
     signed: ClassVar[bool] = True
-    """Whether the state holds what must be signed to be loaded."""
 
     @field_validator("estimator", mode="before")
     @classmethod
@@ -163,7 +162,7 @@ class RiverLearner:
                 raised are folded (`CaptureActive.folded`), the rest are not.
         """
         n = len(batch)
-        out = Folded(np.full(n, np.nan), np.full(n, -1, np.int32), np.zeros(n, np.uint8), np.full((n, 4), np.nan))
+        out = Folded(np.full(n, np.nan), np.full(n, -1, np.int32), np.zeros(n, np.uint8), np.full((n, 5), np.nan))
         start = 0
         while start < n:
             rest = batch.slice(start, n) if start else batch
@@ -211,7 +210,8 @@ class RiverLearner:
         y = self._target(events, t)
         if y < 0 and self._task == "multiclass":
             return late | layout.OBSERVED | layout.CLASS_LIMIT
-        out.scored[at] = said.share(int(y)) if self._task == "multiclass" else said.value, said.code, base, y
+        given = said.share(int(y)) if self._task == "multiclass" else said.value
+        out.scored[at] = given, said.code, base, y, self._sureness(said.value)
         return late | layout.OBSERVED | self._learn(said.finite, x, y, base, head, head[H_SEEN])
 
     def _late_label(self, events: _Events, t: int, head: list[float], slot: int, out: Folded, at: int) -> int:
@@ -226,9 +226,15 @@ class RiverLearner:
         y = self._target(events, t)
         if y < 0 and self._task == "multiclass":
             return layout.CLASS_LIMIT
-        out.scored[at] = math.nan if self._task == "multiclass" else value, code, base, y
+        out.scored[at] = math.nan if self._task == "multiclass" else value, code, base, y, self._sureness(value)
         x = self._named(self.rows.columns["pending_x"][slot, place].tolist())
         return self._learn(finite > 0, x, y, base, head, seen)
+
+    def _sureness(self, value: float) -> float:
+        """The probability of the predicted class; River knows no interval of a regression."""
+        if self._task == "regression":
+            return math.nan
+        return max(value, 1.0 - value) if self._task == "binary" else value
 
     def _learn(self, finite: bool, x: dict, y: float, base: float, head: list[float], seen: float) -> int:
         """Teaches a label and notes it as the key's last; NONFINITE where River could not predict or learn it."""

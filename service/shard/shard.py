@@ -404,7 +404,7 @@ def check_signing(spec: ModelSpec) -> None:
     Raises:
         service.errors.Refused: saying how to give one.
     """
-    if getattr(spec.learner, "signed", False) and not signing.has_key():
+    if spec.learner.signed and not signing.has_key():
         kind = f"{spec.learner.kind!r}, whose state is a pickle that must be signed"
         raise errors.invalid("spec.learner.kind", kind, f"it, once there is a key: {signing.HOW}", "NO_SIGNING_KEY")
 

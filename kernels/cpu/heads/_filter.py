@@ -24,8 +24,9 @@ from numba.extending import intrinsic
 from kernels.cpu.numerics import INLINE, _bits64, _float64, cos, sin
 
 _DOUBLE, _I32 = ir.DoubleType(), ir.IntType(32)
-_WIDTHS = (8, 4, 1)
-_MOVE_WIDTHS = (8, 4, 2, 1)
+# Lanes and blocks per round of the loops over columns, from the widest to the last single column.
+_READS = ((8, 2), (8, 1), (4, 1), (1, 1))
+_MOVES = ((4, 4), (4, 1), (2, 1), (1, 1))
 
 
 def _data(context: Any, builder: Any, kind: Any, value: Any) -> Any:
@@ -102,27 +103,28 @@ def _reader(rows: int, grow: int, sums: bool, adds: bool) -> Callable:
             row_at = _starts(builder, pa, start, stride, grow, rows)
             factors = cgutils.unpack_tuple(builder, c, rows)
             at = cgutils.alloca_once_value(builder, ir.Constant(n.type, 0))
-            totals = [_splat(builder, ir.Constant(_DOUBLE, 0.0), _WIDTHS[0])] * rows
-            for width in _WIDTHS:
+            lanes = _READS[0][0]
+            totals = [_splat(builder, ir.Constant(_DOUBLE, 0.0), lanes)] * rows
+            for width, blocks in _READS:
+                while sums and lanes > width:
+                    totals = [_halves(builder, total, lanes) for total in totals]
+                    lanes //= 2
                 spread = [_splat(builder, factor, width) for factor in factors]
                 kept = [cgutils.alloca_once_value(builder, total) for total in totals] if sums else []
-                with _stepping(builder, at, n, width) as column:
-                    values = [_load(builder, pointer, column, width) for pointer in row_at]
-                    if sums:
-                        beside = _load(builder, px, column, width)
-                        for total, value in zip(kept, values):
-                            builder.store(builder.fadd(builder.load(total), builder.fmul(value, beside)), total)
-                    if adds:
-                        moved = _load(builder, py, column, width)
-                        for factor, value in zip(spread, values):
-                            moved = builder.fadd(moved, builder.fmul(factor, value))
-                        _store(builder, moved, py, column, width)
-                if sums:
-                    totals = [builder.load(total) for total in kept]
-                    lanes = width
-                    while lanes > (4 if width == 8 else 1):
-                        totals = [_halves(builder, total, lanes) for total in totals]
-                        lanes //= 2
+                with _stepping(builder, at, n, width * blocks) as column:
+                    for shift in range(0, width * blocks, width):
+                        place = builder.add(column, ir.Constant(n.type, shift))
+                        values = [_load(builder, pointer, place, width) for pointer in row_at]
+                        if sums:
+                            beside = _load(builder, px, place, width)
+                            for total, value in zip(kept, values):
+                                builder.store(builder.fadd(builder.load(total), builder.fmul(value, beside)), total)
+                        if adds:
+                            moved = _load(builder, py, place, width)
+                            for factor, value in zip(spread, values):
+                                moved = builder.fadd(moved, builder.fmul(factor, value))
+                            _store(builder, moved, py, place, width)
+                totals = [builder.load(total) for total in kept] if sums else totals
             if not sums:
                 totals = [ir.Constant(_DOUBLE, 0.0)] * rows
             return context.make_tuple(builder, signature.return_type, totals)
@@ -156,9 +158,10 @@ def _move(typingctx: Any, a: Any, start: Any, n: Any, x: Any, scale: Any, c: Any
             with builder.if_then(builder.and_(odd, builder.icmp_signed("<=", after, n))):
                 block(column, width)
                 builder.store(after, at)
-        for width in _MOVE_WIDTHS:
-            with _stepping(builder, at, n, width) as column:
-                block(column, width)
+        for width, blocks in _MOVES:
+            with _stepping(builder, at, n, width * blocks) as column:
+                for shift in range(0, width * blocks, width):
+                    block(builder.add(column, ir.Constant(n.type, shift)), width)
         return context.get_dummy_value()
 
     return types.void(a, start, n, x, scale, c), codegen

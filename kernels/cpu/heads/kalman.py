@@ -18,7 +18,8 @@ once, and learning reads and writes it once. A class that appears is a row of ze
 Options: gamma of a single member by the gradient of the evidence; for regression the weight w^2 = c^2 / (c^2 + r^2 /
 (v S)) of WoLF (Duran-Martin et al., ICML 2024), which divides the observation noise.
 
-Everything is in float64. The random numbers are a function of (seed, draw, sample, class) and the same for all members.
+Everything is in float64. The random numbers are a function of (seed, draw, sample, class), in antithetic pairs, and the
+same for all members.
 """
 
 from __future__ import annotations

@@ -24,8 +24,6 @@ class HeadSpec(Strict):
     teaches: ClassVar[bool] = True
     """Whether it passes an error on to the map below."""
 
-    optimized: ClassVar[bool] = False
-    """Whether the learner's optimizer trains its weights."""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
@@ -43,6 +41,11 @@ class HeadSpec(Strict):
             seed: key of its random numbers.
         """
         raise NotImplementedError(f"head kind {self.kind!r} has no compiled form")
+
+    @property
+    def optimized(self) -> bool:
+        """Whether the learner's optimizer trains a linear read-out."""
+        return False
 
     def uses_seed(self) -> bool:
         """Whether the head draws random numbers."""

@@ -23,6 +23,11 @@ class Kalman(SelfTaught):
         max_length=16,
         description="What each filter of the bank keeps of the weights per step: 1 forgets nothing.",
     )
+    trains: Literal["read_out", "predictive"] = Field(
+        "read_out",
+        description="What a recurrence below learns from: the loss of a linear read-out beside the filters, which the "
+        "learner's optimizer trains, or that of what is served.",
+    )
     prior: float = Field(
         1.0, gt=0, le=1e6, description="Variance of an output before any label, for features of unit variance."
     )
@@ -31,7 +36,7 @@ class Kalman(SelfTaught):
         16, ge=0, le=256, description="Samples of the predictive softmax; 0: the softmax of the mean."
     )
     alpha: float = Field(5.0, ge=0.1, le=100, description="Calibration of the softmax at the start.")
-    alpha_rate: float = Field(0.02, ge=0, le=1, description="Rate at which the calibration learns.")
+    alpha_rate: float = Field(0.01, ge=0, le=1, description="Rate at which the calibration learns.")
     gamma_rate: float = Field(
         0.0, ge=0, le=1, description="With a single gamma: rate of its gradient on the evidence; 0: it is fixed."
     )
@@ -39,7 +44,7 @@ class Kalman(SelfTaught):
     forget_unit: float = Field(
         0.0, ge=0, description="Event time that counts as one step of forgetting; 0: every observation is one."
     )
-    noise_window: int = Field(1000, ge=1, description="Regression: labels over which the noise is averaged.")
+    noise_window: int = Field(100, ge=1, description="Regression: labels over which the noise is averaged.")
     interval_rate: float = Field(0.05, ge=0, le=1, description="Regression: how fast the interval follows its misses.")
     robust: float = Field(
         5.0,
@@ -62,7 +67,7 @@ class Kalman(SelfTaught):
             features=size,
             classes=classes,
             inputs=int(self.inputs),
-            teaches=int(config.units > 0),
+            teaches=self._teaches(config),
             seed=seed,
             gammas=self.gammas,
             priors=(self.prior / size,),
@@ -76,6 +81,16 @@ class Kalman(SelfTaught):
             interval_rate=self.interval_rate,
             robust=self.robust,
         )
+
+    def _teaches(self, config: Config) -> int:
+        if config.units == 0:
+            return kalman.NOTHING
+        return kalman.READ_OUT if self.optimized else kalman.PREDICTIVE
+
+    @property
+    def optimized(self) -> bool:
+        """See `HeadSpec`."""
+        return self.trains == "read_out"
 
     def uses_seed(self) -> bool:
         """See `HeadSpec`."""

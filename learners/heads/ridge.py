@@ -24,7 +24,7 @@ class Ridge(SelfTaught):
         (1.0,), min_length=1, max_length=16, description="Penalties on the squared weights, one filter each."
     )
     alpha: float = Field(5.0, ge=0.1, le=100, description="Calibration of the softmax at the start.")
-    alpha_rate: float = Field(0.02, ge=0, le=1, description="Rate at which the calibration learns.")
+    alpha_rate: float = Field(0.01, ge=0, le=1, description="Rate at which the calibration learns.")
 
     def compiled(self, config: Config, classes: int, seed: int) -> kalman.Kalman:
         """See `HeadSpec`."""
@@ -32,7 +32,7 @@ class Ridge(SelfTaught):
             features=self.size(config),
             classes=classes,
             inputs=int(self.inputs),
-            teaches=int(config.units > 0),
+            teaches=kalman.PREDICTIVE if config.units > 0 else kalman.NOTHING,
             gammas=(1.0,),
             priors=tuple(1.0 / penalty for penalty in self.penalties),
             samples=0,

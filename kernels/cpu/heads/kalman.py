@@ -62,11 +62,14 @@ from kernels.cpu.heads._bank import (
 from kernels.cpu.heads._closed_form import NORMAL_90, classes_of, features_of, scale_of, take
 from kernels.cpu.heads._filter import log
 from kernels.cpu.heads._sampled import sampled_error, sampled_softmax
+from kernels.cpu.heads.linear import Linear
 from kernels.cpu.layout import BINARY, REGRESSION
 from kernels.cpu.numerics import INLINE, exp
 
 GAMMAS = (1.0, 0.9999, 0.999, 0.99)
 """Members of the bank by default."""
+
+NOTHING, PREDICTIVE, READ_OUT = range(3)
 
 COLD = 32
 """Labels before which none is taken for an outlier."""
@@ -78,7 +81,7 @@ class Kalman(NamedTuple):
     inputs: int
     """1: the features are [phi, x]; 0: [phi, 1]."""
     teaches: int
-    """0: the map below does not learn, so that dL/dphi is zero."""
+    """What the map below learns from: NOTHING, the PREDICTIVE loss, or that of a linear READ_OUT beside the filters."""
     seed: int
     samples: int
     """S; 0: softmax(alpha M- z)."""
@@ -104,7 +107,7 @@ class Kalman(NamedTuple):
         features: int,
         classes: int,
         inputs: int = 1,
-        teaches: int = 1,
+        teaches: int = PREDICTIVE,
         seed: int = 0,
         gammas: Sequence[float] = GAMMAS,
         priors: Sequence[float] = (0.1,),
@@ -124,7 +127,7 @@ class Kalman(NamedTuple):
             features: m.
             classes: room for so many classes; 1 for a regression.
             inputs: 1 when the features include the inputs of the event, 0 for a constant only.
-            teaches: whether `error` computes dL/dphi.
+            teaches: NOTHING, PREDICTIVE or READ_OUT.
             seed: of the random numbers.
             gammas: each in (0, 1].
             priors: sw, variances of a weight before any label, each positive.
@@ -303,7 +306,7 @@ def _number_error(head, config, t, trust):
 @implements(error, Kalman)
 def _error(head, config, shared, base, y, phi, x, draw, elapsed, d_phi, s):
     regression = config.task == REGRESSION
-    hidden = config.hidden if head.teaches else 0
+    hidden = config.hidden if head.teaches == PREDICTIVE else 0
     rows = 1
     for i in range(config.hidden):
         d_phi[i] = d_phi.dtype.type(0)
@@ -319,7 +322,12 @@ def _error(head, config, shared, base, y, phi, x, draw, elapsed, d_phi, s):
     back(head.state, head.work, rows, features_of(head, config), hidden, regression)
     for i in range(hidden):
         d_phi[i] = d_phi.dtype.type(head.work.d_z[i])
-    return 0, is_finite(head.work, rows, hidden)
+    finite = is_finite(head.work, rows, hidden)
+    if head.teaches != READ_OUT:
+        return 0, finite
+    predict(Linear(), config, shared, base, phi, x, draw, elapsed, s)
+    rows, fits = error(Linear(), config, shared, base, y, phi, x, draw, elapsed, d_phi, s)
+    return rows, finite and fits
 
 
 @nb.njit(**INLINE)
@@ -379,4 +387,6 @@ def _step(head, config, shared, base, y, phi, x, elapsed, rows, r, q, s):
         _learn_number(head, m, (y - base) / scale, y, _mixture_weight(head, base, y) >= REFUSED, elapsed)
     else:
         _learn_class(head, m, classes_of(config, shared), int(y), elapsed)
+    if rows > 0:
+        step(Linear(), config, shared, base, y, phi, x, elapsed, rows, r, q, s)
     head.state.labels[0] += 1

@@ -1,0 +1,297 @@
+"""What a Kalman head costs: its filter step against BLAS, and predicting and learning against a fold without a head."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numba as nb
+import numpy as np
+
+from continual.bench import _helpers as helpers
+from continual.bench.heads._doubles import ConstantSpec
+from continual.bench.heads.runs import RECURRENT
+from continual.bench.report import publish
+from kernels.cpu.heads import _bank, error, predict, step
+from kernels.cpu.heads.kalman import Kalman
+from kernels.cpu.layout import MULTICLASS
+from kernels.cpu.numerics import JIT
+from learners.base import Learner
+from learners.spec import ModelSpec
+from streams.batch import Batch
+
+WIDE, CLASSES, SAMPLES, GAMMA, NOISE = 512, 100, 16, 0.999, 0.1
+"""m, K, S, gamma and observation noise of the large filter."""
+
+NARROW = 64
+"""m of the small one."""
+
+EVENTS, BATCH = 200, 1024
+"""Timed at a time: of the large filter; of a learner, ten batches of this many."""
+
+STEP, BOTH, FOLD = 1.0, 1.75, 3.0
+"""At most so many times symv + syr for the filter step and for predict + learn; and so many times the empty fold."""
+
+
+class Config(NamedTuple):
+    """What a head reads of `kernels.cpu.layout.Config`."""
+
+    task: int
+    hidden: int
+    width: int
+    residual_clip: float
+
+
+class Shared(NamedTuple):
+    """What a head reads of `kernels.cpu.layout.Shared`: the number of classes known is `counters[2]`."""
+
+    target: np.ndarray
+    counters: np.ndarray
+
+
+class Scratch(NamedTuple):
+    """What a head writes of `kernels.cpu.layout.Scratch`."""
+
+    logits: np.ndarray
+    spread: np.ndarray
+
+
+@nb.njit(**JIT)
+def _filter_each(head, z, y, classes, noise):
+    """The filter step alone: transition, A- z, M- z, update. `z` float64 [n, m], `y` int64 [n]."""
+    state, work, m = head.state, head.work, z.shape[1]
+    for t in range(len(y)):
+        for i in range(m):
+            work.z[i] = z[t, i]
+        _bank.carry(state, work, m, classes, 1.0)
+        for k in range(classes):
+            work.d_output[0, k] = (1.0 if k == y[t] else 0.0) - work.output[0, k]
+        _bank.update(state, work, m, classes, 0, noise)
+
+
+@nb.njit(**JIT)
+def learn_each(head, config, shared, phi, x, y, d_phi, s):
+    """Predicts and learns every event; `phi` float64 [n, H], `x` float64 [n, J], `y` float64 [n]."""
+    for t in range(len(y)):
+        predict(head, config, shared, 0.0, phi[t], x[t], t, 1.0, s)
+        error(head, config, shared, 0.0, y[t], phi[t], x[t], t, 1.0, d_phi, s)
+        step(head, config, shared, 0.0, y[t], phi[t], x[t], 1.0, 0, 0.0, 0.0, s)
+
+
+def filtered(z: np.ndarray, y: np.ndarray, prior: float) -> tuple[np.ndarray, np.ndarray]:
+    """The same filter on dense matrices: M [K, m] and A [m, m] after all events."""
+    mean, cov = np.zeros((CLASSES, z.shape[1])), prior * np.eye(z.shape[1])
+    square = GAMMA * GAMMA
+    for row, label in zip(z, y):
+        mean, cov = GAMMA * mean, square * cov + (1 - square) * prior * np.eye(len(row))
+        u = cov @ row
+        gain = u / (row @ u + NOISE)
+        mean += np.outer(np.eye(CLASSES)[label] - mean @ row, gain)
+        cov -= np.outer(gain, u)
+    return mean, cov
+
+
+class Large:
+    """The filter of m = 512, K = 100 with its events, and the BLAS calls that it is held against."""
+
+    def __init__(self) -> None:
+        rng = np.random.default_rng(0)
+        self.z = np.column_stack([rng.normal(size=(EVENTS, WIDE - 1)) / WIDE**0.5, np.ones(EVENTS)])
+        self.y = rng.integers(0, CLASSES, EVENTS)
+        self.prior = 1.0
+        self._cov, self._u = np.asfortranarray(np.eye(WIDE)), np.zeros(WIDE)
+
+    def head(self, teaches: int = 0) -> Kalman:
+        """A fresh head of one filter."""
+        shape: dict[str, Any] = {"features": WIDE, "classes": CLASSES, "samples": SAMPLES, "noise": NOISE}
+        return Kalman.make(**shape, gammas=(GAMMA,), priors=(self.prior,), teaches=teaches)
+
+    def filter(self, head: Kalman) -> float:
+        """Seconds per event of the filter step."""
+        start = time.perf_counter()
+        _filter_each(head, self.z, self.y, CLASSES, NOISE)
+        return (time.perf_counter() - start) / EVENTS
+
+    def learn(self, head: Kalman) -> float:
+        """Seconds per event of predict and learn."""
+        config, shared = Config(MULTICLASS, WIDE - 1, 1, 5.0), Shared(np.ones(16), np.full(16, CLASSES))
+        s, d_phi = Scratch(np.zeros(CLASSES), np.zeros(3)), np.zeros(WIDE - 1)
+        phi, x = np.ascontiguousarray(self.z[:, :-1]), np.ones((EVENTS, 1))
+        y = self.y.astype(np.float64)
+        start = time.perf_counter()
+        learn_each(head, config, shared, phi, x, y, d_phi, s)
+        return (time.perf_counter() - start) / EVENTS
+
+    def blas(self) -> float:
+        """Seconds per event of A z and of a rank-one change of A, one triangle each."""
+        from scipy.linalg.blas import dsymv, dsyr
+
+        start = time.perf_counter()
+        for z in self.z:
+            dsymv(1.0, self._cov, z, y=self._u, overwrite_y=1, lower=1)
+            dsyr(-1e-9, z, a=self._cov, overwrite_a=1, lower=1)
+        return (time.perf_counter() - start) / EVENTS
+
+    def verify(self) -> None:
+        """Holds what is timed against dense matrices.
+
+        Raises:
+            continual.bench._helpers.WrongResult: it differs.
+        """
+        mean, cov = filtered(self.z, self.y, self.prior)
+        for what, work, teaches in (
+            ("filter step", self.filter, 0),
+            ("learn", self.learn, 0),
+            ("learn", self.learn, 1),
+        ):
+            head = self.head(teaches)
+            work(head)
+            for name, ours, theirs in (
+                ("mean", head.state.mean[0], mean),
+                ("covariance", head.state.cov[0], cov[np.tril_indices(WIDE)]),
+            ):
+                off = float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
+                helpers.check(off < 1e-9, f"{what}: {name} off by {off:.1e}")
+
+
+def large(rounds: int) -> dict[str, list[float]]:
+    """Checks, then seconds per event of what is timed of the large filter, round by round."""
+    case = Large()
+    case.verify()
+    one, two, three = case.head(), case.head(), case.head(teaches=1)
+    return helpers.alternate(
+        rounds,
+        {
+            "symv + syr": case.blas,
+            "filter step": lambda: case.filter(one),
+            "predict + learn": lambda: case.learn(two),
+            "predict + learn, with the gradient to the map": lambda: case.learn(three),
+        },
+    )
+
+
+def _in_one_thread(rounds: int) -> dict[str, list[float]]:
+    """`large` in a process of its own, whose BLAS has one thread: it reads the environment when it is loaded."""
+    names = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, "1"))
+    try:
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            return pool.apply(large, (rounds,))
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+KALMAN = {"kind": "kalman", "gammas": (GAMMA,)}
+EMPTY = "empty fold"
+HEADS: dict[str, Any] = {
+    EMPTY: ConstantSpec(kind="constant"),
+    "one filter": KALMAN,
+    "one filter, no samples": {**KALMAN, "samples": 0},
+    "bank of four": {"kind": "kalman"},
+}
+
+
+def folds(features: int, below: dict[str, Any], events: int) -> dict[str, Callable[[], float]]:
+    """Head -> a function that folds binary events of so many features and returns seconds per event.
+
+    Each folds a first time, which is checked and not timed.
+    """
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(events, features)).astype(np.float32)
+    batch = Batch.of(x, x[:, 0] + rng.normal(size=events) > 0)
+    work: dict[str, Callable[[], float]] = {}
+    for name, head in HEADS.items():
+        spec = ModelSpec.model_validate(
+            {
+                "name": "cost",
+                "features": tuple(f"x{index}" for index in range(features)),
+                "target": {"kind": "binary"},
+                "learner": {**below, "head": head},
+            }
+        )
+        learner = spec.learner.build(spec)
+        pieces = helpers.cuts(batch, BATCH)
+        _, folded = helpers.fold(learner, pieces)
+        right = np.mean((np.concatenate([part.value for part in folded]) >= 0.5) == (batch.y == 1))
+        helpers.check(learner.position == events, f"{name}: every event folded")
+        helpers.check(name == EMPTY or right > 0.6, f"{name}: better than a coin, {right:.3f}")
+        work[name] = partial(_folding, learner, pieces)
+    return work
+
+
+def _folding(learner: Learner, pieces: Sequence[Batch]) -> float:
+    """Seconds per event."""
+    return helpers.fold(learner, pieces)[0] / sum(map(len, pieces))
+
+
+def measure(
+    *,
+    rounds: int = 15,
+    events: int | None = None,
+    out: Path | None = None,
+    as_json: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+) -> None:
+    """Checks and times, and publishes one table.
+
+    Args:
+        rounds: of every measurement, in turn; medians are compared.
+        events: of the small learners in a round; None: ten batches.
+        out: folder for the files; nothing is written without.
+        as_json: JSON in place of the table.
+        say: is told what begins.
+    """
+    say(f"m = {WIDE}, K = {CLASSES}")
+    seconds = {f"m = {WIDE}": _in_one_thread(rounds)}
+    small = events or 10 * BATCH
+    maps = {f"m = {NARROW}": (NARROW - 2, {"kind": "static"}), "default cell, 8 features": (8, RECURRENT)}
+    for name, (features, below) in maps.items():
+        say(name)
+        seconds[name] = helpers.alternate(rounds, folds(features, below, small))
+    micro = {name: {what: 1e6 * helpers.median(of) for what, of in one.items()} for name, one in seconds.items()}
+    publish(
+        "heads-cost",
+        "Kalman head, cost per event in microseconds, one thread",
+        _rows(micro),
+        notes=_notes(rounds),
+        details={"median_us": micro, "seconds": seconds},
+        out=out,
+        as_json=as_json,
+    )
+
+
+def _rows(micro: dict[str, dict[str, float]]) -> list[helpers.Row]:
+    rows = []
+    for what, us in micro[f"m = {WIDE}"].items():
+        if what != "symv + syr":
+            target = STEP if what == "filter step" else BOTH
+            named = f"m = {WIDE}, K = {CLASSES}: {what}" + ("" if target == STEP else f", {SAMPLES} samples")
+            rows.append(helpers.ratio_row(named, us, "symv + syr", micro[f"m = {WIDE}"]["symv + syr"], target))
+    for name, one in micro.items():
+        if EMPTY in one:
+            target = FOLD if name == f"m = {NARROW}" else float("nan")
+            rows += [
+                helpers.ratio_row(f"{name}, K = 2: predict + learn, {what}", us, EMPTY, one[EMPTY], target)
+                for what, us in one.items()
+                if what != EMPTY
+            ]
+    return rows
+
+
+def _notes(rounds: int) -> list[str]:
+    return [
+        f"Medians of {rounds} rounds, everything of a group in turn in one process, one thread. What is timed is "
+        "first checked: the filter against dense matrices (M and A to 1e-9), the learners by their accuracy.",
+        f"m = {WIDE}: float64, one filter with gamma {GAMMA:g}. symv + syr: scipy's BLAS, one triangle, the product "
+        "and the rank-one change that no filter can do without. The filter step also moves the weights of all classes.",
+        f"m = {NARROW}: `{{kind: static}}` on {NARROW - 2} features, the last label and the constant, folded in "
+        f"batches of {BATCH}. {EMPTY}: the same learner (keys, standardisation, last label) with a head that always "
+        "says 0.5 and learns nothing. default cell: the same with the default recurrent cell, trace and Adam in both.",
+    ]

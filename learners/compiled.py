@@ -18,12 +18,15 @@ from pydantic import Field, SerializeAsAny, WrapValidator
 
 from kernels.cpu import fold as kernel
 from kernels.cpu import layout
+from kernels.cpu.ekf import MOST_CLASSES
 from kernels.cpu.layout import Events, Out, Rows, Scratch, Shared
 from learners import recurrence as build
 from learners.base import ColdRows, Folded, MemoryRows, Predicted, Row, hash_shared
+from learners.cells.base import by_kind as by_cell
+from learners.cells.base import cells
 from learners.heads.base import HeadSpec, beside, by_kind, state_arrays, with_room, with_state
 from learners.keyed import CaptureActive, KeyedRows
-from learners.optimizers import Adam, Optimizer
+from learners.optimizers import EKF, Adam, Optimizer
 from learners.spec import LearnerSpec, ModelSpec
 from streams.batch import OBSERVATION, Batch, Keys
 
@@ -101,6 +104,34 @@ class CompiledSpec(LearnerSpec):
                 f"at most {MAX_READ_OUT_BYTES} are accepted"
             )
         self.head.check(c)
+        self._check_filter(model, c)
+
+    def _check_filter(self, model: ModelSpec, c: layout.Config) -> None:
+        """Refuses what the optimizer `ekf` cannot do.
+
+        Raises:
+            ValueError: naming the field, its value, and what is accepted.
+        """
+        if not isinstance(self.optimizer, EKF):
+            return
+        if self.head.kind != "linear":
+            raise ValueError(f"optimizer 'ekf' trains a head of kind 'linear' only, head.kind is {self.head.kind!r}")
+        if c.max_classes > MOST_CLASSES:
+            raise ValueError(
+                f"target.max_classes {c.max_classes}: optimizer 'ekf' accepts at most {MOST_CLASSES} classes"
+            )
+        below = self.map(model)
+        if below.SHARED:
+            kinds = {kind: by_cell({"kind": kind}, None).compiled() for kind in cells()}
+            refused = ", ".join(kind for kind, cell in kinds.items() if type(cell) is type(below))
+            accepted = ", ".join(sorted(kind for kind, cell in kinds.items() if not cell.SHARED))
+            raise ValueError(
+                f"cell.kind {refused!r}: a weight of it reaches several units, for which optimizer 'ekf' is not made; "
+                f"accepted: {accepted}"
+            )
+        for name in ("weight_decay", "clip_norm"):
+            if getattr(self, name) > 0:
+                raise ValueError(f"{name} {getattr(self, name):g}: optimizer 'ekf' has no rate, 0 is accepted")
 
 
 class _Said(NamedTuple):
@@ -120,9 +151,10 @@ class CompiledLearner:
         assert isinstance(spec, CompiledSpec)
         self.spec = model
         self._dtype = np.dtype(spec.dtype)
-        self._config = config = build.config(model, spec)
+        config = build.config(model, spec)
         self._cell = spec.map(model)
         self._plan = build.plan(self._cell, config)
+        self._config = config = build.with_filter(self._cell, config, self._plan, spec)
         self._capacity = CAPACITY[config.task]
         self._classes: dict[int | str, int] = {}
         self._head = spec.head.compiled(config, self._capacity, spec.seed)

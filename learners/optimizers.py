@@ -45,4 +45,23 @@ class SGD(Strict):
     rate: float = Field(1e-2, gt=0, le=10, description="Step size.")
 
 
-Optimizer = Annotated[Adam | RMSprop | ObGD | SGD, Field(discriminator="kind")]
+class EKF(Strict):
+    """The diagonal extended Kalman filter of all weights (Chang et al., CoLLAs 2023), by the traces of RTRL.
+
+    Every weight has a variance of its own, which says how far it moves; there is no rate. A linear head only.
+    """
+
+    kind: Literal["ekf"] = "ekf"
+    form: Literal["decoupled", "variational"] = Field(
+        "decoupled", description="How a label lowers a variance: p (1 - K H), or 1 / p + H' R^-1 H (KL-optimal)."
+    )
+    prior: float = Field(0.1, gt=0, le=1e3, description="Variance of a weight before any label.")
+    gamma: float = Field(
+        0.9999, gt=0, le=1, description="Per label p <- gamma^2 p + (1 - gamma^2) prior; 1 forgets nothing."
+    )
+    floor: float = Field(
+        1e-3, ge=1e-3, le=1, description="Least information of a label; least noise of a regression's scaled change."
+    )
+
+
+Optimizer = Annotated[Adam | RMSprop | ObGD | SGD | EKF, Field(discriminator="kind")]

@@ -9,9 +9,10 @@ import numpy as np
 
 from kernels.cpu import layout
 from kernels.cpu.cells import sizes
+from kernels.cpu.ekf import make_filter
 from kernels.cpu.layout import Config, Scratch, Shared
 from learners.cells.base import Draws
-from learners.optimizers import Adam, ObGD, RMSprop
+from learners.optimizers import EKF, Adam, ObGD, RMSprop
 from learners.spec import ModelSpec, MulticlassTarget
 
 if TYPE_CHECKING:
@@ -24,9 +25,9 @@ ENCODER = 1 << 20
 """Number of the encoder among the layers whose random numbers must differ."""
 
 TASKS = {"binary": layout.BINARY, "multiclass": layout.MULTICLASS, "regression": layout.REGRESSION}
-OPTIMIZERS = {"sgd": layout.SGD, "adam": layout.ADAM, "rmsprop": layout.RMSPROP, "obgd": layout.OBGD}
-MOMENTS = {layout.SGD: (0, 0), layout.ADAM: (1, 1), layout.RMSPROP: (0, 1), layout.OBGD: (0, 0)}
-"""Whether an optimizer keeps a first and a second moment."""
+OPTIMIZERS = {"sgd": layout.SGD, "adam": layout.ADAM, "rmsprop": layout.RMSPROP, "obgd": layout.OBGD, "ekf": layout.EKF}
+MOMENTS = {layout.SGD: (0, 0), layout.ADAM: (1, 1), layout.RMSPROP: (0, 1), layout.OBGD: (0, 0), layout.EKF: (0, 1)}
+"""Whether an optimizer keeps a first and a second moment; the filter keeps its variances as the second."""
 
 
 class Shape(NamedTuple):
@@ -59,7 +60,7 @@ def config(model: ModelSpec, spec: CompiledSpec) -> Config:
         label_inputs=labels,
         age_input=age,
         optimizer=OPTIMIZERS[optimizer.kind],
-        rate=optimizer.rate,
+        rate=0.0 if isinstance(optimizer, EKF) else optimizer.rate,
         beta1=beta1,
         beta2=optimizer.beta if isinstance(optimizer, RMSprop) else beta2,
         epsilon=optimizer.epsilon if isinstance(optimizer, Adam | RMSprop) else 0.0,
@@ -80,6 +81,23 @@ def config(model: ModelSpec, spec: CompiledSpec) -> Config:
         encoded=shape.encoded,
         encoder_tanh=int(shape.encoder_tanh),
     )
+
+
+def with_filter(cell: Any, c: Config, places: np.ndarray, spec: CompiledSpec) -> Config:
+    """The scalars of the fold, with what its optimizer needs beside."""
+    optimizer = spec.optimizer
+    if not isinstance(optimizer, EKF):
+        return c
+    recurrent = c.recurrent_rate * optimizer.prior
+    settings = (int(optimizer.form == "variational"), optimizer.prior, recurrent, optimizer.gamma**2, optimizer.floor)
+    columns = int(places[:-1, layout.L_OUT_COLUMNS].max())
+    sizes = (max(1, c.max_classes), c.layers, cell.ORDER * c.units, columns, c.encoded, longest_row(c, places))
+    return c._replace(filter=make_filter(settings, sizes, np.dtype(spec.dtype)))
+
+
+def longest_row(c: Config, places: np.ndarray) -> int:
+    """Weights of the longest row of any array."""
+    return max(c.units, c.hidden, c.width, *places[:-1, [layout.L_WIDTH, layout.L_OUT_COLUMNS]].max(0).tolist())
 
 
 def plan(cell: Any, c: Config) -> np.ndarray:
@@ -174,7 +192,7 @@ def scratch(cell: Any, c: Config, places: np.ndarray, categories: np.ndarray, cl
         out_inputs=zeros(layers, rows),
         out_gate=zeros(layers, columns),
         d_out=zeros(layers, columns),
-        row=zeros(max(n, c.hidden, c.width, inputs, columns)),
+        row=zeros(longest_row(c, places)),
         logits=np.zeros(max(2, classes)),
         spread=np.full(3, np.nan),
         d_logits=np.zeros(classes),

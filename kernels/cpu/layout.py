@@ -8,12 +8,12 @@ W is the larger of J and H + 1.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 BINARY, MULTICLASS, REGRESSION = 0, 1, 2
-SGD, ADAM, RMSPROP, OBGD = range(4)
+SGD, ADAM, RMSPROP, OBGD, EKF = range(5)
 
 LEARNED, OBSERVED, UNKNOWN_ID, OUT_OF_ORDER, NONFINITE, CLASS_LIMIT, QUARANTINED, OUTLIER = (1 << i for i in range(8))
 """Outcome flags, as in the wire format."""
@@ -98,6 +98,8 @@ class Config(NamedTuple):
     encoded: int
     """U, outputs of the encoder of inputs; 0: the first layer sees the inputs themselves."""
     encoder_tanh: int
+    filter: Any = None
+    """What the optimizer `EKF` needs beside: a `kernels.cpu.ekf.Filter`. With None a gradient is descended."""
 
 
 class Shared(NamedTuple):
@@ -120,7 +122,7 @@ class Shared(NamedTuple):
     target: np.ndarray
     """float64 [9]."""
     decay: np.ndarray
-    """float64 [2]: beta1^t and beta2^t."""
+    """float64 [2]: beta1^t and beta2^t; of the filter of all weights the noise scale of a regression, and 1."""
     counters: np.ndarray
     """int64 [5]."""
 

@@ -7,8 +7,9 @@ goes on, the traces too, no weight and no moment changes.
 from __future__ import annotations
 
 import numba as nb
+from numba.extending import overload
 
-from kernels.cpu import rtrl
+from kernels.cpu import ekf, rtrl
 from kernels.cpu.cells import made_of
 from kernels.cpu.encoder import categories_named, encoder_step
 from kernels.cpu.heads import error, step
@@ -16,10 +17,7 @@ from kernels.cpu.layers import backward_all, layer, output_norms, output_step
 from kernels.cpu.layout import C_OBSERVED, C_STEPS, C_UPDATED, L_BODY, L_WEIGHTS, L_WIDTH
 from kernels.cpu.numerics import INLINE, JIT
 from kernels.cpu.optimizers import needs_whole_gradient, scale_of, step_scalars
-
-LARGEST_ERROR = 1e12
-"""Bound on sum |dL/dh| and |dL/do| for an update to be applied: below it no product with a trace (at most
-`rtrl.LARGEST_TRACE`) or an input (bounded by the clip) and no square of one overflows float32."""
+from kernels.cpu.rtrl import LARGEST_ERROR
 
 
 @nb.njit(**INLINE)
@@ -118,9 +116,36 @@ def _note_step(shared, applied):
         shared.counters[C_UPDATED] = shared.counters[C_OBSERVED]
 
 
-@nb.njit(**INLINE)
-def carry_and_learn(cell, head, config, shared, base, y, draw, elapsed, body, s):
-    """Carries states and traces one step and learns the label `y`. Returns whether the update was applied."""
+def _carry_and_learn(filter, cell, head, config, shared, base, y, draw, elapsed, body, s):
+    raise NotImplementedError("for compiled code")
+
+
+@overload(_carry_and_learn, jit_options=INLINE)  # type: ignore[arg-type]
+def _carry_and_learn_of(filter, cell, head, config, shared, base, y, draw, elapsed, body, s):
+    return _descend if isinstance(filter, nb.types.NoneType) else _filter
+
+
+def _learn_held(filter, cell, head, config, shared, base, y, draw, elapsed, body, s):
+    raise NotImplementedError("for compiled code")
+
+
+@overload(_learn_held, jit_options=INLINE)  # type: ignore[arg-type]
+def _learn_held_of(filter, cell, head, config, shared, base, y, draw, elapsed, body, s):
+    return _descend_held if isinstance(filter, nb.types.NoneType) else _filter_held
+
+
+def _filter(filter, cell, head, config, shared, base, y, draw, elapsed, body, s):
+    """With the extended Kalman filter, whose gain takes all traces first."""
+    carry_all(cell, config, body, s)
+    return ekf.learn(cell, head, config, shared, base, y, draw, elapsed, body, s)
+
+
+def _filter_held(filter, cell, head, config, shared, base, y, draw, elapsed, body, s):
+    return ekf.learn(cell, head, config, shared, base, y, draw, elapsed, body, s)
+
+
+def _descend(filter, cell, head, config, shared, base, y, draw, elapsed, body, s):
+    """By a step on the gradient."""
     kind = made_of(cell)
     rows, finite = _errors(cell, head, config, shared, base, y, draw, elapsed, s)
     if not finite or needs_whole_gradient(config):
@@ -140,6 +165,20 @@ def carry_and_learn(cell, head, config, shared, base, y, draw, elapsed, body, s)
         if config.encoded > 0:
             encoder_step(config, shared, s, r, q)
         step(head, config, shared, base, y, s.phi[config.layers - 1], s.inputs, elapsed, rows, r, q, s)
+    return finite
+
+
+def _descend_held(filter, cell, head, config, shared, base, y, draw, elapsed, body, s):
+    rows, finite = _errors(cell, head, config, shared, base, y, draw, elapsed, s)
+    if finite:
+        _step_all(cell, head, config, shared, base, y, elapsed, body, rows, s)
+    return finite
+
+
+@nb.njit(**INLINE)
+def carry_and_learn(cell, head, config, shared, base, y, draw, elapsed, body, s):
+    """Carries states and traces one step and learns the label `y`. Returns whether the update was applied."""
+    finite = _carry_and_learn(config.filter, cell, head, config, shared, base, y, draw, elapsed, body, s)
     _note_step(shared, finite)
     return finite
 
@@ -147,8 +186,6 @@ def carry_and_learn(cell, head, config, shared, base, y, draw, elapsed, body, s)
 @nb.njit(**JIT)
 def learn_held(cell, head, config, shared, base, y, draw, elapsed, body, s):
     """Learns the label `y` from states and traces that were held. Returns whether the update was applied."""
-    rows, finite = _errors(cell, head, config, shared, base, y, draw, elapsed, s)
-    if finite:
-        _step_all(cell, head, config, shared, base, y, elapsed, body, rows, s)
+    finite = _learn_held(config.filter, cell, head, config, shared, base, y, draw, elapsed, body, s)
     _note_step(shared, finite)
     return finite

@@ -21,6 +21,9 @@ from kernels.cpu.optimizers import adam_element, adam_scalars, step_row
 LARGEST_TRACE = 1e6
 """Bound on the traces of a cell that may expand: such a trace is far from any gradient of use, and finite."""
 
+LARGEST_ERROR = 1e12
+"""Bound on sum |dL/dh| and |dL/do| for an update to be applied: below it no product with a trace (at most
+`LARGEST_TRACE`) or an input (bounded by the clip) and no square of one overflows float32."""
 
 TILE = 1024
 """Units whose factors (keep, immediate term, error) are taken through all rows at a time: 12 KiB in float32."""

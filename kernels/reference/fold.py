@@ -57,8 +57,8 @@ from kernels.cpu.layout import (
     Rows,
     Shared,
 )
-from kernels.cpu.learning import LARGEST_ERROR
-from kernels.reference import encoder, heads, optimizers, stack
+from kernels.cpu.rtrl import LARGEST_ERROR
+from kernels.reference import ekf, encoder, heads, optimizers, stack
 from kernels.reference.inputs import prepare
 
 LABEL_KIND = 2
@@ -196,6 +196,12 @@ def _learn(
     error = heads.error(config.task, o, target, config.residual_clip)
     if config.task == REGRESSION:
         _observe_agreement(config, shared, o[0].item(), target)
+    if config.filter is not None:
+        phi = _features(cell, config, shared, moments)
+        if not ekf.learn(cell, config, shared, moments, *seen, phi, o, error):
+            return NONFINITE
+        _count_step(shared)
+        return LEARNED
     live = slice(0, len(o))
     weights, phi = torch.from_numpy(shared.cell), _features(cell, config, shared, moments)
     d_phi = torch.from_numpy(shared.out[live]).T @ error
@@ -207,12 +213,16 @@ def _learn(
         part = _encoder_place(cell, config, shared)
         by_cell[part] = encoder.gradient(config, weights[part], *seen, moments[0].x[:-1], d_x)
     scale = optimizers.scale(config, error, gradients.values())
-    shared.counters[C_STEPS] += 1
-    shared.counters[C_UPDATED] = shared.counters[C_OBSERVED]
+    _count_step(shared)
     if config.optimizer == ADAM:
         shared.decay[:] = shared.decay * (config.beta1, config.beta2)
     _step(cell, config, shared, {name: scale * gradient for name, gradient in gradients.items()}, seen)
     return LEARNED
+
+
+def _count_step(shared: Shared) -> None:
+    shared.counters[C_STEPS] += 1
+    shared.counters[C_UPDATED] = shared.counters[C_OBSERVED]
 
 
 def _step(cell: Any, config: Config, shared: Shared, gradients: dict[str, torch.Tensor], seen: Seen) -> None:

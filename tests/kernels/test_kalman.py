@@ -13,31 +13,16 @@ import numpy as np
 import pytest
 import torch
 
+from kernels.cpu.cells.mingru import MinGRU
 from kernels.cpu.heads import REFUSED, _bank, _filter, error, kalman, predict, step, weight
 from kernels.cpu.heads.kalman import Kalman
-from kernels.cpu.layout import BINARY, C_CLASSES, MULTICLASS, REGRESSION, T_CHANGE_SQ, TARGET
+from kernels.cpu.layout import BINARY, C_CLASSES, MULTICLASS, REGRESSION, SGD, T_CHANGE_SQ
 from kernels.cpu.numerics import JIT
 from kernels.reference import kalman as reference
 from kernels.reference.kalman import Bank, Filter
+from tests.kernels.conftest import make_config, make_model, make_scratch
 
 TOLERANCE = 1e-9
-
-
-class Config(NamedTuple):
-    task: int
-    hidden: int
-    width: int
-    residual_clip: float
-
-
-class Shared(NamedTuple):
-    target: np.ndarray
-    counters: np.ndarray
-
-
-class Scratch(NamedTuple):
-    logits: np.ndarray
-    spread: np.ndarray
 
 
 class Said(NamedTuple):
@@ -95,21 +80,22 @@ class Stream:
     """A head over streams of its own features; the inputs of the events are the constant only."""
 
     def __init__(self, task: int, hidden: int, room: int, **settings) -> None:
-        self.config = Config(task, hidden, 1, settings.pop("clip", 1e9))
+        plain = {"label_inputs": 0, "optimizer": SGD, "max_classes": room if task == MULTICLASS else 0}
+        self.config = make_config(task, "mingru", hidden, 0, residual_clip=settings.pop("clip", 1e9), **plain)
         self.room = {BINARY: 2, REGRESSION: 1}.get(task, room)
         self.head = Kalman.make(features=hidden + 1, classes=self.room, **settings)
         for array in self.head.work:
             array.fill(np.nan)
-        self.shared = Shared(np.zeros(TARGET), np.zeros(8, np.int64))
+        self.shared = make_model(self.config, "mingru", np.random.default_rng(0)).shared
         self.shared.target[T_CHANGE_SQ] = 1.0
         self.at = 0
 
     def run(self, phi: np.ndarray, y: np.ndarray, elapsed: np.ndarray | None = None, learn: int = 2) -> Said:
         n = len(y)
         gaps = np.ones(n) if elapsed is None else elapsed
-        scratch = Scratch(np.full(self.room, np.nan), np.full(3, np.nan))
+        scratch = make_scratch(MinGRU(self.config.hidden), self.config, np.float64, np.nan)
         said = Said(
-            np.empty(n), np.empty(n, np.int64), np.empty((n, self.room)), np.empty((n, 3)), np.ones(n),
+            np.empty(n), np.empty(n, np.int64), np.empty((n, len(scratch.logits))), np.empty((n, 3)), np.ones(n),
             np.full(phi.shape, np.nan), np.zeros(n, bool),
         )  # fmt: skip
         x = np.ones((n, 1))
@@ -388,7 +374,7 @@ def test_the_covariance_stays_positive(scale: float, gammas: tuple) -> None:
     stay_positive(scale, gammas, 20_000)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @SCALES
 @BANKS
 def test_the_covariance_stays_positive_over_a_million_events(scale: float, gammas: tuple) -> None:
@@ -529,7 +515,7 @@ def test_digits_one_class_at_a_time_are_learned_as_if_at_once(order: np.ndarray)
     assert accuracy == at_once > 0.88
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_all_digits_one_class_at_a_time_are_learned_as_if_at_once() -> None:
     """60,000 digits, 2,000 features, a minute or more: 95.8 %, and nothing is forgotten."""

@@ -125,7 +125,7 @@ def test_every_head(head) -> None:
 
 
 def test_a_head_on_a_recurrence() -> None:
-    """The filter teaches the cell below it."""
-    head = {"kind": "kalman", "samples": 4, "robust": 4.0}
-    for target, arrive in (("multiclass", "delayed"), ("regression", "immediate")):
+    """The filters teach the cell below them, or a read-out beside them does."""
+    for target, arrive, trains in (("multiclass", "delayed", "predictive"), ("regression", "immediate", "read_out")):
+        head = {"kind": "kalman", "samples": 4, "trains": trains}
         conformance.check_learner(make_spec(target, arrive, "float32", head=head), seed=90)

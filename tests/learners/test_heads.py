@@ -1,0 +1,100 @@
+"""Heads in a learner: what they share with the rest of the fold."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from kernels.cpu.layout import LEARNED, OUTLIER
+from learners.conformance.logs import random_log
+from learners.heads.base import MAX_STATE_BYTES, heads
+from learners.spec import ModelSpec
+from streams.batch import Batch
+
+
+def make_spec(target: str, **learner) -> ModelSpec:
+    plain = {"kind": "recurrent", "cell": {"units": 9}}
+    return ModelSpec.model_validate(
+        {"name": "m", "features": ["a", "b", "c"], "target": {"kind": target}, "learner": plain | learner}
+    )
+
+
+@pytest.mark.parametrize("target", ["binary", "multiclass", "regression"])
+def test_beside_the_filters_a_cell_learns_as_under_a_linear_head(target) -> None:
+    specs = [make_spec(target, head=head) for head in ({"kind": "linear"}, {"kind": "kalman", "robust": 0})]
+    log = random_log(specs[0], 5, plain=True)
+    learners = [spec.learner.build(spec) for spec in specs]
+    values = [learner.fold(log).value for learner in learners]
+    linear, kalman = (learner.shared_arrays() for learner in learners)
+    for name in ("cell", "m_cell", "v_cell", "out", "skip"):
+        np.testing.assert_array_equal(linear[name], kalman[name], err_msg=name)
+    assert np.ptp(linear["cell"] - make_initial(specs[0])["cell"]) > 0
+    assert not np.array_equal(*values)
+
+
+def make_initial(spec: ModelSpec) -> dict[str, np.ndarray]:
+    return spec.learner.build(spec).shared_arrays()
+
+
+def a_walk(n: int = 400) -> Batch:
+    rng = np.random.default_rng(3)
+    return Batch.of(rng.normal(0, 1, (n, 3)).astype(np.float32), np.cumsum(rng.normal(0, 1, n)))
+
+
+def test_outliers_change_nothing_but_a_level_is_learned() -> None:
+    """An outlier is as if it had no label; after two of a key in a row the next one is learned."""
+    spec = make_spec("regression", head={"kind": "kalman", "robust": 5.0})
+    walk, y = a_walk(), a_walk().y.copy()
+    y[200] += 1e4
+    y[300:] += 1e4
+    learner, other = spec.learner.build(spec), spec.learner.build(spec)
+    folded = learner.fold(replace(walk, y=y))
+    refused = np.flatnonzero(folded.outcome & OUTLIER)
+    assert refused.tolist() == [200, 300, 301]
+    assert not (folded.outcome[refused] & LEARNED).any()
+    unlabelled = replace(walk, y=y, kind=np.where(np.isin(np.arange(len(y)), refused), 0, walk.kind).astype(np.uint8))
+    same = other.fold(unlabelled)
+    np.testing.assert_array_equal(folded.value[:302], same.value[:302])
+    assert abs(folded.value[303] - y[303]) < 1e3, "the new level is the last label"
+
+
+def test_without_robust_weights_nothing_is_refused() -> None:
+    spec = make_spec("regression", head={"kind": "kalman", "robust": 0})
+    walk = a_walk()
+    y = walk.y.copy()
+    y[200] += 1e4
+    assert not (spec.learner.build(spec).fold(replace(walk, y=y)).outcome & OUTLIER).any()
+
+
+@pytest.mark.parametrize(
+    ("target", "learner", "says"),
+    [
+        ("regression", {"head": {"kind": "lda"}}, "cannot learn a regression"),
+        ("binary", {"head": {"kind": "svm"}}, "known: kalman"),
+        ("binary", {"head": {"kind": "kalman", "prior": -1.0}}, "prior"),
+        ("binary", {"head": {"kind": "kalman", "prior": float("nan")}}, "prior"),
+        ("binary", {"head": {"kind": "kalman", "noise": 0.0}}, "noise"),
+        ("binary", {"head": {"kind": "kalman", "gammas": [1.1]}}, "gammas"),
+        ("binary", {"head": {"kind": "kalman", "gamma_rate": 0.1}}, "moves a single gamma"),
+        ("binary", {"head": {"kind": "ridge", "penalties": [0.0]}}, "penalties"),
+        ("multiclass", {"head": {"kind": "lofi"}}, "at most 32 classes"),
+        ("multiclass", {"head": {"kind": "ridge"}, "cell": {"units": 8000}}, f"at most {MAX_STATE_BYTES}"),
+        ("binary", {"kind": "static", "cell": None, "head": {"kind": "ridge"}}, "cell"),
+    ],
+    ids=str,
+)
+def test_heads_that_cannot_work_are_refused(target, learner, says) -> None:
+    with pytest.raises(ValidationError, match=says):
+        make_spec(target, **learner)
+
+
+def test_raw_features_are_the_inputs() -> None:
+    features = {"name": "m", "features": ["a"], "target": {"kind": "binary"}}
+    for kind in sorted(set(heads()) - {"linear"}):
+        with pytest.raises(ValidationError, match="nothing to see"):
+            ModelSpec.model_validate(
+                features | {"learner": {"kind": "static", "head": {"kind": kind, "inputs": False}}}
+            )

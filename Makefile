@@ -28,7 +28,7 @@ run: $(INSTALLED) ## Install, then the demonstration: serve, stream, kill, recov
 	$(BIN)/continual demo
 
 test: lint ## Install, then every test that needs no GPU.
-	$(BIN)/python -m pytest -n auto --dist worksteal
+	$(BIN)/python -m pytest -n auto --dist loadgroup
 
 lint: $(INSTALLED) ## Style, docstrings and types.
 	$(BIN)/ruff check .

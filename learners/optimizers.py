@@ -57,10 +57,10 @@ class EKF(Strict):
     )
     prior: float = Field(0.1, gt=0, le=1e3, description="Variance of a weight before any label.")
     gamma: float = Field(
-        0.9999, gt=0, le=1, description="Per label p <- gamma^2 p + (1 - gamma^2) prior; 1 forgets nothing."
+        0.99998, gt=0, le=1, description="Per label p <- gamma^2 p + (1 - gamma^2) prior; 1 forgets nothing."
     )
     floor: float = Field(
-        1e-3, ge=1e-3, le=1, description="Least information of a label; least noise of a regression's scaled change."
+        1e-2, ge=1e-3, le=1, description="Least information of a label; least noise of a regression's scaled change."
     )
 
 

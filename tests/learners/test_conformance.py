@@ -46,6 +46,31 @@ def test_recurrent_otherwise(changes) -> None:
     conformance.check_learner(make_spec("regression", "delayed", "float32", **changes), seed=50)
 
 
+def test_the_filter_of_all_weights() -> None:
+    """Classes that appear while their variances are the prior, labels by id, and rows that come back from the store."""
+    learner = {"optimizer": {"kind": "ekf", "gamma": 0.999}}
+    for target, arrive in (("multiclass", "delayed"), ("regression", "immediate")):
+        conformance.check_learner(make_spec(target, arrive, "float32", **learner), seed=60)
+
+
+@pytest.mark.parametrize(
+    ("target", "learner", "said"),
+    [
+        ("binary", {"head": {"kind": "ridge"}}, "head.kind is 'ridge'"),
+        ("binary", {"cell": {"kind": "ssm"}}, "cell.kind 'ssm'.*accepted: elstm, hgrn, lru"),
+        ("binary", {"weight_decay": 0.1}, "weight_decay 0.1: .*0 is accepted"),
+        ("binary", {"clip_norm": 1.0}, "clip_norm 1: .*0 is accepted"),
+        ({"kind": "multiclass", "max_classes": 17}, {}, "max_classes 17: .*at most 16"),
+    ],
+    ids=["head", "cell", "decay", "clip", "classes"],
+)
+def test_the_filter_refuses(target, learner, said) -> None:
+    target = target if isinstance(target, dict) else {"kind": target}
+    model = {"name": "m", "features": ["a"], "target": target}
+    with pytest.raises(ValueError, match=said):
+        ModelSpec.model_validate({**model, "learner": {"kind": "recurrent", "optimizer": {"kind": "ekf"}, **learner}})
+
+
 CELLS = {
     kind: {"cell": {"kind": kind, "units": 5}} | ({"gap_unit": 300.0} if cell.timed else {})
     for kind, cell in cells().items()

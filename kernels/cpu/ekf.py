@@ -375,7 +375,7 @@ def _update_all(cell, config, shared, body, logits, f, s):
         update_row(f.variational, f.rows, skip, shared.v_skip[c], s.inputs, config.width, u, b, scalars)
 
 
-@nb.njit(**INLINE)
+@nb.njit(**JIT)
 def learn(cell, head, config, shared, base, y, draw, elapsed, body, s):
     """Learns the label `y` of a linear head from states and traces in `body`. Returns whether the update was applied.
 

@@ -93,9 +93,10 @@ def test_every_cell(cell) -> None:
         conformance.check_learner(make_spec(target, "immediate", "float64", **CELLS[cell], **otherwise), seed=number)
 
 
-def test_a_label_at_once_leaves_the_same_weights() -> None:
+@pytest.mark.parametrize("optimizer", ["adam", "ekf"])
+def test_a_label_at_once_leaves_the_same_weights(optimizer) -> None:
     for target in ("binary", "multiclass", "regression"):
-        spec = make_spec(target, "delayed", "float32")
+        spec = make_spec(target, "delayed", "float32", optimizer={"kind": optimizer})
         log = conformance.random_log(spec, 3, plain=True)
         whole, split = spec.learner.build(spec), spec.learner.build(spec)
         whole.fold(log)

@@ -66,6 +66,11 @@ class AloneSpec(HeadSpec):
         """See `HeadSpec`."""
         return Alone(*self.inner.compiled(config, classes, seed))
 
+    @property
+    def optimized(self) -> bool:
+        """See `HeadSpec`."""
+        return self.inner.optimized
+
     def uses_seed(self) -> bool:
         """See `HeadSpec`."""
         return self.inner.uses_seed()

@@ -18,10 +18,12 @@ from continual.bench.heads._doubles import ConstantSpec
 from continual.bench.heads.runs import RECURRENT
 from continual.bench.report import publish
 from kernels.cpu.heads import _bank, error, predict, step
-from kernels.cpu.heads.kalman import Kalman
-from kernels.cpu.layout import MULTICLASS
+from kernels.cpu.heads.kalman import NOTHING, PREDICTIVE
+from kernels.cpu.layout import C_CLASSES, Config, Scratch, Shared
 from kernels.cpu.numerics import JIT
+from learners import recurrence as build
 from learners.base import Learner
+from learners.methods.static import StaticSpec
 from learners.spec import ModelSpec
 from streams.batch import Batch
 
@@ -38,27 +40,46 @@ STEP, BOTH, FOLD = 1.0, 1.75, 3.0
 """At most so many times symv + syr for the filter step and for predict + learn; and so many times the empty fold."""
 
 
-class Config(NamedTuple):
-    """What a head reads of `kernels.cpu.layout.Config`."""
+class Bare(NamedTuple):
+    """A head with what a fold hands to it, for features that are given: phi float64 [n, H], and a constant."""
 
-    task: int
-    hidden: int
-    width: int
-    residual_clip: float
+    head: Any
+    config: Config
+    shared: Shared
+    scratch: Scratch
 
+    @classmethod
+    def of(cls, head: Any, hidden: int, classes: int) -> Bare:
+        """A head by its spec, on [phi, 1], that knows so many classes from the start."""
+        model = ModelSpec.model_validate(
+            {
+                "name": "bare",
+                "features": ("x",),
+                "target": {"kind": "multiclass", "max_classes": classes},
+                "learner": {
+                    "kind": "static",
+                    "features": {"kind": "random", "units": hidden},
+                    "previous_label": False,
+                    "dtype": "float64",
+                    "head": head,
+                },
+            }
+        )
+        spec = model.learner
+        assert isinstance(spec, StaticSpec)
+        config, cell = build.config(model, spec), spec.map(model)
+        plan = build.plan(cell, config)
+        shared = build.shared(config, plan, model, classes)
+        shared.counters[C_CLASSES] = classes
+        scratch = build.scratch(cell, config, plan, build.tables(model, config), classes, np.dtype(np.float64))
+        return cls(spec.head.compiled(config, classes, 0), config, shared, scratch)
 
-class Shared(NamedTuple):
-    """What a head reads of `kernels.cpu.layout.Shared`: the number of classes known is `counters[2]`."""
-
-    target: np.ndarray
-    counters: np.ndarray
-
-
-class Scratch(NamedTuple):
-    """What a head writes of `kernels.cpu.layout.Scratch`."""
-
-    logits: np.ndarray
-    spread: np.ndarray
+    def learn(self, phi: np.ndarray, y: np.ndarray) -> float:
+        """Predicts and learns every event of phi float64 [n, H], y [n]; returns the seconds that it took."""
+        x, label, d_phi = np.ones((len(y), self.config.width)), y.astype(np.float64), np.zeros(phi.shape[1])
+        start = time.perf_counter()
+        _learn_each(*self[:3], phi, x, label, d_phi, self.scratch)
+        return time.perf_counter() - start
 
 
 @nb.njit(**JIT)
@@ -75,7 +96,7 @@ def _filter_each(head, z, y, classes, noise):
 
 
 @nb.njit(**JIT)
-def learn_each(head, config, shared, phi, x, y, d_phi, s):
+def _learn_each(head, config, shared, phi, x, y, d_phi, s):
     """Predicts and learns every event; `phi` float64 [n, H], `x` float64 [n, J], `y` float64 [n]."""
     for t in range(len(y)):
         predict(head, config, shared, 0.0, phi[t], x[t], t, 1.0, s)
@@ -101,38 +122,33 @@ class Large:
 
     def __init__(self) -> None:
         rng = np.random.default_rng(0)
-        self.z = np.column_stack([rng.normal(size=(EVENTS, WIDE - 1)) / WIDE**0.5, np.ones(EVENTS)])
-        self.y = rng.integers(0, CLASSES, EVENTS)
-        self.prior = 1.0
+        self._phi = rng.normal(size=(EVENTS, WIDE - 1)) / WIDE**0.5
+        self._z = np.column_stack([self._phi, np.ones(EVENTS)])
+        self._y = rng.integers(0, CLASSES, EVENTS)
         self._cov, self._u = np.asfortranarray(np.eye(WIDE)), np.zeros(WIDE)
 
-    def head(self, teaches: int = 0) -> Kalman:
+    def bare(self, teaches: int = NOTHING) -> Bare:
         """A fresh head of one filter."""
-        shape: dict[str, Any] = {"features": WIDE, "classes": CLASSES, "samples": SAMPLES, "noise": NOISE}
-        return Kalman.make(**shape, gammas=(GAMMA,), priors=(self.prior,), teaches=teaches)
+        settings = {"gammas": (GAMMA,), "samples": SAMPLES, "noise": NOISE, "prior": WIDE, "inputs": False}
+        made = Bare.of({"kind": "kalman", **settings}, WIDE - 1, CLASSES)
+        return made._replace(head=made.head._replace(teaches=teaches))
 
-    def filter(self, head: Kalman) -> float:
+    def filter(self, bare: Bare) -> float:
         """Seconds per event of the filter step."""
         start = time.perf_counter()
-        _filter_each(head, self.z, self.y, CLASSES, NOISE)
+        _filter_each(bare.head, self._z, self._y, CLASSES, NOISE)
         return (time.perf_counter() - start) / EVENTS
 
-    def learn(self, head: Kalman) -> float:
+    def learn(self, bare: Bare) -> float:
         """Seconds per event of predict and learn."""
-        config, shared = Config(MULTICLASS, WIDE - 1, 1, 5.0), Shared(np.ones(16), np.full(16, CLASSES))
-        s, d_phi = Scratch(np.zeros(CLASSES), np.zeros(3)), np.zeros(WIDE - 1)
-        phi, x = np.ascontiguousarray(self.z[:, :-1]), np.ones((EVENTS, 1))
-        y = self.y.astype(np.float64)
-        start = time.perf_counter()
-        learn_each(head, config, shared, phi, x, y, d_phi, s)
-        return (time.perf_counter() - start) / EVENTS
+        return bare.learn(self._phi, self._y) / EVENTS
 
     def blas(self) -> float:
         """Seconds per event of A z and of a rank-one change of A, one triangle each."""
         from scipy.linalg.blas import dsymv, dsyr
 
         start = time.perf_counter()
-        for z in self.z:
+        for z in self._z:
             dsymv(1.0, self._cov, z, y=self._u, overwrite_y=1, lower=1)
             dsyr(-1e-9, z, a=self._cov, overwrite_a=1, lower=1)
         return (time.perf_counter() - start) / EVENTS
@@ -143,19 +159,21 @@ class Large:
         Raises:
             continual.bench._helpers.WrongResult: it differs.
         """
-        mean, cov = filtered(self.z, self.y, self.prior)
-        for what, work, teaches in (
-            ("filter step", self.filter, 0),
-            ("learn", self.learn, 0),
-            ("learn", self.learn, 1),
-        ):
-            head = self.head(teaches)
-            work(head)
+        mean, cov = filtered(self._z, self._y, prior=1.0)
+        timed = (
+            ("filter step", self.filter, NOTHING),
+            ("learn", self.learn, NOTHING),
+            ("learn", self.learn, PREDICTIVE),
+        )
+        for what, work, teaches in timed:
+            bare = self.bare(teaches)
+            work(bare)
+            state = bare.head.state
             for name, ours, theirs in (
-                ("mean", head.state.mean[0], mean),
-                ("covariance", head.state.cov[0], cov[np.tril_indices(WIDE)]),
+                ("mean", state.mean, mean),
+                ("covariance", state.cov, cov[np.tril_indices(WIDE)]),
             ):
-                off = float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
+                off = float(np.linalg.norm(ours[0] - theirs) / np.linalg.norm(theirs))
                 helpers.check(off < 1e-9, f"{what}: {name} off by {off:.1e}")
 
 
@@ -163,7 +181,7 @@ def large(rounds: int) -> dict[str, list[float]]:
     """Checks, then seconds per event of what is timed of the large filter, round by round."""
     case = Large()
     case.verify()
-    one, two, three = case.head(), case.head(), case.head(teaches=1)
+    one, two, three = case.bare(), case.bare(), case.bare(PREDICTIVE)
     return helpers.alternate(
         rounds,
         {

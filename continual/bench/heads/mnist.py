@@ -5,17 +5,14 @@ from __future__ import annotations
 import gzip
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
 
 from continual import data
 from continual.bench import _helpers as helpers
-from continual.bench.heads.cost import Config, Scratch, Shared, learn_each
+from continual.bench.heads.cost import Bare
 from continual.bench.report import publish
-from kernels.cpu.heads.kalman import Kalman
-from kernels.cpu.layout import MULTICLASS
 
 FEATURES, PENALTY, DIGITS = 2000, 100.0, 10
 PIECE = 2000
@@ -102,17 +99,12 @@ def recursive(
     """
     places = digits.sorted(order)
     hidden = digits.phi(digits.pixels[:1]).shape[1]
-    settings: dict[str, Any] = {"gammas": (1.0,), "priors": (1.0 / penalty,), "noise": 1.0}
-    head = Kalman.make(features=hidden + 1, classes=DIGITS, samples=0, alpha_rate=0.0, teaches=0, **settings)
-    shared = Shared(np.ones(16), np.full(16, DIGITS))
-    s = Scratch(np.zeros(DIGITS), np.zeros(3))
+    bare = Bare.of({"kind": "ridge", "penalties": (penalty,), "inputs": False}, hidden, DIGITS)
     for at in range(0, len(places), PIECE):
         say(f"classes {', '.join(map(str, order))}: {at:,} of {len(places):,} events")
         some = places[at : at + PIECE]
-        phi, y = digits.phi(digits.pixels[some]), digits.labels[some].astype(np.float64)
-        config = Config(MULTICLASS, hidden, 1, 5.0)
-        learn_each(head, config, shared, phi, np.ones((len(y), 1)), y, np.zeros(hidden), s)
-    return np.array(head.state.mean[0].T)
+        bare.learn(digits.phi(digits.pixels[some]), digits.labels[some])
+    return np.array(bare.head.state.mean[0].T)
 
 
 def accuracy(digits: Digits, weights: np.ndarray) -> tuple[float, np.ndarray]:

@@ -10,8 +10,9 @@ import numpy as np
 
 from continual.bench.recurrent.plots import COLOURS
 
-MARKERS = "osD^vPX<>"
+MARKERS = "osD^vPX<>dph"
 Pairs = Mapping[str, Mapping[str, tuple[float, float]]]
+Looks = Mapping[str, Mapping[str, str]]
 
 
 def gains(gain: Pairs, coverage: Pairs, covered: Sequence[float], path: Path, least: float = -0.12) -> None:
@@ -29,11 +30,11 @@ def gains(gain: Pairs, coverage: Pairs, covered: Sequence[float], path: Path, le
     names = list(dict.fromkeys([*gain, *coverage]))
     looks = {name: {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]} for i, name in
              enumerate(name for name in names if name in gain)}  # fmt: skip
-    looks |= {name: {"color": "#777777", "marker": "_"} for name in names if name not in gain}
+    looks |= {name: {"color": "#777777", "marker": "x"} for name in names if name not in gain}
     figure = Figure(figsize=(12.5, 5.2), dpi=130, layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1.9, 1.0))
     _gains(left, gain, looks, least)
-    _coverage(right, coverage, looks, covered)
+    _coverage(right, coverage, gain, looks, covered)
     handles: dict[str, Any] = {}
     for axis in (left, right):
         for handle, label in zip(*axis.get_legend_handles_labels()):
@@ -46,7 +47,7 @@ def _places(count: int, index: int, width: float = 0.7) -> float:
     return width * ((index + 0.5) / count - 0.5)
 
 
-def _gains(axis: Any, gain: Pairs, looks: Mapping[str, Mapping[str, str]], least: float) -> None:
+def _gains(axis: Any, gain: Pairs, looks: Looks, least: float) -> None:
     streams = list(dict.fromkeys(stream for one in gain.values() for stream in one))
     axis.axhline(0, color="#444444", linestyle="--", linewidth=1.2, label="cell + Adam")
     shown = [value for one in gain.values() for value, _ in one.values() if value >= least]
@@ -71,15 +72,15 @@ def _gains(axis: Any, gain: Pairs, looks: Mapping[str, Mapping[str, str]], least
     axis.set_title("Log-score against the linear head of the same cell", fontsize=11, loc="left")
 
 
-def _coverage(axis: Any, coverage: Pairs, looks: Mapping[str, Mapping[str, str]], covered: Sequence[float]) -> None:
+def _coverage(axis: Any, coverage: Pairs, gain: Pairs, looks: Looks, covered: Sequence[float]) -> None:
     axis.axhspan(100 * covered[0], 100 * covered[1], color="#009E73", alpha=0.12, linewidth=0)
     axis.axhline(90, color="#444444", linestyle="--", linewidth=1.2)
     streams = list(dict.fromkeys(stream for one in coverage.values() for stream in one))
     for index, (name, found) in enumerate(coverage.items()):
         at = [streams.index(stream) + _places(len(coverage), index) for stream in found]
         share = [100 * value for value, _ in found.values()]
-        style = {**looks[name], "linestyle": "none", "markersize": 6 if name in looks else 9}
-        axis.plot(at, share, label=name, **style)
+        style = {**looks[name], "linestyle": "none", "markersize": 6}
+        axis.plot(at, share, label=name if name in gain else f"{name}, normal interval", **style)
     values = np.array([100 * value for one in coverage.values() for value, _ in one.values()] or [90.0])
     axis.set_ylim(min(85.0, values.min() - 1), max(95.0, values.max() + 1))
     _columns(axis, streams)

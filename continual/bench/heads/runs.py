@@ -165,9 +165,9 @@ def density_figures(said: Said, y: np.ndarray, scale: np.ndarray) -> Figures:
     }
 
 
-def better_by(runs: Sequence[Figures], reference: Sequence[Figures]) -> list[float]:
+def better_by(runs: Sequence[Figures], reference: Sequence[Figures], figure: str = "nats") -> list[float]:
     """By how many nats per event each run is better than the reference of the same seed, or than its only run."""
     if len(reference) == 1 or len(runs) == 1:
-        of = float(np.mean([one["nats"] for one in reference]))
-        return [of - one["nats"] for one in runs]
-    return [other["nats"] - one["nats"] for one, other in zip(runs, reference, strict=True)]
+        of = float(np.mean([one[figure] for one in reference]))
+        return [of - one[figure] for one in runs]
+    return [other[figure] - one[figure] for one, other in zip(runs, reference, strict=True)]

@@ -17,7 +17,7 @@ from continual.bench.report import publish
 from learners.heads.kalman import Kalman
 
 BELOW: dict[str, dict[str, Any]] = {"cell": RECURRENT, "raw": {"kind": "static"}}
-"""What is below the head: the default cell, which learns through it, and the inputs alone."""
+"""What is below the head: the default cell, and the inputs alone."""
 
 RATES = (1e-5, 1e-4, 1e-3)
 """Of the online gradient of gamma."""
@@ -111,9 +111,9 @@ def _notes() -> list[str]:
     return [
         "nats: mean of -log p of the label, as in `heads-classes.md` and `heads-numbers.md`; lower is better. A number "
         "is a filter that keeps so much of its weights per event, alone; the bank mixes these four by fixed share.",
-        "features: cell, the default recurrent cell, which learns through the head, so that another head also means "
-        "another cell; raw, the standardised inputs and the last label, the same for all.",
+        "features: cell, the default recurrent cell, which learns through a read-out of its own; raw, the standardised "
+        "inputs and the last label. Both are the same for every head.",
         f"bank - best: against the best of its members on this stream, chosen afterwards; +- is half of the 95 % "
         f"interval over seeds (Student's t). gradient: one filter, gamma from {FIRST:g} by the gradient of the "
-        "evidence, at this rate.",
+        "evidence, at this rate; the last column takes the best of the rates, chosen afterwards too.",
     ]

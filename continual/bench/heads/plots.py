@@ -69,7 +69,7 @@ def _gains(axis: Any, gain: Pairs, looks: Looks, least: float) -> None:
                 axis.text(at, low - 1.5 * margin, f"{value:+.2f}", **note)
     _columns(axis, streams)
     axis.set_ylabel("nats per event gained over the Adam head (up is better)", fontsize=9)
-    axis.set_title("Log-score against the linear head of the same cell", fontsize=11, loc="left")
+    axis.set_title("Log-score against the linear head of the default cell", fontsize=11, loc="left")
 
 
 def _coverage(axis: Any, coverage: Pairs, gain: Pairs, looks: Looks, covered: Sequence[float]) -> None:

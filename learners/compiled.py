@@ -21,14 +21,13 @@ from kernels.cpu import layout
 from kernels.cpu.ekf import MOST_CLASSES
 from kernels.cpu.layout import Events, Out, Rows, Scratch, Shared
 from learners import recurrence as build
-from learners.base import ColdRows, Folded, MemoryRows, Predicted, Row, hash_shared
-from learners.cells.base import by_kind as by_cell
-from learners.cells.base import cells
-from learners.heads.base import HeadSpec, beside, by_kind, state_arrays, with_room, with_state
-from learners.keyed import CaptureActive, KeyedRows
+from learners.base import ColdRows, Folded, MemoryRows, Predicted
+from learners.cells.base import CellSpec
+from learners.heads.base import HeadSpec, beside, state_arrays, with_room, with_state
+from learners.keyed import CaptureActive, KeyedLearner, KeyedRows
 from learners.optimizers import EKF, Adam, Optimizer
 from learners.spec import LearnerSpec, ModelSpec
-from streams.batch import OBSERVATION, Batch, Keys
+from streams.batch import OBSERVATION, Batch
 
 MAX_ROW_BYTES = 64 << 20
 """Bound on the row of a key: it is written to the store, and read from it, in one piece."""
@@ -45,8 +44,8 @@ READ_OUT = ("out", "m_out", "v_out", "skip", "m_skip", "v_skip")
 class CompiledSpec(LearnerSpec):
     """What the specs of all compiled learners share. A subclass says what lies below the head."""
 
-    head: Annotated[SerializeAsAny[HeadSpec], WrapValidator(by_kind)] = Field(
-        default_factory=lambda: by_kind({"kind": "linear"}, None), description="From features to a prediction."
+    head: Annotated[SerializeAsAny[HeadSpec], WrapValidator(HeadSpec.by_kind)] = Field(
+        default_factory=lambda: HeadSpec.by_kind({}, None), description="From features to a prediction."
     )
     optimizer: Optimizer = Field(default_factory=Adam, description="How a gradient changes the weights.")
     weight_decay: float = Field(
@@ -122,7 +121,7 @@ class CompiledSpec(LearnerSpec):
             )
         below = self.map(model)
         if below.SHARED:
-            kinds = {kind: by_cell({"kind": kind}, None).compiled() for kind in cells()}
+            kinds = {kind: cell().compiled() for kind, cell in CellSpec.known().items()}
             refused = ", ".join(kind for kind, cell in kinds.items() if type(cell) is type(below))
             accepted = ", ".join(sorted(kind for kind, cell in kinds.items() if not cell.SHARED))
             raise ValueError(
@@ -143,7 +142,7 @@ class _Said(NamedTuple):
     spread: np.ndarray
 
 
-class CompiledLearner:
+class CompiledLearner(KeyedLearner):
     """See the module's docstring. State: `shared_arrays()` and the keyed rows."""
 
     def __init__(self, model: ModelSpec) -> None:
@@ -333,38 +332,6 @@ class CompiledLearner:
         self._renew_work()
         self.rows.reset(cold)
 
-    def attach(self, cold: ColdRows) -> None:
-        """Sends evictions to `cold` from now on (before the first event)."""
-        self.rows.reset(cold)
-
     def pass_over(self, events: int) -> None:
         """See `learners.base.Learner`."""
         self._shared.counters[layout.C_POSITION] += events
-
-    def digest(self) -> str:
-        """See `learners.base.Learner`."""
-        sha = hash_shared(self.shared_arrays())
-        for key, content in self.rows.all_rows(self.position):
-            sha.update(len(key).to_bytes(4, "little") + key + content)
-        return sha.hexdigest()
-
-    def begin_capture(self, since: int) -> dict[str, np.ndarray]:
-        """See `learners.base.Learner`."""
-        self.rows.begin_capture(since, self.position)
-        return {name: np.array(array) for name, array in self.shared_arrays().items()}
-
-    def capture(self, limit: int) -> list[Row] | None:
-        """See `learners.base.Learner`."""
-        return self.rows.capture(limit)
-
-    def end_capture(self, written: int | None = None) -> None:
-        """See `learners.keyed.KeyedRows.end_capture`."""
-        self.rows.end_capture(written)
-
-    def resident_keys(self) -> int:
-        """Keys in memory."""
-        return len(self.rows)
-
-    def resident(self, keys: Keys) -> bool:
-        """See `learners.base.Learner`."""
-        return bool((self.rows.lookup(keys) >= 0).all())

@@ -7,11 +7,13 @@ gives the same bits with 4 slots and with a million.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 
 from kernels.cpu import keys as table_ops
 from kernels.cpu.layout import H_POSITION, H_SEEN, plain
-from learners.base import ColdRows, Folded, Row
+from learners.base import ColdRows, Folded, Row, hash_shared
 from streams.batch import Keys
 
 Columns = dict[str, np.ndarray]
@@ -311,3 +313,53 @@ class KeyedRows:
         """Forgets all resident rows and reads from `cold` from now on."""
         self.cold = cold
         self._clear(min(self._slots, 64))
+
+
+class KeyedLearner:
+    """What learners share whose keyed state is in `rows`; see `learners.base.Learner`."""
+
+    rows: KeyedRows
+    OUTSIDE_DIGEST: ClassVar[tuple[str, ...]] = ()
+    """Shared arrays that are not logical content."""
+
+    @property
+    def position(self) -> int:
+        """Events folded so far."""
+        raise NotImplementedError
+
+    def shared_arrays(self) -> dict[str, np.ndarray]:
+        """See `learners.base.Learner`."""
+        raise NotImplementedError
+
+    def attach(self, cold: ColdRows) -> None:
+        """Sends evictions to `cold` from now on (before the first event)."""
+        self.rows.reset(cold)
+
+    def digest(self) -> str:
+        """See `learners.base.Learner`."""
+        shared = self.shared_arrays()
+        sha = hash_shared({name: array for name, array in shared.items() if name not in self.OUTSIDE_DIGEST})
+        for key, content in self.rows.all_rows(self.position):
+            sha.update(len(key).to_bytes(4, "little") + key + content)
+        return sha.hexdigest()
+
+    def begin_capture(self, since: int) -> dict[str, np.ndarray]:
+        """See `learners.base.Learner`."""
+        self.rows.begin_capture(since, self.position)
+        return {name: np.array(array) for name, array in self.shared_arrays().items()}
+
+    def capture(self, limit: int) -> list[Row] | None:
+        """See `learners.base.Learner`."""
+        return self.rows.capture(limit)
+
+    def end_capture(self, written: int | None = None) -> None:
+        """See `KeyedRows.end_capture`."""
+        self.rows.end_capture(written)
+
+    def resident_keys(self) -> int:
+        """Keys in memory."""
+        return len(self.rows)
+
+    def resident(self, keys: Keys) -> bool:
+        """See `learners.base.Learner`."""
+        return bool((self.rows.lookup(keys) >= 0).all())

@@ -9,9 +9,16 @@ import importlib
 import os
 import pkgutil
 from functools import cache
+from types import ModuleType
 
 PLUGINS = "CONTINUAL_LEARNERS"
 """Environment variable: comma-separated modules that define further learners."""
+
+
+def import_all(package: ModuleType) -> None:
+    """Imports every module of a package."""
+    for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
+        importlib.import_module(module.name)
 
 
 @cache
@@ -23,7 +30,6 @@ def load_learners() -> None:
     """
     from learners import methods
 
-    for module in pkgutil.iter_modules(methods.__path__, methods.__name__ + "."):
-        importlib.import_module(module.name)
+    import_all(methods)
     for name in filter(None, os.environ.get(PLUGINS, "").split(",")):
         importlib.import_module(name.strip())

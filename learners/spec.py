@@ -29,6 +29,57 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+class Registered(Strict):
+    """Base of the families of specs that are told apart by their `kind`: learners, cells, heads.
+
+    A subclass whose `kind` has a default is known by it from then on: a new one is a new file in the family's folder.
+    """
+
+    kind: str
+
+    registry: ClassVar[dict[str, type[Registered]]]
+    """Of the family: every kind that was imported."""
+    family: ClassVar[str]
+    """What one is called."""
+    plain: ClassVar[str]
+    """The kind that is meant where none is named."""
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        kind = cls.model_fields["kind"].default
+        if isinstance(kind, str):  # a base of several kinds has none of its own
+            cls.registry[kind] = cls
+
+    @classmethod
+    def load_all(cls) -> None:
+        """Imports every file that defines one."""
+        raise NotImplementedError(f"{cls.__name__} does not say where its kinds are")
+
+    @classmethod
+    def known(cls) -> dict[str, type[Any]]:
+        """Every kind of the family."""
+        cls.load_all()
+        return cls.registry
+
+    @classmethod
+    def by_kind(cls, value: Any, handler: Any) -> Any:
+        """Validates a spec as the subclass that its `kind` names; a validator for `WrapValidator`.
+
+        Raises:
+            ValueError: there is no such kind.
+        """
+        known = cls.known()
+        if isinstance(value, cls):
+            return value
+        if not isinstance(value, dict):
+            raise ValueError(f"{cls.family} must be a mapping with a 'kind', got {type(value).__name__}")
+        kind = value.get("kind", cls.plain)
+        if not isinstance(kind, str) or kind not in known:
+            raise ValueError(f"unknown {cls.family} kind {kind!r}; known: {', '.join(sorted(known))}")
+        return known[kind].model_validate(value)
+
+
 class Feature(Strict):
     """One input column."""
 
@@ -134,22 +185,23 @@ class Deployment(Strict):
     )
 
 
-class LearnerSpec(Strict):
-    """Base of the learners' own specs. A subclass with a `kind` literal is a registered learner."""
+class LearnerSpec(Registered):
+    """Base of the learners' own specs."""
 
-    kind: str
     seed: int = Field(0, ge=0, lt=2**63, description="Key of the counter-based random numbers.")
 
-    registry: ClassVar[dict[str, type[LearnerSpec]]] = {}
+    registry: ClassVar[dict[str, type[Registered]]] = {}
+    family: ClassVar[str] = "learner"
+    plain: ClassVar[str] = "recurrent"
     signed: ClassVar[bool] = False
     """Whether its state holds what must be signed to be loaded."""
 
     @classmethod
-    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
-        super().__pydantic_init_subclass__(**kwargs)
-        kind = cls.model_fields["kind"].default
-        if isinstance(kind, str):  # a base of several kinds has none of its own
-            LearnerSpec.registry[kind] = cls
+    def load_all(cls) -> None:
+        """See `Registered`."""
+        from learners.registry import load_learners
+
+        load_learners()
 
     def build(self, model: ModelSpec) -> Any:
         """Returns a fresh learner (see `learners.base.Learner`) for `model`, whose `learner` is this spec."""
@@ -167,29 +219,14 @@ class LearnerSpec(Strict):
         """
 
 
-def _by_kind(value: Any, handler: Any) -> LearnerSpec:
-    """Validates a learner's spec as the subclass that its `kind` names."""
-    from learners.registry import load_learners
-
-    load_learners()
-    if isinstance(value, LearnerSpec):
-        return value
-    if not isinstance(value, dict):
-        raise ValueError(f"learner must be a mapping with a 'kind', got {type(value).__name__}")
-    kind = value.get("kind", "recurrent")
-    if not isinstance(kind, str) or kind not in LearnerSpec.registry:
-        raise ValueError(f"unknown learner kind {kind!r}; known: {', '.join(sorted(LearnerSpec.registry))}")
-    return LearnerSpec.registry[kind].model_validate(value)
-
-
 class ModelSpec(Strict):
     """A model: what it sees, what it predicts, how it learns, how it is deployed."""
 
     name: str = Field(pattern=NAME_PATTERN, description="Name of the model, unique in a deployment.")
     features: tuple[Feature, ...] = Field(min_length=1, max_length=100_000, description="Input columns, in order.")
     target: Target = Field(description="What is predicted.")
-    learner: Annotated[SerializeAsAny[LearnerSpec], WrapValidator(_by_kind)] = Field(
-        default_factory=lambda: _by_kind({"kind": "recurrent"}, None), description="How it learns."
+    learner: Annotated[SerializeAsAny[LearnerSpec], WrapValidator(LearnerSpec.by_kind)] = Field(
+        default_factory=lambda: LearnerSpec.by_kind({}, None), description="How it learns."
     )
     labels: LabelPolicy = Field(default_factory=LabelPolicy, description="When labels come.")
     deployment: Deployment = Field(default_factory=Deployment, description="Bounds and durability.")

@@ -8,17 +8,17 @@ from typing import Any
 
 
 def spec_schema() -> dict[str, Any]:
-    """The JSON schema of `ModelSpec`, with the fields of every registered learner and recurrent cell."""
-    from learners.cells.base import CellSpec, cells
-    from learners.registry import load_learners
+    """The JSON schema of `ModelSpec`, with the fields of every registered learner, cell and head."""
+    from learners.cells.base import CellSpec
+    from learners.heads.base import HeadSpec
     from learners.spec import LearnerSpec, ModelSpec
 
-    load_learners()
     document = ModelSpec.model_json_schema()
-    learner = _registered(document, LearnerSpec.registry)
+    learner = _registered(document, LearnerSpec.known())
     document["$defs"].pop("LearnerSpec", None)
     document["properties"]["learner"] = learner | {"description": "How it learns."}
-    document["$defs"][CellSpec.__name__] = _registered(document, cells())
+    for family in (CellSpec, HeadSpec):
+        document["$defs"][family.__name__] = _registered(document, family.known())
     return document
 
 

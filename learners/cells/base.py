@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import math
-import pkgutil
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from pydantic import Field
 
-from learners.spec import Strict
+from learners.registry import import_all
+from learners.spec import Registered
 
 
 class Draws:
@@ -49,20 +48,23 @@ Ring = Annotated[float, Field(ge=0, lt=1)]
 """Modulus of an eigenvalue."""
 
 
-class CellSpec(Strict):
-    """Base of the cells' specs. A subclass with a `kind` literal is a registered cell."""
+class CellSpec(Registered):
+    """Base of the cells' specs."""
 
-    kind: str
     units: int = Field(64, ge=1, le=65_536, description="Hidden units of a layer.")
 
-    registry: ClassVar[dict[str, type[CellSpec]]] = {}
+    registry: ClassVar[dict[str, type[Registered]]] = {}
+    family: ClassVar[str] = "cell"
+    plain: ClassVar[str] = "mingru"
     timed: ClassVar[bool] = False
     """Whether a step depends on the time since the key's last event."""
 
     @classmethod
-    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
-        super().__pydantic_init_subclass__(**kwargs)
-        CellSpec.registry[cls.model_fields["kind"].default] = cls
+    def load_all(cls) -> None:
+        """See `Registered`."""
+        import learners.cells as package
+
+        import_all(package)
 
     def compiled(self) -> Any:
         """The cell as compiled code takes it: a named tuple of `kernels.cpu.cells`."""
@@ -76,29 +78,3 @@ class CellSpec(Strict):
     def hidden(self) -> int:
         """Features of a layer that the read-out sees."""
         return int(self.compiled().ORDER * self.compiled().units)
-
-
-def cells() -> dict[str, type[CellSpec]]:
-    """Every cell by its kind."""
-    import learners.cells as package
-
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"{package.__name__}.{module.name}")
-    return CellSpec.registry
-
-
-def by_kind(value: Any, handler: Any) -> CellSpec:
-    """Validates a cell's spec as the subclass that its `kind` names.
-
-    Raises:
-        ValueError: there is no such cell.
-    """
-    if isinstance(value, CellSpec):
-        return value
-    if not isinstance(value, dict):
-        raise ValueError(f"cell must be a mapping with a 'kind', got {type(value).__name__}")
-    kind = value.get("kind", "mingru")
-    known = cells()
-    if not isinstance(kind, str) or kind not in known:
-        raise ValueError(f"unknown cell kind {kind!r}; known: {', '.join(sorted(known))}")
-    return known[kind].model_validate(value)

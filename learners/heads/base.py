@@ -2,35 +2,33 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import Field
 
 from kernels.cpu.layout import REGRESSION, Config
-from learners.spec import Strict
+from learners.registry import import_all
+from learners.spec import Registered
 
 
-class HeadSpec(Strict):
-    """Base of the heads' specs. A subclass with a `kind` literal is a registered head."""
+class HeadSpec(Registered):
+    """Base of the heads' specs."""
 
-    kind: str
-
-    registry: ClassVar[dict[str, type[HeadSpec]]] = {}
+    registry: ClassVar[dict[str, type[Registered]]] = {}
+    family: ClassVar[str] = "head"
+    plain: ClassVar[str] = "linear"
     targets: ClassVar[tuple[str, ...]] = ("binary", "multiclass", "regression")
     """Kinds of target that it can learn."""
     teaches: ClassVar[bool] = True
     """Whether it passes an error on to the map below."""
 
-
     @classmethod
-    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
-        super().__pydantic_init_subclass__(**kwargs)
-        kind = cls.model_fields["kind"].default
-        if isinstance(kind, str):  # a base of several kinds has none of its own
-            HeadSpec.registry[kind] = cls
+    def load_all(cls) -> None:
+        """See `Registered`."""
+        import learners.heads as package
+
+        import_all(package)
 
     def compiled(self, config: Config, classes: int, seed: int) -> Any:
         """The head as compiled code takes it: a fresh named tuple of `kernels.cpu.heads`.
@@ -98,32 +96,6 @@ class SelfTaught(HeadSpec):
                 f"head {self.kind!r} of {size} features and {classes} classes takes {held} bytes, at most "
                 f"{MAX_STATE_BYTES} are accepted"
             )
-
-
-def heads() -> dict[str, type[HeadSpec]]:
-    """Every head by its kind."""
-    import learners.heads as package
-
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"{package.__name__}.{module.name}")
-    return HeadSpec.registry
-
-
-def by_kind(value: Any, handler: Any) -> HeadSpec:
-    """Validates a head's spec as the subclass that its `kind` names.
-
-    Raises:
-        ValueError: there is no such head.
-    """
-    if isinstance(value, HeadSpec):
-        return value
-    if not isinstance(value, dict):
-        raise ValueError(f"head must be a mapping with a 'kind', got {type(value).__name__}")
-    kind = value.get("kind", "linear")
-    known = heads()
-    if not isinstance(kind, str) or kind not in known:
-        raise ValueError(f"unknown head kind {kind!r}; known: {', '.join(sorted(known))}")
-    return known[kind].model_validate(value)
 
 
 # The arrays of a compiled head

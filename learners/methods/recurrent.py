@@ -20,7 +20,7 @@ import numpy as np
 from pydantic import Field, SerializeAsAny, WrapValidator
 
 from learners import recurrence as build
-from learners.cells.base import CellSpec, Draws, by_kind, cells
+from learners.cells.base import CellSpec, Draws
 from learners.compiled import CompiledSpec
 from learners.spec import ModelSpec, Strict
 
@@ -38,8 +38,8 @@ class RecurrentSpec(CompiledSpec):
     """Recurrent layers with exact RTRL, and a head."""
 
     kind: Literal["recurrent"] = "recurrent"
-    cell: Annotated[SerializeAsAny[CellSpec], WrapValidator(by_kind)] = Field(
-        default_factory=lambda: by_kind({"kind": "mingru"}, None), description="The recurrent map."
+    cell: Annotated[SerializeAsAny[CellSpec], WrapValidator(CellSpec.by_kind)] = Field(
+        default_factory=lambda: CellSpec.by_kind({}, None), description="The recurrent map."
     )
     encoder: Encoder | None = Field(
         None, description="A trained dense layer between inputs and recurrence; features with categories need it."
@@ -87,7 +87,7 @@ class RecurrentSpec(CompiledSpec):
         """
         timed = self.cell.timed
         if self.gap_unit > 0 and not timed:
-            known = ", ".join(sorted(kind for kind, cell in cells().items() if cell.timed))
+            known = ", ".join(sorted(kind for kind, cell in CellSpec.known().items() if cell.timed))
             raise ValueError(f"gap_unit {self.gap_unit:g}: cell {self.cell.kind!r} knows no time; these do: {known}")
         categorical = [feature.name for feature in model.features if feature.categories]
         if categorical and self.encoder is None:

@@ -21,8 +21,8 @@ from pydantic import Field, TypeAdapter, field_validator
 
 from kernels.cpu import layout
 from kernels.cpu.layout import H_LABEL, H_LABEL_AT, H_LABELS, H_PENDING, H_POSITION, H_SEEN, H_TIME
-from learners.base import ColdRows, Folded, MemoryRows, Predicted, Row, hash_shared
-from learners.keyed import CaptureActive, Columns, KeyedRows
+from learners.base import ColdRows, Folded, MemoryRows, Predicted
+from learners.keyed import CaptureActive, Columns, KeyedLearner, KeyedRows
 from learners.river import estimators, pickles, signing, trial
 from learners.river.served import Said, Served
 from learners.spec import LearnerSpec, ModelSpec, MulticlassTarget
@@ -114,12 +114,14 @@ class _Events(NamedTuple):
     classes: tuple[int | str, ...]
 
 
-class RiverLearner:
+class RiverLearner(KeyedLearner):
     """See the module's docstring.
 
     River gets labels as bool for a binary target, as the number of the class in order of appearance for a multi-class
-    one, and as float for a regression.
+    one, and as float for a regression. The signature, which depends on the key, is outside the digest.
     """
+
+    OUTSIDE_DIGEST: ClassVar[tuple[str, ...]] = ("signature", "versions")
 
     def __init__(self, model: ModelSpec) -> None:
         spec = model.learner
@@ -136,7 +138,7 @@ class RiverLearner:
         self._model.prime(self._names, self._whole)
         self._pickled: bytes | None = None  # the estimator, where it was written or read after it last learned
         self._versions = _versions()
-        self.position = 0
+        self._position = 0
         self._labels, self._mean = 0, 0.0  # of a regression
         self._classes: dict[int | str, int] = {}
         p = model.labels.pending
@@ -184,7 +186,7 @@ class RiverLearner:
         x, kind, y, time = (column.tolist() for column in (batch.x, batch.kind, batch.y, batch.time))
         events = _Events(x, kind, y, time, batch.id, batch.classes)
         for t, slot in enumerate(slots):
-            self.position += 1
+            self._position += 1
             step = self._late_label if events.kind[t] == LABEL else self._observe
             out.outcome[start + t] = step(events, t, heads[slot], slot, out, start + t)
         for slot, head in heads.items():
@@ -360,48 +362,19 @@ class RiverLearner:
             log.warning("model %s: written by %s, read by %s", self.spec.name, versions, _versions())
         self._model.estimator = pickles.load(data)
         self._pickled, self._versions = data, versions
-        self.position, self._labels, _ = counters
+        self._position, self._labels, _ = counters
         self._mean = float(shared["mean"][0])
         self._classes = {label: i for i, label in enumerate(json.loads(shared["classes"].tobytes()))}
         self.rows.reset(cold)
 
-    def attach(self, cold: ColdRows) -> None:
-        """Sends evictions to `cold` from now on (before the first event)."""
-        self.rows.reset(cold)
+    @property
+    def position(self) -> int:
+        """Events folded so far."""
+        return self._position
 
     def pass_over(self, events: int) -> None:
         """See `learners.base.Learner`."""
-        self.position += events
-
-    def digest(self) -> str:
-        """See `learners.base.Learner`; the signature, which depends on the key, is outside it."""
-        shared = self.shared_arrays()
-        del shared["signature"], shared["versions"]
-        sha = hash_shared(shared)
-        for key, content in self.rows.all_rows(self.position):
-            sha.update(len(key).to_bytes(4, "little") + key + content)
-        return sha.hexdigest()
-
-    def begin_capture(self, since: int) -> dict[str, np.ndarray]:
-        """See `learners.base.Learner`."""
-        self.rows.begin_capture(since, self.position)
-        return self.shared_arrays()
-
-    def capture(self, limit: int) -> list[Row] | None:
-        """See `learners.base.Learner`."""
-        return self.rows.capture(limit)
-
-    def end_capture(self, written: int | None = None) -> None:
-        """See `learners.keyed.KeyedRows.end_capture`."""
-        self.rows.end_capture(written)
-
-    def resident_keys(self) -> int:
-        """Keys in memory."""
-        return len(self.rows)
-
-    def resident(self, keys: Keys) -> bool:
-        """See `learners.base.Learner`."""
-        return bool((self.rows.lookup(keys) >= 0).all())
+        self._position += events
 
 
 def _bytes(data: bytes) -> np.ndarray:

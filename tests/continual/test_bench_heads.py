@@ -21,7 +21,7 @@ from continual.bench.recurrent.peers import changes
 from kernels.cpu.dispatch import form_of
 from kernels.cpu.heads import error, predict, step, weight
 from kernels.cpu.heads import kalman as kernel
-from learners.heads.base import heads
+from learners.heads.base import HeadSpec
 from learners.heads.kalman import Kalman
 from streams.batch import Batch
 
@@ -208,9 +208,9 @@ def test_percentages_of_bad_labels_by_hand() -> None:
 
 
 def test_heads_of_the_bench_are_no_kinds_of_a_model() -> None:
-    assert ConstantSpec not in heads().values()
-    assert AloneSpec not in heads().values()
-    assert heads()["kalman"] is Kalman
+    assert ConstantSpec not in HeadSpec.known().values()
+    assert AloneSpec not in HeadSpec.known().values()
+    assert HeadSpec.known()["kalman"] is Kalman
 
 
 def test_a_head_alone_is_a_kalman_head_that_refuses_no_label() -> None:

@@ -19,7 +19,7 @@ from click.testing import CliRunner, Result
 
 from continual.cli import main
 from continual.data import shuttle_file
-from learners.cells.base import cells
+from learners.cells.base import CellSpec
 from learners.spec import ModelSpec
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -177,7 +177,7 @@ def test_schema_names_every_field_of_a_spec() -> None:
     kind = document["$defs"]["RecurrentSpec"]["properties"]
     assert {"cell", "optimizer", "window"} <= set(kind)
     assert {one["$ref"].rpartition("/")[2] for one in document["$defs"]["CellSpec"]["oneOf"]} == {
-        cell.__name__ for cell in cells().values()
+        cell.__name__ for cell in CellSpec.known().values()
     }
     assert "gate_bias" in document["$defs"]["ELSTM"]["properties"]
     undocumented = [

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from learners import conformance
-from learners.cells.base import cells
-from learners.heads.base import heads
+from learners.cells.base import CellSpec
+from learners.heads.base import HeadSpec
 from learners.spec import ModelSpec
 from streams.batch import LABEL
 
@@ -73,7 +73,7 @@ def test_the_filter_refuses(target, learner, said) -> None:
 
 CELLS = {
     kind: {"cell": {"kind": kind, "units": 5}} | ({"gap_unit": 300.0} if cell.timed else {})
-    for kind, cell in cells().items()
+    for kind, cell in CellSpec.known().items()
 }
 CELLS["rtu, non-linear"] = {"cell": {"kind": "rtu", "units": 5, "linear": False}}
 LEARNERS = [
@@ -138,13 +138,13 @@ HEADS = {
 
 
 def test_every_head_is_checked() -> None:
-    assert {*HEADS, "linear"} == set(heads())
+    assert {*HEADS, "linear"} == set(HeadSpec.known())
 
 
 @pytest.mark.parametrize("head", sorted(HEADS))
 def test_every_head(head) -> None:
     """On random features of the inputs; targets in turn."""
-    kinds = heads()[head].targets
+    kinds = HeadSpec.known()[head].targets
     for number, (target, arrive) in enumerate([(kinds[-1], "delayed"), (kinds[0], "immediate"), (kinds[1], "delayed")]):
         learner = {"kind": "static", "features": STATIC["random"], "head": {"kind": head, **HEADS[head]}}
         conformance.check_learner(spec_with(target, arrive, learner), seed=80 + number)

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from kernels.cpu import keys as table
 from kernels.reference import cells as reference
 from learners import conformance, recurrence
-from learners.cells.base import Draws, cells
+from learners.cells.base import CellSpec, Draws
 from learners.fingerprint import fingerprint
 from learners.keyed import CaptureActive
 from learners.spec import ModelSpec
@@ -82,10 +82,10 @@ def test_recurrences_that_cannot_work_are_refused(learner, says) -> None:
         make_spec(**learner)
 
 
-@pytest.mark.parametrize("kind", cells())
+@pytest.mark.parametrize("kind", CellSpec.known())
 def test_a_cell_is_what_its_reference_says(kind) -> None:
     """Weights, features and files of the same names and sizes."""
-    spec = cells()[kind](units=6)
+    spec = CellSpec.known()[kind](units=6)
     cell, width = spec.compiled(), 4
     flat = torch.tensor(spec.initial(Draws(0, 0), width))
     assert len(flat) == sum(math.prod(shape) for shape in reference.shapes(cell, width))

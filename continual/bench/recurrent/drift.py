@@ -18,7 +18,7 @@ from continual.bench.recurrent.plots import Mark, scatter
 from continual.bench.recurrent.streams import Stream, load
 from continual.bench.report import publish
 from continual.peers import Peer
-from learners.cells.base import cells as registered
+from learners.cells.base import CellSpec
 from learners.methods.recurrent import RecurrentSpec
 from learners.spec import ModelSpec
 from streams.batch import Batch
@@ -50,7 +50,7 @@ class Arm:
 def cells() -> tuple[str, ...]:
     """The kinds that `learner.cell` accepts, the default one first."""
     default = RecurrentSpec().cell.kind
-    return (default, *sorted(set(registered()) - {default}))
+    return (default, *sorted(set(CellSpec.known()) - {default}))
 
 
 def model(stream: Stream, learner: dict[str, Any], seed: int = 0) -> ModelSpec:

@@ -10,7 +10,7 @@ import numpy as np
 
 from kernels.cpu import sequence
 from kernels.cpu.layout import ADAM
-from learners.cells.base import Draws, by_kind
+from learners.cells.base import CellSpec, Draws
 
 BITS = 4
 UPDATES = 4000
@@ -93,7 +93,7 @@ class Diagonal:
     """An element-wise cell with exact traces, carried through the last `window` steps (0: all of them)."""
 
     def __init__(self, cell: dict[str, Any], width: int, window: int, seed: int) -> None:
-        spec = by_kind(cell, None)
+        spec = CellSpec.by_kind(cell, None)
         self._cell = spec.compiled()
         self._work = sequence.work(self._cell, width, spec.hidden, np.dtype(np.float32))
         self._window = window

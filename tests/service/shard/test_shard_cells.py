@@ -5,8 +5,8 @@ import signal
 import pytest
 from shard_harness import batch_of, columns, digest, events, fold, same_answers, spec_of
 
-from learners.cells.base import cells
-from learners.heads.base import heads
+from learners.cells.base import CellSpec
+from learners.heads.base import HeadSpec
 from learners.spec import ModelSpec
 from service.client import Client
 
@@ -15,13 +15,13 @@ def spec_with(name: str, learner: dict) -> ModelSpec:
     return ModelSpec.model_validate({**spec_of(name).model_dump(mode="json"), "learner": learner})
 
 
-@pytest.mark.parametrize("cell", sorted(cells()))
+@pytest.mark.parametrize("cell", sorted(CellSpec.known()))
 def test_every_cell_is_served_and_recovered(start_shard, name, cell) -> None:
     plain = {"kind": "recurrent", "dtype": "float64", "layers": 2, "encoder": {"units": 3}}
     assert_served_and_recovered(start_shard, spec_with(name, {**plain, "cell": {"kind": cell, "units": 4}}))
 
 
-@pytest.mark.parametrize("head", sorted(heads()))
+@pytest.mark.parametrize("head", sorted(HeadSpec.known()))
 def test_every_head_is_served_and_recovered(start_shard, name, head) -> None:
     plain = {"kind": "static", "features": {"kind": "random", "units": 7}}
     assert_served_and_recovered(start_shard, spec_with(name, {**plain, "head": {"kind": head}}))

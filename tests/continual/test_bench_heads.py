@@ -243,6 +243,13 @@ def test_what_is_timed_is_right() -> None:
     cost.Large().verify()
 
 
+def test_a_ratio_is_that_of_the_rounds() -> None:
+    row = cost.paired("a", [1.0, 2.0, 9.0], "b", [1.0, 1.0, 3.0], target=2.0)
+    assert (row["ours"], row["theirs"]) == (2e6, 1e6)
+    assert (row["ratio"], row["met"]) == (2.0, "yes")
+    assert cost.paired("a", [3.0, 3.0], "b", [1.0, 1.0], target=2.0)["met"] == "NO"
+
+
 def test_wrong_algebra_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     right = cost.filtered
     monkeypatch.setattr(cost, "filtered", lambda z, y, prior: right(z, y, 1.0001 * prior))

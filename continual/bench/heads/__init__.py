@@ -21,7 +21,7 @@ PARTS = ("score", "forgetting", "robust", "cost", "mnist")
 @click.option("--seeds", type=click.IntRange(1), default=5, show_default=True, help="Of learners, and of bad labels.")
 @click.option("--events", type=click.IntRange(2), help="Only the first so many events of a stream.")
 @click.option("--learner", "only", multiple=True, help="score: just this one beside the Adam head; may be repeated.")
-@click.option("--rounds", type=click.IntRange(1), default=15, show_default=True, help="cost: medians of so many.")
+@click.option("--rounds", type=click.IntRange(1), default=31, show_default=True, help="cost: medians of so many.")
 @click.option(
     "--features", type=click.IntRange(1), default=mnist.FEATURES, show_default=True, help="mnist: random features."
 )

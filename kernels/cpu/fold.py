@@ -59,7 +59,7 @@ def _class_of(config, shared, events, y):
     return float(index)
 
 
-PATIENCE = 2
+PATIENCE = 3
 """Outliers of a key in a row that are refused: the next one is a new level, and is learned."""
 
 

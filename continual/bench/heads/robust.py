@@ -164,6 +164,6 @@ def _notes() -> list[str]:
         "0.1 is refused, and reaches neither the last-label input, nor a scale, nor the cell. head alone: the same "
         "weights in the filter and its gradient, but no label is refused. linear: the default learner.",
         "refused: labels that were told to be outliers, bad or good, in the stream with bad labels; the last column is "
-        "of the stream without. After two refused in a row the next label is taken for a new level and learned, so "
-        "three bad ones in a row are not all refused.",
+        "of the stream without. After three refused in a row the next label is taken for a new level and learned, so "
+        "four bad ones in a row are not all refused.",
     ]

@@ -159,18 +159,38 @@ class UpdateReply(_message.Message):
     def __init__(self, predictions: _Optional[_Union[Predictions, _Mapping]] = ..., duplicate: _Optional[bool] = ...) -> None: ...
 
 class LearnRequest(_message.Message):
-    __slots__ = ("route", "model", "producer", "sequence", "columns")
+    __slots__ = ("route", "model", "producer", "sequence", "columns", "next_sequence")
     ROUTE_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     PRODUCER_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     COLUMNS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     route: Route
     model: str
     producer: str
     sequence: int
     columns: Columns
-    def __init__(self, route: _Optional[_Union[Route, _Mapping]] = ..., model: _Optional[str] = ..., producer: _Optional[str] = ..., sequence: _Optional[int] = ..., columns: _Optional[_Union[Columns, _Mapping]] = ...) -> None: ...
+    next_sequence: int
+    def __init__(self, route: _Optional[_Union[Route, _Mapping]] = ..., model: _Optional[str] = ..., producer: _Optional[str] = ..., sequence: _Optional[int] = ..., columns: _Optional[_Union[Columns, _Mapping]] = ..., next_sequence: _Optional[int] = ...) -> None: ...
+
+class GetProducerRequest(_message.Message):
+    __slots__ = ("route", "model", "producer")
+    ROUTE_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    PRODUCER_FIELD_NUMBER: _ClassVar[int]
+    route: Route
+    model: str
+    producer: str
+    def __init__(self, route: _Optional[_Union[Route, _Mapping]] = ..., model: _Optional[str] = ..., producer: _Optional[str] = ...) -> None: ...
+
+class Producer(_message.Message):
+    __slots__ = ("known", "next_sequence")
+    KNOWN_FIELD_NUMBER: _ClassVar[int]
+    NEXT_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    known: bool
+    next_sequence: int
+    def __init__(self, known: _Optional[bool] = ..., next_sequence: _Optional[int] = ...) -> None: ...
 
 class LearnReply(_message.Message):
     __slots__ = ("sequence", "accepted", "refused", "next_sequence", "duplicate")

@@ -50,6 +50,11 @@ class OnlineLearningStub:
                 request_serializer=service_dot_api_dot_continual__v1__pb2.LearnRequest.SerializeToString,
                 response_deserializer=service_dot_api_dot_continual__v1__pb2.LearnReply.FromString,
                 _registered_method=True)
+        self.GetProducer = channel.unary_unary(
+                '/continual.v1.OnlineLearning/GetProducer',
+                request_serializer=service_dot_api_dot_continual__v1__pb2.GetProducerRequest.SerializeToString,
+                response_deserializer=service_dot_api_dot_continual__v1__pb2.Producer.FromString,
+                _registered_method=True)
         self.GetPartitionMap = channel.unary_unary(
                 '/continual.v1.OnlineLearning/GetPartitionMap',
                 request_serializer=service_dot_api_dot_continual__v1__pb2.GetPartitionMapRequest.SerializeToString,
@@ -83,6 +88,13 @@ class OnlineLearningServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetProducer(self, request, context):
+        """What the log holds of a producer: where it goes on after a restart.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetPartitionMap(self, request, context):
         """Who owns which partition, and where it listens.
         """
@@ -107,6 +119,11 @@ def add_OnlineLearningServicer_to_server(servicer, server):
                     servicer.Learn,
                     request_deserializer=service_dot_api_dot_continual__v1__pb2.LearnRequest.FromString,
                     response_serializer=service_dot_api_dot_continual__v1__pb2.LearnReply.SerializeToString,
+            ),
+            'GetProducer': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetProducer,
+                    request_deserializer=service_dot_api_dot_continual__v1__pb2.GetProducerRequest.FromString,
+                    response_serializer=service_dot_api_dot_continual__v1__pb2.Producer.SerializeToString,
             ),
             'GetPartitionMap': grpc.unary_unary_rpc_method_handler(
                     servicer.GetPartitionMap,
@@ -196,6 +213,33 @@ class OnlineLearning:
             '/continual.v1.OnlineLearning/Learn',
             service_dot_api_dot_continual__v1__pb2.LearnRequest.SerializeToString,
             service_dot_api_dot_continual__v1__pb2.LearnReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetProducer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/continual.v1.OnlineLearning/GetProducer',
+            service_dot_api_dot_continual__v1__pb2.GetProducerRequest.SerializeToString,
+            service_dot_api_dot_continual__v1__pb2.Producer.FromString,
             options,
             channel_credentials,
             insecure,

@@ -139,6 +139,10 @@ class AsyncClient:
         session = LearnSession(self.core, model, in_flight=in_flight, on_refused=on_refused, **options)
         return AsyncLearnStream(self, session, batches)
 
+    async def producer(self, model: str, name: str, timeout: float = 10.0) -> pb.Producer:
+        """See `Client.producer`."""
+        return await self.run(self.core.producer(model, name, timeout))
+
     async def partition_map(self, timeout: float = 10.0) -> pb.PartitionMap:
         """See `Client.partition_map`."""
         return await self.run(self.core.partition_map(timeout))

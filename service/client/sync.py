@@ -190,7 +190,7 @@ class Client:
 
         Args:
             model: name of the model.
-            batches: of anything that `service.wire.columns_of` takes.
+            batches: of anything that `service.wire.columns_of` takes, or `Numbered`.
             producer: identity under which the batches are numbered; the same one must send the same events
                 under the same numbers. None: a fresh one.
             first_sequence: number of the first event.
@@ -205,6 +205,13 @@ class Client:
         options: dict[str, Any] = {"producer": producer, "first_sequence": first_sequence, "timeout": timeout}
         session = LearnSession(self.core, model, in_flight=in_flight, on_refused=on_refused, **options)
         return LearnStream(self, session, batches)
+
+    def producer(self, model: str, name: str, timeout: float = 10.0) -> pb.Producer:
+        """Where a producer goes on: what the log of a model expects next of it, and whether it is known at all.
+
+        Waits until everything that was admitted from it before is in the log.
+        """
+        return self.run(self.core.producer(model, name, timeout))
 
     def partition_map(self, timeout: float = 10.0) -> pb.PartitionMap:
         """Who owns which partition."""

@@ -73,9 +73,10 @@ def to_batch(table: pa.Table, mapping: Mapping) -> tuple[Batch, list[Refused]]:
 
     late = _late(table, mapping)
     if late is not None:
+        mask, zero = pa.array(late), pa.scalar(0, pa.float32())
         for name in mapping.features:
             at = table.schema.get_field_index(name)
-            table = table.set_column(at, name, pc.if_else(pa.array(late), pa.scalar(0, pa.float32()), table.column(name)))
+            table = table.set_column(at, name, pc.if_else(mask, zero, table.column(name)))
     x = _features(table, mapping, refuse)
     y, classes = _labels(table, mapping, refuse)
     key = _keys(table, mapping, refuse)
@@ -90,7 +91,8 @@ def _late(table: pa.Table, mapping: Mapping) -> np.ndarray | None:
     """Which rows bring the label of an earlier observation, bool [n]; None where none does."""
     if not mapping.late or mapping.label is None or mapping.id is None:
         return None
-    late = table.column(mapping.label).is_valid().to_numpy() & table.column(mapping.id).is_valid().to_numpy()
+    named = pc.not_equal(_text(table.column(mapping.id)), "")
+    late = table.column(mapping.label).is_valid().to_numpy() & named.to_numpy(False)
     for name in mapping.features if late.any() else ():
         late &= table.column(name).is_null().to_numpy()
     return late if late.any() else None

@@ -334,6 +334,18 @@ class Models:
         """Writes a snapshot and returns once it is committed."""
         return self._client.run(self._client.core.model(pb.SnapshotRequest(name=name), "Snapshot", timeout))
 
+    def dead_letters(
+        self, name: str, after: str = "", count: int = 100, timeout: float = 10.0
+    ) -> pb.ListDeadLettersReply:
+        """Events that do not fit, oldest first, after the one with id `after`."""
+        request = pb.ListDeadLettersRequest(name=name, after=after, count=count)
+        return self._client.run(self._client.core.model(request, "ListDeadLetters", timeout))
+
+    def drop_dead_letter(self, name: str, id: str, timeout: float = 10.0) -> bool:
+        """Removes one; False if it is not there."""
+        request = pb.DropDeadLetterRequest(name=name, id=id)
+        return self._client.run(self._client.core.model(request, "DropDeadLetter", timeout)).dropped
+
     def statistics(self, name: str, digest: bool = False, timeout: float = 60.0) -> pb.Statistics:
         """Counts and prequential metrics; `digest`: also of the state, which reads every keyed row."""
         request = pb.GetStatisticsRequest(name=name, digest=digest)

@@ -20,6 +20,7 @@ from grpc_reflection.v1alpha import reflection
 from service import errors
 from service.api import continual_v1_pb2 as pb
 from service.shard.admission import Answer
+from service.shard.letters import drop_letter, list_letters
 from service.shard.shard import Shard
 from service.store.errors import StoreError
 from service.wire import UNCERTAIN, parse, predictions_to_proto
@@ -111,6 +112,13 @@ def _handlers(shard: Shard) -> list[grpc.GenericRpcHandler]:
         "Delete": _unary(_Forwarding(shard, CONTROL, "Delete", pb.DeleteModelRequest, _delete)),
         "Snapshot": _unary(_Forwarding(shard, CONTROL, "Snapshot", pb.SnapshotRequest, _snapshot)),
         "GetStatistics": _unary(_Forwarding(shard, CONTROL, "GetStatistics", pb.GetStatisticsRequest, _statistics)),
+        **{
+            name: _unary(_Forwarding(shard, CONTROL, name, request, work))
+            for name, request, work in (
+                ("ListDeadLetters", pb.ListDeadLettersRequest, list_letters),
+                ("DropDeadLetter", pb.DropDeadLetterRequest, drop_letter),
+            )
+        },
     }
     return [
         grpc.method_handlers_generic_handler(DATA, data),

@@ -52,6 +52,26 @@ class Messages:
     keys: Sequence[bytes | None] | None = None
     times: Sequence[int] | None = None
 
+    def beside(self, index: int) -> str:
+        """What came with one message, as JSON; `single` takes it back."""
+        held: dict[str, Any] = {}
+        if self.keys is not None and self.keys[index] is not None:
+            held["key"] = _text(self.keys[index])
+        if self.times is not None:
+            held["time"] = self.times[index]
+        if self.headers is not None and self.headers[index]:
+            held["headers"] = {name: _text(value) for name, value in self.headers[index].items()}
+        return json.dumps(held)
+
+    @classmethod
+    def single(cls, value: Any, beside: str = "{}") -> Messages:
+        """One message, as `beside` tells it."""
+        held = json.loads(beside)
+        headers = {name: text.encode() for name, text in held.get("headers", {}).items()}
+        keys = [held["key"].encode()] if "key" in held else None
+        times = [held["time"]] if "time" in held else None
+        return cls("letters", 0, 1, [0], [value], [headers] if headers else None, keys, times)
+
 
 @dataclass(slots=True)
 class Parsed:
@@ -191,21 +211,21 @@ class _Held:
     def _type(self, one: pa.Field, value: Any) -> pa.DataType:
         """The type of a column, by the role that it has and by what the first message of the block holds."""
         mapping, name = self.mapping, one.name
+        is_label = name == mapping.label
+        held: pa.DataType = pa.string()
         if name in mapping.features:
-            return one.type
-        if name == mapping.label and mapping.target == "regression":
-            return pa.float64()
-        if isinstance(value, bool):
-            return pa.bool_() if name == mapping.label else pa.string()
-        if isinstance(value, int):
-            return pa.int64()
-        if name == mapping.time:
-            if isinstance(value, str):
-                return _UTC if value[-1:] in "zZ" or "+" in value or value.count("-") > 2 else pa.timestamp("us")
-            return pa.float64() if isinstance(value, float) else pa.int64()
-        if name == mapping.label and mapping.target == "binary" and value is None:
-            return pa.string() if any(isinstance(label, str) for label in mapping.labels) else pa.int64()
-        return pa.string()
+            held = one.type
+        elif is_label and mapping.target == "regression":
+            held = pa.float64()
+        elif isinstance(value, bool):
+            held = pa.bool_() if is_label else pa.string()
+        elif isinstance(value, int):
+            held = pa.int64()
+        elif name == mapping.time:
+            held = _time_type(value) if isinstance(value, str) else pa.float64() if value is not None else pa.int64()
+        elif is_label and mapping.target == "binary" and value is None and not _has_texts(mapping):
+            held = pa.int64()
+        return held
 
     def _from_fields(self, block: range, schema: pa.Schema) -> pa.Table:
         """Entries whose own fields are the event's, all of them text."""
@@ -227,14 +247,11 @@ class _Held:
         if one.name == mapping.label:
             if mapping.target == "regression":
                 return pa.float64()
-            texts = any(isinstance(label, str) for label in mapping.labels)
-            whole = not texts if mapping.target == "binary" else self._label_as == "integer"
+            whole = not _has_texts(mapping) if mapping.target == "binary" else self._label_as == "integer"
             return pa.int64() if whole else pa.string()
         if one.name == mapping.time:
             first = next((value for value in held.to_pylist() if value), "0")
-            if first.isdecimal():
-                return pa.int64()
-            return _UTC if first[-1] in "zZ" or "+" in first else pa.timestamp("us")
+            return pa.int64() if first.isdecimal() else _time_type(first)
         return pa.string()
 
     def _beside(self, name: str, block: range, mode: str, table: pa.Table | None) -> pa.Array:
@@ -270,6 +287,15 @@ class _Held:
         if name == TRANSPORT_TIME:
             given = given.cast(_UTC).cast(pa.int64())
         return pc.coalesce(given, self._transport(name, block))
+
+
+def _has_texts(mapping: Mapping) -> bool:
+    return any(isinstance(label, str) for label in mapping.labels)
+
+
+def _time_type(text: str) -> pa.DataType:
+    """Of ISO 8601 text: with the zone that it names, if it names one."""
+    return _UTC if text[-1:] in "zZ" or "+" in text or text.count("-") > 2 else pa.timestamp("us")
 
 
 def payload_bytes(value: Any) -> bytes:
@@ -330,7 +356,7 @@ def _joined(values: Sequence[bytes | None]) -> bytes:
         if any(line[:1] != b"{" or line[-1:] != b"}" for line in lines):
             raise pa.ArrowInvalid("no JSON object")
         joined = b"\n".join(lines) + b"\n"
-    pa.array([joined], pa.large_binary()).cast(pa.large_string())  # checks that it is UTF-8, which JSON parsing does not
+    pa.array([joined], pa.large_binary()).cast(pa.large_string())  # it must be UTF-8, which parsing does not check
     return joined
 
 

@@ -26,8 +26,8 @@ class Fields(Strict):
     """
 
     label: str | None = Field("label", description="Field of the label; null: every event is an observation.")
-    key: str | None = Field(None, description="Field of the entity, `$key` for the message's own; null: one entity.")
-    time: str | None = Field(None, description="Field of the event time, `$time` for the message's own; null: no clock.")
+    key: str | None = Field(None, description="Field of the entity, `$key` for the message's own; null: one.")
+    time: str | None = Field(None, description="Field of the event time, `$time` for the message's; null: no clock.")
     id: str | None = Field(None, description="Field of the event id, `$id` for that of a CloudEvent; null: no ids.")
     time_unit: Literal["s", "ms", "us"] = Field("us", description="Unit of a numeric time; ISO 8601 text needs none.")
     features: dict[str, str] = Field(
@@ -98,7 +98,7 @@ class RedisStreamSource(SourceBase):
     url: str = Field("", description="redis://, rediss:// or unix://; empty: the deployment's own store.")
     stream: str = Field(min_length=1, max_length=150, description="Key of the stream.")
     payload: str | None = Field(
-        "data", description="Field of an entry that holds the JSON object; null: the entry's own fields are the event's."
+        "data", description="Field of an entry that holds the JSON object; null: its own fields are the event's."
     )
 
     @property
@@ -114,7 +114,7 @@ class RedisStreamSource(SourceBase):
             from streams.sources.redis_ids import number_of
 
             if not isinstance(self.start.position, str):
-                raise ValueError(f"start.position must be an entry id such as '1526919030474-0', got {self.start.position}")
+                raise ValueError(f"start.position must be an entry id such as '5-0', got {self.start.position}")
             number_of(self.start.position)
         if self.payload is None and self.envelope == "cloudevents":
             raise ValueError("a structured CloudEvent needs a payload field")
@@ -144,7 +144,7 @@ class KafkaSource(SourceBase):
     @model_validator(mode="after")
     def _sensible(self) -> KafkaSource:
         if isinstance(self.start, AtPosition) and isinstance(self.start.position, str):
-            raise ValueError(f"start.position must be an offset, or one for each partition, got {self.start.position!r}")
+            raise ValueError(f"start.position must be an offset, or one a partition, got {self.start.position!r}")
         ours = {"bootstrap.servers", "enable.auto.commit", "enable.auto.offset.store", "auto.offset.reset"}
         taken = sorted(ours & set(self.options))
         if taken:

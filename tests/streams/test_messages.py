@@ -98,7 +98,7 @@ def test_what_a_message_says_does_not_depend_on_its_neighbours(cut):
     mapping = Mapping(("a",), "label", key="card", target="multiclass")
     labels = [1, "1", True, "x", None, -3, "x"]
     cards = ["7", 7, "k", None, 7, "", "7"]
-    values = [json.dumps({"a": i, "label": l, "card": c}).encode() for i, (l, c) in enumerate(zip(labels, cards))]
+    values = [json.dumps({"a": i, "label": y, "card": c}).encode() for i, (y, c) in enumerate(zip(labels, cards))]
     told = []
     for at in range(0, 7, cut):
         batch = MessageParser(mapping).parse(messages(values[at : at + cut])).batch

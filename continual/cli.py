@@ -11,7 +11,7 @@ COMMANDS = {
     "demo": ("continual.commands.demo", "See it work, and survive the kill of a shard."),
     "bench": ("continual.bench", "Measure speed, accuracy and faults survived."),
     "models": ("continual.commands.models", "Create, list, inspect, snapshot and delete models."),
-    "events": ("continual.commands.events", "Send a file to a service, or fold one without it."),
+    "events": ("continual.commands.events", "Send a file, or fold one; look at what did not fit."),
     "kernels": ("continual.commands.kernels", "Measure the fused numerics on this machine."),
     "doctor": ("continual.commands.doctor", "Check this machine and say what to do."),
 }

@@ -15,6 +15,9 @@ from typing import Annotated, Any, ClassVar, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, WrapValidator, model_validator
 
+from streams.mapping import Mapping
+from streams.sources.spec import TRANSPORT_TIME, Source
+
 MAX_KEY_BYTES = 1024
 MAX_ID_BYTES = 256
 MAX_LABEL_BYTES = 256
@@ -181,8 +184,17 @@ class Deployment(Strict):
         "fsync",
         description="What an acknowledged event survives: `fsync` power loss; `everysec` a process crash, and "
         "power loss but for the last second or so; `memory` nothing beyond the store's process. The store must offer "
-        "at least this.",
+        "least this.",
     )
+    sources: tuple[Source, ...] = Field((), max_length=16, description="Queues that events are taken from.")
+
+    @model_validator(mode="after")
+    def _sources_differ(self) -> Deployment:
+        names = [source.producer for source in self.sources]
+        if len(set(names)) != len(names):
+            twice = sorted({name for name in names if names.count(name) > 1})
+            raise ValueError(f"sources must differ, these are there twice: {', '.join(twice)}")
+        return self
 
 
 class LearnerSpec(Registered):
@@ -253,6 +265,16 @@ class ModelSpec(Strict):
         self.learner.check(self)
         return self
 
+    @model_validator(mode="after")
+    def _sources_fit(self) -> ModelSpec:
+        names = {feature.name for feature in self.features}
+        for source in self.deployment.sources:
+            unknown = sorted(set(source.fields.features) - names)
+            if unknown:
+                raise ValueError(f"deployment.sources: fields.features names {unknown}, which are no features")
+            source_mapping(self, source)
+        return self
+
     @classmethod
     def load(cls, path: str | Path) -> ModelSpec:
         """Reads a spec from a YAML or JSON file.
@@ -270,3 +292,25 @@ class ModelSpec(Strict):
         """SHA-256 (hex) of what decides the fold: everything but `deployment`."""
         content = self.model_dump(mode="json", exclude={"deployment"})
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def source_mapping(model: ModelSpec, source: Source) -> Mapping:
+    """Which field of a source's messages is what.
+
+    Raises:
+        ValueError: a field stands for two things.
+    """
+    fields, names = source.fields, source.fields.features
+    target = model.target
+    return Mapping(
+        features=tuple(names.get(feature.name, feature.name) for feature in model.features),
+        label=fields.label,
+        key=fields.key,
+        time=fields.time,
+        id=fields.id,
+        target=target.kind,
+        labels=target.labels if isinstance(target, BinaryTarget) else (0, 1),
+        missing=tuple(names.get(one.name, one.name) for one in model.features if one.missing == "mean"),
+        time_unit="us" if fields.time == TRANSPORT_TIME else fields.time_unit,
+        late=model.labels.pending > 0 and fields.id is not None and fields.label is not None,
+    )

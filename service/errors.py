@@ -260,6 +260,12 @@ def wrong_map(current: pb.PartitionMap, message: str = "the partition map has ch
     return Refused(grpc.StatusCode.FAILED_PRECONDITION, "WRONG_MAP", message, details=[current])
 
 
+def sequence_broken(reason: str, producer: str, first: int, end: int, expected: int) -> Refused:
+    """FAILED_PRECONDITION: a batch that says where its numbers end cannot be taken whole (see `LearnRequest`)."""
+    message = f"producer {shorten(producer)!r} sent the numbers {first} to {end}, expected {expected} next"
+    return failed_precondition(reason, producer, message)
+
+
 def wrong_sequence(producer: str, got: int, expected: int) -> Refused:
     """ABORTED: the producer has to resume at `expected` (also the reply's `next_sequence`)."""
     message = f"producer {shorten(producer)!r} sent sequence {got}, expected {expected}"

@@ -14,6 +14,7 @@ from typing import Any, Self
 from learners.river import signing
 from service.shard.actor import NAMESPACE, ShardActor
 from service.shard.shard import DEPLOYMENT, ShardConfig, until_served
+from service.sources.supervisor import Sources
 from service.store.catalog import Catalog
 from service.store.connect import check_external, connect
 from service.store.embedded import AppendFsync, EmbeddedRedis
@@ -70,6 +71,7 @@ class Deployment:
         self.store: EmbeddedRedis | None = None
         self.redis_url = options.redis or ""
         self.actors: dict[str, Any] = {}
+        self.sources: Sources | None = None
         self.logs = options.data.resolve() / LOGS
         self._say = say
 
@@ -95,6 +97,7 @@ class Deployment:
         check_port(self.options.host, self.options.port)
         self._start_store()
         self._start_shards()
+        self._start_sources()
         self.options.data.mkdir(parents=True, exist_ok=True)
         state = {
             "pid": os.getpid(),
@@ -179,8 +182,18 @@ class Deployment:
         pids = ray.get([actor.ready.remote() for actor in self.actors.values()], timeout=READY_SECONDS)
         self._say(f"shards: {', '.join(f'{n} (process {p})' for n, p in zip(self.actors, pids))}")
 
+    def _start_sources(self) -> None:
+        """A client of its own follows the catalog: the sources' actors come and go with the models."""
+        catalog = Catalog(connect(self.redis_url), DEPLOYMENT)
+        logs = self.logs if self.options.ray is None else None
+        self.sources = Sources(catalog, self.deployment, self.address, self.redis_url, logs, self._say)
+        self.sources.start()
+
     def stop(self) -> None:
-        """Shards answer what was admitted and write last snapshots; then Ray's actors and the embedded store end."""
+        """Sources end, shards answer what was admitted and write last snapshots; then Ray's actors and the store."""
+        if self.sources is not None:
+            self.sources.stop()
+            self.sources = None
         if self.actors:
             import ray
 

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from streams.batch import Batch, Keys
+from streams.batch import LABEL, LABELLED, OBSERVATION, Batch, Keys
 from streams.mapping import (
     MAX_ABS_TARGET,
     MAX_ID_BYTES,
@@ -71,13 +71,31 @@ def to_batch(table: pa.Table, mapping: Mapping) -> tuple[Batch, list[Refused]]:
             accepted = accepted_by(mapping, column, table.schema.field(column).type)
             refused.setdefault(row, Refused(row, column, value, accepted))
 
+    late = _late(table, mapping)
+    if late is not None:
+        mask, zero = pa.array(late), pa.scalar(0, pa.float32())
+        for name in mapping.features:
+            at = table.schema.get_field_index(name)
+            table = table.set_column(at, name, pc.if_else(mask, zero, table.column(name)))
     x = _features(table, mapping, refuse)
     y, classes = _labels(table, mapping, refuse)
     key = _keys(table, mapping, refuse)
     time = _times(table, mapping, refuse)
     ids = _ids(table, mapping, refuse)
-    batch = Batch.of(x, y, key=key, time=time, id=ids, classes=classes)
+    kind = None if late is None else np.where(late, LABEL, np.where(np.isnan(y), OBSERVATION, LABELLED))
+    batch = Batch.of(x, y, kind=kind, key=key, time=time, id=ids, classes=classes)
     return batch, [refused[row] for row in sorted(refused)]
+
+
+def _late(table: pa.Table, mapping: Mapping) -> np.ndarray | None:
+    """Which rows bring the label of an earlier observation, bool [n]; None where none does."""
+    if not mapping.late or mapping.label is None or mapping.id is None:
+        return None
+    named = pc.not_equal(_text(table.column(mapping.id)), "")
+    late = table.column(mapping.label).is_valid().to_numpy() & named.to_numpy(False)
+    for name in mapping.features if late.any() else ():
+        late &= table.column(name).is_null().to_numpy()
+    return late if late.any() else None
 
 
 def _features(table: pa.Table, mapping: Mapping, refuse: Any) -> np.ndarray:

@@ -34,6 +34,7 @@ class Mapping:
         labels: the negative and the positive label of a binary target.
         missing: names of the features that may be missing; a missing value elsewhere refuses the event.
         time_unit: unit of a numeric time column.
+        late: whether a row with an id and a label but no feature is a label for an earlier observation.
 
     Raises:
         ValueError: a column is named twice, there are no features, or a name in `missing` is no feature.
@@ -48,6 +49,7 @@ class Mapping:
     labels: tuple[int | str, int | str] = (0, 1)
     missing: tuple[str, ...] = ()
     time_unit: TimeUnit = "s"
+    late: bool = False
 
     def __post_init__(self) -> None:
         if not self.features:

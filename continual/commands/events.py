@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from continual.commands._letters import dead_letters
 from continual.commands._shared import (
     INTERRUPTED,
     Problem,
@@ -30,7 +31,10 @@ if TYPE_CHECKING:
 
 @click.group()
 def events() -> None:
-    """Send events from a file to a service, or fold a file without one."""
+    """Send events from a file to a service, or fold a file without one; events that did not fit."""
+
+
+events.add_command(dead_letters)
 
 
 def _columns(command: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +195,9 @@ def stats(name: str, digest: bool, target: str, as_json: bool) -> None:
     calibration_error is the mean gap between the confidence in the predicted class and how often it is right, over 15
     bins; interval_coverage the share of labels inside the 90 % interval, interval_width its mean width. They are there
     where the learner tells a confidence or an interval.
+
+    Of a source: how it is, messages that it has not read yet (of a Redis Stream: at most so many), events that this run
+    of it has taken, and messages that did not fit (`continual events dead-letters`).
     """
     with connected(target) as client:
         found = client.models.statistics(name, digest=digest)
@@ -204,6 +208,7 @@ def stats(name: str, digest: bool, target: str, as_json: bool) -> None:
         "keys_resident": found.keys_resident,
         "counts": dict(sorted(found.counts.items())),
         "metrics": dict(sorted(found.metrics.items())),
+        "sources": [_source(one) for one in found.sources],
         **({"digest": found.digest} if digest else {}),
     }
 
@@ -212,6 +217,8 @@ def stats(name: str, digest: bool, target: str, as_json: bool) -> None:
         click.echo(f"{name}: {found.position:,} events folded, {at}")
         show_table(["metric", "value"], sorted(found.metrics.items()) or [["(no labels yet)", ""]])
         show_table(["count", ""], sorted(found.counts.items()))
+        if found.sources:
+            show_table(["source", "state", "lag", "taken", "dead letters"], map(_source_row, found.sources))
         if digest:
             click.echo(f"digest {found.digest}")
 
@@ -255,6 +262,22 @@ def predict(name: str, features: tuple[str, ...], key: str, target: str, as_json
 
     show_either({**held, **dict.fromkeys(_UNCERTAIN), **sure}, as_json, people)
 
+
+def _source(said: Any) -> dict[str, Any]:
+    plain = ("name", "state", "detail", "events", "dead_letters", "lost", "time_us")
+    return {part: getattr(said, part) for part in plain} | {"lag": dict(said.lag), "next": dict(said.next)}
+
+
+def _source_row(said: Any) -> list[Any]:
+    state = f"{said.state}: {said.detail}" if said.detail else said.state
+    if time.time() - said.time_us / 1e6 > STALE_SECONDS:
+        state = f"not running (was {said.state})"
+    lost = f" (+ {said.lost:,} lost)" if said.lost else ""
+    return [said.name, state, f"{sum(said.lag.values()):,}", f"{said.events:,}{lost}", said.dead_letters]
+
+
+STALE_SECONDS = 10.0
+"""After this long a source that said nothing is taken not to run."""
 
 _UNCERTAIN = {
     "variance": "variance",

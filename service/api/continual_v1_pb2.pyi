@@ -159,18 +159,38 @@ class UpdateReply(_message.Message):
     def __init__(self, predictions: _Optional[_Union[Predictions, _Mapping]] = ..., duplicate: _Optional[bool] = ...) -> None: ...
 
 class LearnRequest(_message.Message):
-    __slots__ = ("route", "model", "producer", "sequence", "columns")
+    __slots__ = ("route", "model", "producer", "sequence", "columns", "next_sequence")
     ROUTE_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     PRODUCER_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     COLUMNS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     route: Route
     model: str
     producer: str
     sequence: int
     columns: Columns
-    def __init__(self, route: _Optional[_Union[Route, _Mapping]] = ..., model: _Optional[str] = ..., producer: _Optional[str] = ..., sequence: _Optional[int] = ..., columns: _Optional[_Union[Columns, _Mapping]] = ...) -> None: ...
+    next_sequence: int
+    def __init__(self, route: _Optional[_Union[Route, _Mapping]] = ..., model: _Optional[str] = ..., producer: _Optional[str] = ..., sequence: _Optional[int] = ..., columns: _Optional[_Union[Columns, _Mapping]] = ..., next_sequence: _Optional[int] = ...) -> None: ...
+
+class GetProducerRequest(_message.Message):
+    __slots__ = ("route", "model", "producer")
+    ROUTE_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    PRODUCER_FIELD_NUMBER: _ClassVar[int]
+    route: Route
+    model: str
+    producer: str
+    def __init__(self, route: _Optional[_Union[Route, _Mapping]] = ..., model: _Optional[str] = ..., producer: _Optional[str] = ...) -> None: ...
+
+class Producer(_message.Message):
+    __slots__ = ("known", "next_sequence")
+    KNOWN_FIELD_NUMBER: _ClassVar[int]
+    NEXT_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    known: bool
+    next_sequence: int
+    def __init__(self, known: _Optional[bool] = ..., next_sequence: _Optional[int] = ...) -> None: ...
 
 class LearnReply(_message.Message):
     __slots__ = ("sequence", "accepted", "refused", "next_sequence", "duplicate")
@@ -301,7 +321,7 @@ class GetStatisticsRequest(_message.Message):
     def __init__(self, route: _Optional[_Union[Route, _Mapping]] = ..., name: _Optional[str] = ..., digest: _Optional[bool] = ...) -> None: ...
 
 class Statistics(_message.Message):
-    __slots__ = ("name", "position", "snapshot_position", "counts", "metrics", "keys_resident", "digest", "fingerprint")
+    __slots__ = ("name", "position", "snapshot_position", "counts", "metrics", "keys_resident", "digest", "fingerprint", "sources")
     class CountsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -324,6 +344,7 @@ class Statistics(_message.Message):
     KEYS_RESIDENT_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    SOURCES_FIELD_NUMBER: _ClassVar[int]
     name: str
     position: int
     snapshot_position: int
@@ -332,4 +353,93 @@ class Statistics(_message.Message):
     keys_resident: int
     digest: str
     fingerprint: str
-    def __init__(self, name: _Optional[str] = ..., position: _Optional[int] = ..., snapshot_position: _Optional[int] = ..., counts: _Optional[_Mapping[str, int]] = ..., metrics: _Optional[_Mapping[str, float]] = ..., keys_resident: _Optional[int] = ..., digest: _Optional[str] = ..., fingerprint: _Optional[str] = ...) -> None: ...
+    sources: _containers.RepeatedCompositeFieldContainer[SourceState]
+    def __init__(self, name: _Optional[str] = ..., position: _Optional[int] = ..., snapshot_position: _Optional[int] = ..., counts: _Optional[_Mapping[str, int]] = ..., metrics: _Optional[_Mapping[str, float]] = ..., keys_resident: _Optional[int] = ..., digest: _Optional[str] = ..., fingerprint: _Optional[str] = ..., sources: _Optional[_Iterable[_Union[SourceState, _Mapping]]] = ...) -> None: ...
+
+class SourceState(_message.Message):
+    __slots__ = ("name", "state", "detail", "lag", "next", "events", "dead_letters", "lost", "time_us")
+    class LagEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    class NextEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    LAG_FIELD_NUMBER: _ClassVar[int]
+    NEXT_FIELD_NUMBER: _ClassVar[int]
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    DEAD_LETTERS_FIELD_NUMBER: _ClassVar[int]
+    LOST_FIELD_NUMBER: _ClassVar[int]
+    TIME_US_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    state: str
+    detail: str
+    lag: _containers.ScalarMap[str, int]
+    next: _containers.ScalarMap[str, int]
+    events: int
+    dead_letters: int
+    lost: int
+    time_us: int
+    def __init__(self, name: _Optional[str] = ..., state: _Optional[str] = ..., detail: _Optional[str] = ..., lag: _Optional[_Mapping[str, int]] = ..., next: _Optional[_Mapping[str, int]] = ..., events: _Optional[int] = ..., dead_letters: _Optional[int] = ..., lost: _Optional[int] = ..., time_us: _Optional[int] = ...) -> None: ...
+
+class DeadLetter(_message.Message):
+    __slots__ = ("id", "producer", "number", "reason", "payload", "beside")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    PRODUCER_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    BESIDE_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    producer: str
+    number: int
+    reason: str
+    payload: bytes
+    beside: str
+    def __init__(self, id: _Optional[str] = ..., producer: _Optional[str] = ..., number: _Optional[int] = ..., reason: _Optional[str] = ..., payload: _Optional[bytes] = ..., beside: _Optional[str] = ...) -> None: ...
+
+class ListDeadLettersRequest(_message.Message):
+    __slots__ = ("route", "name", "after", "count")
+    ROUTE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    route: Route
+    name: str
+    after: str
+    count: int
+    def __init__(self, route: _Optional[_Union[Route, _Mapping]] = ..., name: _Optional[str] = ..., after: _Optional[str] = ..., count: _Optional[int] = ...) -> None: ...
+
+class ListDeadLettersReply(_message.Message):
+    __slots__ = ("letters", "total")
+    LETTERS_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_FIELD_NUMBER: _ClassVar[int]
+    letters: _containers.RepeatedCompositeFieldContainer[DeadLetter]
+    total: int
+    def __init__(self, letters: _Optional[_Iterable[_Union[DeadLetter, _Mapping]]] = ..., total: _Optional[int] = ...) -> None: ...
+
+class DropDeadLetterRequest(_message.Message):
+    __slots__ = ("route", "name", "id")
+    ROUTE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    route: Route
+    name: str
+    id: str
+    def __init__(self, route: _Optional[_Union[Route, _Mapping]] = ..., name: _Optional[str] = ..., id: _Optional[str] = ...) -> None: ...
+
+class DropDeadLetterReply(_message.Message):
+    __slots__ = ("dropped",)
+    DROPPED_FIELD_NUMBER: _ClassVar[int]
+    dropped: bool
+    def __init__(self, dropped: _Optional[bool] = ...) -> None: ...

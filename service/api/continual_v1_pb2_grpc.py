@@ -50,6 +50,11 @@ class OnlineLearningStub:
                 request_serializer=service_dot_api_dot_continual__v1__pb2.LearnRequest.SerializeToString,
                 response_deserializer=service_dot_api_dot_continual__v1__pb2.LearnReply.FromString,
                 _registered_method=True)
+        self.GetProducer = channel.unary_unary(
+                '/continual.v1.OnlineLearning/GetProducer',
+                request_serializer=service_dot_api_dot_continual__v1__pb2.GetProducerRequest.SerializeToString,
+                response_deserializer=service_dot_api_dot_continual__v1__pb2.Producer.FromString,
+                _registered_method=True)
         self.GetPartitionMap = channel.unary_unary(
                 '/continual.v1.OnlineLearning/GetPartitionMap',
                 request_serializer=service_dot_api_dot_continual__v1__pb2.GetPartitionMapRequest.SerializeToString,
@@ -83,6 +88,13 @@ class OnlineLearningServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetProducer(self, request, context):
+        """What the log holds of a producer: where it goes on after a restart.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetPartitionMap(self, request, context):
         """Who owns which partition, and where it listens.
         """
@@ -107,6 +119,11 @@ def add_OnlineLearningServicer_to_server(servicer, server):
                     servicer.Learn,
                     request_deserializer=service_dot_api_dot_continual__v1__pb2.LearnRequest.FromString,
                     response_serializer=service_dot_api_dot_continual__v1__pb2.LearnReply.SerializeToString,
+            ),
+            'GetProducer': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetProducer,
+                    request_deserializer=service_dot_api_dot_continual__v1__pb2.GetProducerRequest.FromString,
+                    response_serializer=service_dot_api_dot_continual__v1__pb2.Producer.SerializeToString,
             ),
             'GetPartitionMap': grpc.unary_unary_rpc_method_handler(
                     servicer.GetPartitionMap,
@@ -207,6 +224,33 @@ class OnlineLearning:
             _registered_method=True)
 
     @staticmethod
+    def GetProducer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/continual.v1.OnlineLearning/GetProducer',
+            service_dot_api_dot_continual__v1__pb2.GetProducerRequest.SerializeToString,
+            service_dot_api_dot_continual__v1__pb2.Producer.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def GetPartitionMap(request,
             target,
             options=(),
@@ -274,6 +318,16 @@ class ModelsStub:
                 request_serializer=service_dot_api_dot_continual__v1__pb2.GetStatisticsRequest.SerializeToString,
                 response_deserializer=service_dot_api_dot_continual__v1__pb2.Statistics.FromString,
                 _registered_method=True)
+        self.ListDeadLetters = channel.unary_unary(
+                '/continual.v1.Models/ListDeadLetters',
+                request_serializer=service_dot_api_dot_continual__v1__pb2.ListDeadLettersRequest.SerializeToString,
+                response_deserializer=service_dot_api_dot_continual__v1__pb2.ListDeadLettersReply.FromString,
+                _registered_method=True)
+        self.DropDeadLetter = channel.unary_unary(
+                '/continual.v1.Models/DropDeadLetter',
+                request_serializer=service_dot_api_dot_continual__v1__pb2.DropDeadLetterRequest.SerializeToString,
+                response_deserializer=service_dot_api_dot_continual__v1__pb2.DropDeadLetterReply.FromString,
+                _registered_method=True)
 
 
 class ModelsServicer:
@@ -317,6 +371,20 @@ class ModelsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListDeadLetters(self, request, context):
+        """Events that do not fit: messages of sources, and events that stopped the fold.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DropDeadLetter(self, request, context):
+        """Removes one, once it was dealt with.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ModelsServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -349,6 +417,16 @@ def add_ModelsServicer_to_server(servicer, server):
                     servicer.GetStatistics,
                     request_deserializer=service_dot_api_dot_continual__v1__pb2.GetStatisticsRequest.FromString,
                     response_serializer=service_dot_api_dot_continual__v1__pb2.Statistics.SerializeToString,
+            ),
+            'ListDeadLetters': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDeadLetters,
+                    request_deserializer=service_dot_api_dot_continual__v1__pb2.ListDeadLettersRequest.FromString,
+                    response_serializer=service_dot_api_dot_continual__v1__pb2.ListDeadLettersReply.SerializeToString,
+            ),
+            'DropDeadLetter': grpc.unary_unary_rpc_method_handler(
+                    servicer.DropDeadLetter,
+                    request_deserializer=service_dot_api_dot_continual__v1__pb2.DropDeadLetterRequest.FromString,
+                    response_serializer=service_dot_api_dot_continual__v1__pb2.DropDeadLetterReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -514,6 +592,60 @@ class Models:
             '/continual.v1.Models/GetStatistics',
             service_dot_api_dot_continual__v1__pb2.GetStatisticsRequest.SerializeToString,
             service_dot_api_dot_continual__v1__pb2.Statistics.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDeadLetters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/continual.v1.Models/ListDeadLetters',
+            service_dot_api_dot_continual__v1__pb2.ListDeadLettersRequest.SerializeToString,
+            service_dot_api_dot_continual__v1__pb2.ListDeadLettersReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DropDeadLetter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/continual.v1.Models/DropDeadLetter',
+            service_dot_api_dot_continual__v1__pb2.DropDeadLetterRequest.SerializeToString,
+            service_dot_api_dot_continual__v1__pb2.DropDeadLetterReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,7 +1,7 @@
 """The Python client: `Client` blocks, `AsyncClient` is for asyncio; both raise `Refused`."""
 
 from service.client.aio import AsyncClient, AsyncLearnStream
-from service.client.session import LearnResult
+from service.client.session import LearnResult, Numbered
 from service.client.sync import Client, LearnStream
 from service.errors import Refused, Violation
 from service.wire import PredictionBatch
@@ -12,6 +12,7 @@ __all__ = [
     "Client",
     "LearnResult",
     "LearnStream",
+    "Numbered",
     "PredictionBatch",
     "Refused",
     "Violation",

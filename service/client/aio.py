@@ -139,6 +139,10 @@ class AsyncClient:
         session = LearnSession(self.core, model, in_flight=in_flight, on_refused=on_refused, **options)
         return AsyncLearnStream(self, session, batches)
 
+    async def producer(self, model: str, name: str, timeout: float = 10.0) -> pb.Producer:
+        """See `Client.producer`."""
+        return await self.run(self.core.producer(model, name, timeout))
+
     async def partition_map(self, timeout: float = 10.0) -> pb.PartitionMap:
         """See `Client.partition_map`."""
         return await self.run(self.core.partition_map(timeout))
@@ -312,6 +316,18 @@ class AsyncModels:
         """See `Models.snapshot`."""
         request = pb.SnapshotRequest(name=name)
         return await self._client.run(self._client.core.model(request, "Snapshot", timeout))
+
+    async def dead_letters(
+        self, name: str, after: str = "", count: int = 100, timeout: float = 10.0
+    ) -> pb.ListDeadLettersReply:
+        """See `Models.dead_letters`."""
+        request = pb.ListDeadLettersRequest(name=name, after=after, count=count)
+        return await self._client.run(self._client.core.model(request, "ListDeadLetters", timeout))
+
+    async def drop_dead_letter(self, name: str, id: str, timeout: float = 10.0) -> bool:
+        """See `Models.drop_dead_letter`."""
+        request = pb.DropDeadLetterRequest(name=name, id=id)
+        return (await self._client.run(self._client.core.model(request, "DropDeadLetter", timeout))).dropped
 
     async def statistics(self, name: str, digest: bool = False, timeout: float = 60.0) -> pb.Statistics:
         """See `Models.statistics`."""

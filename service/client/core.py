@@ -256,6 +256,11 @@ class Core:
             self.schemas[model] = Schema.from_json(reply.spec_json)
         return self.schemas[model]
 
+    def producer(self, model: str, name: str, timeout: float) -> Plan[pb.Producer]:
+        """Where a producer goes on."""
+        request = pb.GetProducerRequest(model=model, producer=name)
+        return (yield from self.call(DATA, "GetProducer", request, timeout, model=model))
+
     def model(self, request: Any, method: str, timeout: float, again: bool = True) -> Plan[Any]:
         """A call about one model, made to the owner of its first partition; `again`: it may be repeated."""
         codes = (grpc.StatusCode.UNAVAILABLE,) if again else ()

@@ -38,6 +38,8 @@ class LearnResult:
         predictions: the prequential predictions; None if it was refused.
         refused: why it was refused; None if it was accepted.
         duplicate: every row had been applied before.
+        producer: whose batch it is.
+        next_sequence: the number that the producer goes on with.
     """
 
     sequence: int
@@ -45,6 +47,25 @@ class LearnResult:
     predictions: PredictionBatch | None
     refused: Refused | None
     duplicate: bool
+    producer: str = ""
+    next_sequence: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Numbered:
+    """A batch that says itself whose it is and how it is counted; see `LearnRequest` of the API.
+
+    Attributes:
+        batch: what `columns_of` takes; None for a stamp.
+        producer: whose numbers they are; several may share one stream.
+        sequence: number of the first event.
+        next_sequence: the number after the batch, larger than sequence + rows where numbers are left out.
+    """
+
+    batch: Any
+    producer: str
+    sequence: int
+    next_sequence: int
 
 
 class Restart(Exception):  # noqa: N818 (a decision, raised where a reply calls for a new stream)
@@ -107,7 +128,9 @@ class LearnSession:
         return list(self.unanswered)
 
     def offer(self, batch: Any) -> pb.LearnRequest:
-        """Numbers a batch and keeps it until it is answered; see `columns_of` for what it may be."""
+        """Numbers a batch and keeps it until it is answered; see `columns_of` for what it may be, or `Numbered`."""
+        if isinstance(batch, Numbered):
+            return self._offer_numbered(batch)
         columns = columns_of(batch, self.core.schemas[self.model])
         request = pb.LearnRequest(
             route=self.core.route(),
@@ -117,6 +140,19 @@ class LearnSession:
             columns=columns,
         )
         self.sequence += columns.rows
+        self.unanswered.append(request)
+        return request
+
+    def _offer_numbered(self, given: Numbered) -> pb.LearnRequest:
+        columns = None if given.batch is None else columns_of(given.batch, self.core.schemas[self.model])
+        request = pb.LearnRequest(
+            route=self.core.route(),
+            model=self.model,
+            producer=given.producer,
+            sequence=given.sequence,
+            columns=columns,
+            next_sequence=given.next_sequence,
+        )
         self.unanswered.append(request)
         return request
 
@@ -152,7 +188,8 @@ class LearnSession:
         if refused is not None and self.raises:
             raise refused
         predictions = None if refused else predictions_from_proto(reply.accepted, reply.duplicate)
-        return LearnResult(request.sequence, request.columns.rows, predictions, refused, reply.duplicate)
+        plain = (request.sequence, request.columns.rows, predictions, refused, reply.duplicate)
+        return LearnResult(*plain, request.producer, reply.next_sequence)
 
     def fault(self, cause: grpc.RpcError | Restart | None) -> float:
         """The stream broke (or ended: None) with batches unanswered; seconds to wait before the next one.

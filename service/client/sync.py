@@ -190,7 +190,7 @@ class Client:
 
         Args:
             model: name of the model.
-            batches: of anything that `service.wire.columns_of` takes.
+            batches: of anything that `service.wire.columns_of` takes, or `Numbered`.
             producer: identity under which the batches are numbered; the same one must send the same events
                 under the same numbers. None: a fresh one.
             first_sequence: number of the first event.
@@ -205,6 +205,13 @@ class Client:
         options: dict[str, Any] = {"producer": producer, "first_sequence": first_sequence, "timeout": timeout}
         session = LearnSession(self.core, model, in_flight=in_flight, on_refused=on_refused, **options)
         return LearnStream(self, session, batches)
+
+    def producer(self, model: str, name: str, timeout: float = 10.0) -> pb.Producer:
+        """Where a producer goes on: what the log of a model expects next of it, and whether it is known at all.
+
+        Waits until everything that was admitted from it before is in the log.
+        """
+        return self.run(self.core.producer(model, name, timeout))
 
     def partition_map(self, timeout: float = 10.0) -> pb.PartitionMap:
         """Who owns which partition."""
@@ -326,6 +333,18 @@ class Models:
     def snapshot(self, name: str, timeout: float = 60.0) -> pb.SnapshotReply:
         """Writes a snapshot and returns once it is committed."""
         return self._client.run(self._client.core.model(pb.SnapshotRequest(name=name), "Snapshot", timeout))
+
+    def dead_letters(
+        self, name: str, after: str = "", count: int = 100, timeout: float = 10.0
+    ) -> pb.ListDeadLettersReply:
+        """Events that do not fit, oldest first, after the one with id `after`."""
+        request = pb.ListDeadLettersRequest(name=name, after=after, count=count)
+        return self._client.run(self._client.core.model(request, "ListDeadLetters", timeout))
+
+    def drop_dead_letter(self, name: str, id: str, timeout: float = 10.0) -> bool:
+        """Removes one; False if it is not there."""
+        request = pb.DropDeadLetterRequest(name=name, id=id)
+        return self._client.run(self._client.core.model(request, "DropDeadLetter", timeout)).dropped
 
     def statistics(self, name: str, digest: bool = False, timeout: float = 60.0) -> pb.Statistics:
         """Counts and prequential metrics; `digest`: also of the state, which reads every keyed row."""

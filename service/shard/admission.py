@@ -19,6 +19,9 @@ from streams.batch import LABEL, Batch
 MAX_PRODUCERS = 100_000
 """High-water marks kept per partition; beyond it the one idle for longest is forgotten."""
 
+SOURCES = ("kafka:", "redis:")
+"""Producers that are never forgotten: who takes up a source again knows nothing but its mark."""
+
 RECENT_REPLIES = 256
 """Answers to stream batches that are kept to repeat them to a producer that lost one."""
 
@@ -44,13 +47,9 @@ class Item:
     done: asyncio.Future[Answer]
     producer: str = ""
     sequence: int = 0
+    end: int = 0  # the producer's number after the batch
     id: bytes = b""
     payload: int = 0
-
-    @property
-    def end(self) -> int:
-        """The sequence after the last row."""
-        return self.sequence + len(self.batch)
 
 
 def new_future() -> asyncio.Future[Answer]:
@@ -78,11 +77,15 @@ class Producers:
     logged: OrderedDict[str, int] = field(default_factory=OrderedDict)
     _admitted: dict[str, int] = field(default_factory=dict)
     _waiting: dict[tuple[str, int], Item] = field(default_factory=dict)
-    _answers: OrderedDict[tuple[str, int], Answer] = field(default_factory=OrderedDict)
+    _answers: OrderedDict[tuple[str, int, int], Answer] = field(default_factory=OrderedDict)
 
     def next_sequence(self, producer: str) -> int:
         """What comes next from `producer`, admitted batches counted."""
         return max(self.logged.get(producer, 0), self._admitted.get(producer, 0))
+
+    def known(self, producer: str) -> bool:
+        """Whether anything of `producer` is logged or on its way."""
+        return producer in self.logged or producer in self._admitted
 
     def admit(self, item: Item) -> None:
         """Notes a batch that is on its way to the log."""
@@ -94,26 +97,27 @@ class Producers:
         self.logged[producer] = max(end, self.logged.get(producer, 0))
         self.logged.move_to_end(producer)
         if len(self.logged) > MAX_PRODUCERS:
-            self.logged.popitem(last=False)
+            idle = (name for name in self.logged if not name.startswith(SOURCES))
+            self.logged.pop(next(idle, ""), None)
 
     def answered(self, item: Item, answer: Answer) -> None:
         """Keeps the answer for a producer that asks again."""
         self._waiting.pop((item.producer, item.sequence), None)
-        self._keep(item.producer, item.sequence, answer)
+        self._keep(item.producer, item.sequence, item.end, answer)
 
-    def _keep(self, producer: str, sequence: int, answer: Answer) -> None:
-        self._answers[producer, sequence] = answer
+    def _keep(self, producer: str, sequence: int, end: int, answer: Answer) -> None:
+        self._answers[producer, sequence, end] = answer
         if len(self._answers) > RECENT_REPLIES:
             self._answers.popitem(last=False)
 
-    def replayed(self, producer: str, sequence: int, answer: Answer) -> None:
+    def replayed(self, producer: str, sequence: int, end: int, answer: Answer) -> None:
         """Notes a batch met while replaying the log."""
-        self.note(producer, sequence + len(answer.value))
-        self._keep(producer, sequence, answer)
+        self.note(producer, end)
+        self._keep(producer, sequence, end, answer)
 
-    def answer_to(self, producer: str, sequence: int, rows: int) -> Answer | None:
+    def answer_to(self, producer: str, sequence: int, end: int, rows: int) -> Answer | None:
         """The answer that a batch got, if it was sent as this very batch and its answer is still kept."""
-        answer = self._answers.get((producer, sequence))
+        answer = self._answers.get((producer, sequence, end))
         return answer if answer is not None and len(answer.value) == rows else None
 
     def unanswered(self) -> list[Item]:
@@ -124,6 +128,13 @@ class Producers:
         """The admitted and unanswered batches of `producer` that hold events in [sequence, end), in order."""
         items = [item for (name, _), item in self._waiting.items() if name == producer]
         return [item for item in items if item.sequence < end and item.end > sequence]
+
+    async def settled(self, producer: str) -> tuple[bool, int]:
+        """Whether `producer` is known and what the log expects of it, once everything admitted so far is answered."""
+        items = [item for (name, _), item in self._waiting.items() if name == producer]
+        if items:
+            await asyncio.wait([item.done for item in items])
+        return producer in self.logged, self.logged.get(producer, 0)
 
     def roll_back(self, items: Iterable[Item]) -> None:
         """What was admitted and may not have reached the log never was; everything else admitted is in it."""

@@ -156,15 +156,21 @@ class Partition:
             raise errors.invalid("producer", request.producer, "1 to 256 bytes of UTF-8")
         if request.sequence > MAX_SEQUENCE:
             raise errors.invalid("sequence", request.sequence, f"at most {MAX_SEQUENCE}")
-        batch = self._decoded(decode_columns, request.columns)
+        end = end_of(request)
+        batch = self._decoded(decode_learn, request)
         while self.writer.full:
             await self.writer.room()
             self.check_serving()
         sequence = request.sequence
         expected = self.producers.next_sequence(request.producer)
-        if sequence < expected:
-            if sequence + len(batch) <= expected:
-                return self._repeat(request.producer, sequence, len(batch))
+        gaps = end > sequence + len(batch)
+        if end <= expected and (sequence < expected or self.producers.known(request.producer)):
+            return self._repeat(request.producer, sequence, end, len(batch))
+        if request.HasField("next_sequence") and sequence > expected and self.producers.known(request.producer):
+            raise errors.sequence_broken("SEQUENCE_GAP", request.producer, sequence, end, expected)
+        if sequence < expected and gaps and len(batch):
+            raise errors.sequence_broken("SEQUENCE_OVERLAP", request.producer, sequence, end, expected)
+        if sequence < expected and not gaps:
             batch = batch.slice(expected - sequence, len(batch))
             rest = slice_columns(request.columns, expected - sequence, self.schema)
             sequence = expected
@@ -172,22 +178,29 @@ class Partition:
                 model=request.model, producer=request.producer, sequence=sequence, columns=rest
             )
             raw = cut.SerializeToString()
-        item = Item(batch, LEARN + raw, new_future(), request.producer, sequence)
+        item = Item(batch, LEARN + raw, new_future(), request.producer, max(sequence, expected), end)
         self.producers.admit(item)
         self.writer.enqueue(item)
         return item.done
 
-    def _repeat(self, producer: str, sequence: int, rows: int) -> asyncio.Future[Answer]:
+    def _repeat(self, producer: str, sequence: int, end: int, rows: int) -> asyncio.Future[Answer]:
         """The answer to a batch that was sent before, once all of its events are in the log and folded."""
         self.duplicates += rows
-        items = self.producers.on_their_way(producer, sequence, sequence + rows)
+        items = self.producers.on_their_way(producer, sequence, end)
         if items:
             waiting = asyncio.ensure_future(_repeated(items, sequence, rows))
             waiting.add_done_callback(_seen)
             return waiting
         done = new_future()
-        done.set_result(_as_duplicate(self.producers.answer_to(producer, sequence, rows) or _FORGOTTEN))
+        done.set_result(_as_duplicate(self.producers.answer_to(producer, sequence, end, rows) or _FORGOTTEN))
         return done
+
+    async def producer(self, name: str) -> pb.Producer:
+        """Where a producer goes on; waits until everything admitted from it is in the log, or refused."""
+        self.check_serving()
+        known, expected = await self.producers.settled(name)
+        self.check_serving()
+        return pb.Producer(known=known, next_sequence=expected)
 
     async def update(self, request: pb.UpdateRequest, raw: bytes) -> Answer:
         """Admits one event and waits for its answer.
@@ -237,7 +250,10 @@ class Partition:
     async def _logged(self, position: int, items: list[Item]) -> None:
         """Takes over a logged entry: folds it here if it is small, else hands it to the fold thread in groups."""
         groups = _groups(items)
-        batches = [Batch.concat([item.batch for item in group]) for group in groups]
+        if not any(len(item.batch) for item in items):
+            self._answer(position, items, NOTHING, self.classes)
+            return
+        batches = [Batch.concat([item.batch for item in group if len(item.batch)]) for group in groups]
         if len(batches) == 1 and self.sequencer.small(batches[0]):
             folded = self.sequencer.fold_now(batches[0])
             self._answer(position, items, folded, self.learner.classes())
@@ -313,12 +329,42 @@ class Partition:
         return self.learner.position, predicted, self.learner.classes()
 
 
+NOTHING = Folded.passed_over(0, 0)
+"""What is said of no events."""
+
+
+def end_of(request: pb.LearnRequest) -> int:
+    """The producer's number after a batch.
+
+    Raises:
+        service.errors.Refused: `next_sequence` contradicts the rows.
+    """
+    least = request.sequence + request.columns.rows
+    if not request.HasField("next_sequence"):
+        return least
+    if not least <= request.next_sequence <= MAX_SEQUENCE:
+        accepted = f"from {least} (sequence + rows) to {MAX_SEQUENCE}"
+        raise errors.invalid("next_sequence", request.next_sequence, accepted)
+    return request.next_sequence
+
+
+def decode_learn(request: pb.LearnRequest, schema: Schema) -> Batch:
+    """The events of a request; none for a stamp.
+
+    Raises:
+        service.errors.Refused: they do not fit the spec.
+    """
+    if request.columns.rows == 0 and request.HasField("next_sequence"):
+        return Batch.of(np.zeros((0, schema.width), np.float32))
+    return decode_columns(request.columns, schema)
+
+
 def _groups(items: list[Item]) -> list[list[Item]]:
     """The requests of an entry, cut into groups of about `ANSWER_ROWS` events."""
     groups: list[list[Item]] = [[]]
     rows = 0
     for item in items:
-        if rows >= ANSWER_ROWS:
+        if rows >= ANSWER_ROWS and len(item.batch):
             groups.append([])
             rows = 0
         groups[-1].append(item)

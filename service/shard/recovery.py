@@ -18,12 +18,12 @@ from learners.base import Folded, hash_shared
 from learners.fingerprint import fingerprint
 from service.api import continual_v1_pb2 as pb
 from service.shard.admission import Answer, payload_hash, update_id
-from service.shard.partition import LEARN, Partition
+from service.shard.partition import LEARN, NOTHING, Partition, decode_learn, end_of
 from service.shard.rows import StoreRows
 from service.shard.statistics import Statistics
 from service.store.errors import SnapshotUnreadable
 from service.store.log import Entry
-from service.wire import decode_columns, decode_event
+from service.wire import decode_event
 from streams.batch import Batch
 
 log = logging.getLogger(__name__)
@@ -36,12 +36,13 @@ REPLAY_ROWS = 8192
 
 
 class Logged(NamedTuple):
-    """One logged request: as it came, decoded, and where its producer counts it (no producer: a unary update)."""
+    """One logged request: as it came, decoded, and how its producer counts it (no producer: a unary update)."""
 
     message: bytes
     batch: Batch
     producer: str | None
     sequence: int
+    end: int
 
 
 class Recovery:
@@ -69,12 +70,13 @@ class Recovery:
         attempts = p.store.attempts()
         if attempts or p.store.quarantined():
             p.store.discard_newer(p.token, p.snapshot_position)
-        if start < head:
-            if attempts:
-                self._replay_recording(start, max(attempts))
-            else:
+        if start < head and attempts:
+            self._replay_recording(start, max(attempts))
+        else:
+            if start < head:
                 p.store.record_attempt(p.token, start - 1)
-                self._replay(start)
+            self._replay(start)
+        if start < head:
             p.store.clear_attempts(p.token)
         self.replay_seconds = time.perf_counter() - loaded
         return head
@@ -125,7 +127,8 @@ class Recovery:
             if entry.position <= suspect < entry.end:
                 self._event_by_event(entry, start)
             else:
-                p.store.record_attempt(p.token, entry.position)
+                if entry.count:
+                    p.store.record_attempt(p.token, entry.position)
                 self._fold([(entry, self._decoded(entry))], start)
 
     def _event_by_event(self, entry: Entry, start: int) -> None:
@@ -133,7 +136,7 @@ class Recovery:
         passed_over = p.store.quarantined()
         outcomes = []
         decoded = self._decoded(entry)
-        batch = Batch.concat([one.batch for one in decoded])
+        batch = Batch.concat([one.batch for one in decoded if len(one.batch)])
         for row in range(max(0, start - entry.position), len(batch)):
             position = entry.position + row
             if position in passed_over:
@@ -165,18 +168,22 @@ class Recovery:
             body = message[1:]
             if message[:1] == LEARN:
                 request = pb.LearnRequest.FromString(body)
-                batch = decode_columns(request.columns, schema)
-                decoded.append(Logged(message, batch, request.producer, request.sequence))
+                batch = decode_learn(request, schema)
+                decoded.append(Logged(message, batch, request.producer, request.sequence, end_of(request)))
             else:
                 batch = decode_event(pb.UpdateRequest.FromString(body).event, schema)
-                decoded.append(Logged(message, batch, None, 0))
+                decoded.append(Logged(message, batch, None, 0, 0))
         return decoded
 
     def _fold(self, entries: list[tuple[Entry, list[Logged]]], start: int) -> None:
         first = entries[0][0].position
         decoded = list(chain.from_iterable(messages for _, messages in entries))
         skip = max(0, start - first)
-        batch = Batch.concat([one.batch for one in decoded])
+        batches = [one.batch for one in decoded if len(one.batch)]
+        if not batches:
+            self._note(decoded, first, skip, NOTHING)
+            return
+        batch = Batch.concat(batches)
         parts = []
         at = skip
         for position in sorted(self._p.store.quarantined()) if self._quarantined() else []:
@@ -212,16 +219,16 @@ class Recovery:
         p = self._p
         at = -skip
         classes = p.learner.classes()
-        for _, batch, producer, sequence in decoded:
+        for _, batch, producer, sequence, end in decoded:
             stop = at + len(batch)
             if at < 0:
                 if producer is not None:
-                    p.producers.note(producer, sequence + len(batch))
+                    p.producers.note(producer, end)
             else:
                 rows = slice(at, stop)
                 answer = Answer(first + skip + at, folded.value[rows], folded.code[rows], folded.outcome[rows], classes)
                 if producer is not None:
-                    p.producers.replayed(producer, sequence, answer)
+                    p.producers.replayed(producer, sequence, end, answer)
                 else:
                     p.window.note(update_id(batch), payload_hash(batch), answer)
             at = stop

@@ -20,6 +20,7 @@ from grpc_reflection.v1alpha import reflection
 from service import errors
 from service.api import continual_v1_pb2 as pb
 from service.shard.admission import Answer
+from service.shard.letters import drop_letter, list_letters
 from service.shard.shard import Shard
 from service.store.errors import StoreError
 from service.wire import UNCERTAIN, parse, predictions_to_proto
@@ -101,6 +102,7 @@ def _handlers(shard: Shard) -> list[grpc.GenericRpcHandler]:
         "Predict": _unary(_Forwarding(shard, DATA, "Predict", pb.PredictRequest, _predict)),
         "Update": _unary(_Forwarding(shard, DATA, "Update", pb.UpdateRequest, _update)),
         "Learn": _learn(shard),
+        "GetProducer": _unary(_Forwarding(shard, DATA, "GetProducer", pb.GetProducerRequest, _producer)),
         "GetPartitionMap": _unary(_Local(shard, pb.GetPartitionMapRequest, _map)),
     }
     control = {
@@ -110,6 +112,13 @@ def _handlers(shard: Shard) -> list[grpc.GenericRpcHandler]:
         "Delete": _unary(_Forwarding(shard, CONTROL, "Delete", pb.DeleteModelRequest, _delete)),
         "Snapshot": _unary(_Forwarding(shard, CONTROL, "Snapshot", pb.SnapshotRequest, _snapshot)),
         "GetStatistics": _unary(_Forwarding(shard, CONTROL, "GetStatistics", pb.GetStatisticsRequest, _statistics)),
+        **{
+            name: _unary(_Forwarding(shard, CONTROL, name, request, work))
+            for name, request, work in (
+                ("ListDeadLetters", pb.ListDeadLettersRequest, list_letters),
+                ("DropDeadLetter", pb.DropDeadLetterRequest, drop_letter),
+            )
+        },
     }
     return [
         grpc.method_handlers_generic_handler(DATA, data),
@@ -242,7 +251,7 @@ class _LearnStream:
                     outcome = refused
                 except StoreError as error:
                     outcome = errors.unavailable("STORE_UNAVAILABLE", str(error), 0.25)
-                last = (request.model, request.producer, request.sequence + request.columns.rows)
+                last = (request.model, request.producer, _end(request))
                 await replies.put((request, outcome))
                 if isinstance(outcome, errors.Refused) and outcome.code in _ENDS_THE_STREAM:
                     return  # a later batch must not pass the mark of one that the client will send again
@@ -278,7 +287,7 @@ class _LearnStream:
         Raises:
             service.errors.Refused: the stream cannot go on in order.
         """
-        end = min(request.sequence + request.columns.rows, 2**64 - 1)
+        end = _end(request)
         if isinstance(outcome, errors.Refused):
             refused = outcome
         else:
@@ -297,8 +306,19 @@ class _LearnStream:
         return pb.LearnReply(sequence=request.sequence, refused=refused.to_status(), next_sequence=end)
 
 
+def _end(request: pb.LearnRequest) -> int:
+    """The producer's number after a batch, whatever it says."""
+    if request.HasField("next_sequence"):
+        return request.next_sequence
+    return min(request.sequence + request.columns.rows, 2**64 - 1)
+
+
 _ENDS_THE_STREAM = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.ABORTED)
 """Nothing after such a refusal can be taken in order: the client resends from the oldest unanswered batch."""
+
+
+async def _producer(shard: Shard, request: pb.GetProducerRequest, raw: bytes) -> Message:
+    return await shard.owned(request.model).producer(request.producer)
 
 
 async def _map(shard: Shard, request: pb.GetPartitionMapRequest, raw: bytes) -> Message:

@@ -357,6 +357,7 @@ class Shard:
             value = learner.digest() if digest else ""
             return learner.position, sums.counts(), sums.metrics(), learner.resident_keys(), value
 
+        said = await asyncio.to_thread(partition.store.said) if partition.spec.deployment.sources else {}
         position, counts, metrics, resident, value = await partition.sequencer.visit(read)
         return pb.Statistics(
             name=name,
@@ -367,6 +368,7 @@ class Shard:
             keys_resident=resident,
             digest=value,
             fingerprint=json.dumps(fingerprint()),
+            sources=[pb.SourceState(name=name, **state) for name, state in said.items()],
         )
 
     def describe(self, partition: Partition) -> pb.Model:

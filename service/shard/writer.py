@@ -210,8 +210,8 @@ class LogWriter:
             except StoreUnavailable:
                 await asyncio.sleep(0.05)
                 continue
-            if head.position == position:
-                return False
             if head.position == position + count and head.hash == body_hash(position, messages):
                 return True
+            if head.position == position:
+                return False
             raise LogMismatch(position, head.position, f"the log {self._store.keys.log} after the store came back")

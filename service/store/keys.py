@@ -31,6 +31,9 @@ class PartitionKeys:
         attempts: hash, starts that reached a position.
         quarantine: hash, positions that are skipped.
         dead: stream, the events that were skipped.
+        letters: stream, the messages of sources that do not fit.
+        letter_marks: hash, the last number kept there by producer.
+        sources: hash, what each source says of itself.
 
     Raises:
         ValueError: if a name holds a character that a key or a hash tag cannot.
@@ -48,6 +51,9 @@ class PartitionKeys:
         self.attempts = prefix + "attempts"
         self.quarantine = prefix + "quarantine"
         self.dead = prefix + "dead"
+        self.letters = prefix + "letters"
+        self.letter_marks = prefix + "letter-marks"
+        self.sources = prefix + "sources"
 
     def arrays(self, position: int, nonce: str) -> str:
         """Key of the shared arrays of a snapshot at `position`; `nonce` tells it from others there."""
@@ -64,6 +70,9 @@ class PartitionKeys:
             self.attempts,
             self.quarantine,
             self.dead,
+            self.letters,
+            self.letter_marks,
+            self.sources,
         ]
 
 

@@ -1,8 +1,10 @@
 """The log of a partition: one Redis Stream, one entry per micro-batch.
 
 The stream id of an entry is `<position of its first event>-0` (Redis has no id 0-0: the first entry of a log
-is `0-1`). Its fields are `n`, the number of events, then one `m` per request, as the bytes that came. Beside
-it `head` holds the next position and a hash of the last entry; one script writes both.
+is `0-1`). Its fields are `n`, the number of events, then one `m` per request, as the bytes that came. An entry
+may hold requests without events, stamps alone: entries that stand at one position count up the second half of
+the id. Beside it `head` holds the next position, how many stamps stand there, and a hash of the last entry; one
+script writes both.
 """
 
 from __future__ import annotations
@@ -23,13 +25,22 @@ MAX_MESSAGES = 3000
 _APPEND = Script(
     FENCE
     + """
-local head = redis.call('HMGET', KEYS[2], 'position', 'hash')
+local head = redis.call('HMGET', KEYS[2], 'position', 'hash', 'stamps')
 local position = head[1] or '0'
 if position ~= ARGV[2] then
   if position == ARGV[3] and head[2] == ARGV[4] then return {0, position} end
   return {-2, position}
 end
-redis.call('XADD', KEYS[3], ARGV[5], 'n', unpack(ARGV, 6))
+local id = ARGV[5]
+local stamps = tonumber(head[3] or '0')
+if stamps > 0 then id = position .. '-' .. (position == '0' and stamps + 1 or stamps) end
+if ARGV[6] == '0' then
+  if head[2] == ARGV[4] then return {0, position} end
+  redis.call('HSET', KEYS[2], 'stamps', stamps + 1)
+elseif stamps > 0 then
+  redis.call('HDEL', KEYS[2], 'stamps')
+end
+redis.call('XADD', KEYS[3], id, 'n', unpack(ARGV, 6))
 redis.call('HSET', KEYS[2], 'position', ARGV[3], 'hash', ARGV[4])
 return {1, ARGV[3]}
 """
@@ -98,7 +109,7 @@ class Log(PartitionBase):
         Args:
             token: of the owner.
             position: where the owner expects the log to end.
-            count: number of events, at least 1.
+            count: number of events; 0 where every request is a stamp.
             messages: 1 to `MAX_MESSAGES` requests.
 
         Raises:
@@ -121,10 +132,10 @@ class Log(PartitionBase):
         self, token: str, position: int, count: int, messages: Sequence[bytes]
     ) -> tuple[tuple[str, ...], list[Any]]:
         """Returns keys and arguments of the append script."""
-        if count < 1 or position < 0 or not 1 <= len(messages) <= MAX_MESSAGES:
+        if count < 0 or position < 0 or not 1 <= len(messages) <= MAX_MESSAGES:
             raise ValueError(
                 f"append: got position {position}, {count} events in {len(messages)} messages; accepted: "
-                f"position >= 0, at least one event, 1 to {MAX_MESSAGES} messages"
+                f"position >= 0, events >= 0, 1 to {MAX_MESSAGES} messages"
             )
         entry_id = f"{position}-0" if position else "0-1"
         args = [token, position, position + count, body_hash(position, messages), entry_id, count]
@@ -152,7 +163,8 @@ class Log(PartitionBase):
     def read(self, start: int, stop: int | None = None, batch: int = 64) -> Iterator[Entry]:
         """Yields the entries that hold the events `start` to `stop`, in order.
 
-        The first and the last may reach beyond that range: entries are never cut.
+        The first and the last may reach beyond that range: entries are never cut. Entries without events come with
+        those at their position, and where the log is read to its end also those that stand there.
 
         Args:
             start: first position wanted.
@@ -164,20 +176,26 @@ class Log(PartitionBase):
                 from `start` to `stop`.
             StoreUnavailable: if Redis cannot serve now.
         """
+        last = None if stop is None else str(stop - 1)
         stop = self.head().position if stop is None else stop
         if start > stop:
             raise LogMismatch(start, stop, f"{self.keys.log} ends before the first position wanted")
         holding = self._entries("XREVRANGE", str(start), "-", 1) if start < stop else []
         at = holding[0].position if holding and holding[0].end > start else start
-        while at < stop:
-            entries = self._entries("XRANGE", str(at), str(stop - 1), batch)
-            if not entries:
+        after = str(at)
+        while at < stop or last is None:
+            entries = self._named("XRANGE", after, last or str(stop), batch)
+            if not entries and at < stop:
                 raise LogMismatch(stop, at, f"{self.keys.log} ends too early")
-            for entry in entries:
+            for name, entry in entries:
                 if entry.position != at:
                     raise LogMismatch(at, entry.position, f"{self.keys.log} has a gap")
-                at = entry.end
+                if at == stop and entry.count:
+                    return  # logged after the call
+                after, at = f"({name.decode()}", entry.end
                 yield entry
+            if len(entries) < batch and at >= stop:
+                return
 
     def trim(self, token: str, before: int) -> int:
         """Drops the whole entries that end at or before position `before`; returns how many.
@@ -191,6 +209,9 @@ class Log(PartitionBase):
         return self._fenced(_TRIM, (self.keys.log,), token, before - 1, before)[1]
 
     def _entries(self, command: str, first: str, last: str, count: int) -> list[Entry]:
+        return [entry for _, entry in self._named(command, first, last, count)]
+
+    def _named(self, command: str, first: str, last: str, count: int) -> list[tuple[bytes, Entry]]:
         # Named in bytes: under its text name redis-py turns the fields into a dict, which holds one `m`.
         reply = self._command(command.encode(), self.keys.log, first, last, "COUNT", count)
-        return [Entry(int(name.split(b"-")[0]), int(fields[1]), fields[3::2]) for name, fields in reply]
+        return [(name, Entry(int(name.split(b"-")[0]), int(fields[1]), fields[3::2])) for name, fields in reply]

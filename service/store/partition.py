@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from service.store.letters import Letters
 from service.store.log import Log
 from service.store.ownership import Ownership
 from service.store.poison import Poison
@@ -12,10 +13,11 @@ from service.store.snapshot import Snapshots
 _DELETE = Script(FENCE + "redis.call('UNLINK', unpack(KEYS)) return {1}")
 
 
-class Partition(Ownership, Log, Rows, Snapshots, Poison):
-    """Ownership, log, rows, snapshots and quarantine of one partition.
+class Partition(Ownership, Log, Rows, Snapshots, Poison, Letters):
+    """Ownership, log, rows, snapshots, quarantine and dead letters of one partition.
 
-    Every write carries the owner's token and is refused, whole, once another token is there. Methods are
+    Every write but those of `Letters` carries the owner's token and is refused, whole, once another token is there.
+    Methods are
     synchronous; `append_async` and `confirm_async` take an asyncio client. An instance holds no state but its
     client and key names, and may be used by several threads.
     """

@@ -74,7 +74,7 @@ def test_a_store_that_lost_its_tail_is_noticed(partition: Partition, token: str,
 
 
 def test_arguments_out_of_range_are_refused(partition: Partition, token: str) -> None:
-    for count, messages in [(0, [b"a"]), (1, []), (1, [b""] * (MAX_MESSAGES + 1))]:
+    for count, messages in [(-1, [b"a"]), (1, []), (1, [b""] * (MAX_MESSAGES + 1))]:
         with pytest.raises(ValueError, match="accepted"):
             partition.append(token, 0, count, messages)
     assert partition.head().position == 0
@@ -229,3 +229,31 @@ def test_all_keys_of_a_partition_share_a_slot(partition: Partition, client: redi
 def test_names_that_would_break_a_key_are_refused(client: redis.Redis, name: str) -> None:
     with pytest.raises(ValueError, match="model"):
         Partition(client, "test", name)
+
+
+def test_entries_without_events_stand_beside_their_position(partition: Partition, token: str) -> None:
+    wanted = []
+    for position, count in [(0, 0), (0, 0), (0, 2), (2, 1), (3, 0), (3, 0), (3, 0), (3, 4), (7, 0), (7, 0)]:
+        message = b"%d" % len(wanted)
+        for _ in range(2):  # the second repeats the first, whose reply was lost
+            assert partition.append(token, position, count, [message]) == position + count
+        wanted.append(Entry(position, count, [message]))
+    for batch in (1, 2, 3, 64):
+        assert list(partition.read(0, batch=batch)) == wanted
+        assert list(partition.read(3, batch=batch)) == wanted[4:]
+        assert list(partition.read(7, batch=batch)) == wanted[8:]
+        assert list(partition.read(2, 3, batch=batch)) == wanted[3:4]
+        assert list(partition.read(0, 3, batch=batch)) == wanted[:4]
+    assert partition.trim(token, 3) == 4
+    assert list(partition.read(3)) == wanted[4:]
+    with pytest.raises(LogMismatch):
+        partition.append(token, 3, 0, [b"elsewhere"])
+
+
+def test_the_end_of_a_reading_is_where_the_log_ended_at_the_call(partition: Partition, token: str) -> None:
+    at = fill(partition, token, 1, 1)
+    reading = partition.read(0, batch=1)
+    assert next(reading).position == 0
+    fill(partition, token, 1)
+    assert [entry.position for entry in reading] == [1]
+    assert at == 2

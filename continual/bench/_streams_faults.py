@@ -1,0 +1,250 @@
+"""Sources killed, and the shard that they fill: every message of both queues is in the log once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+import psutil
+
+from continual.bench._faults_audit import fold
+from continual.bench._faults_served import Served
+from continual.bench._faults_traffic import file_events
+from continual.bench._streams_peers import MockKafka, json_messages
+from learners.spec import ModelSpec
+from service.api import continual_v1_pb2 as pb
+from service.shard.partition import decode_learn
+from service.store.partition import Partition as Store
+from service.wire import Schema
+from streams.batch import Batch
+
+T = TypeVar("T")
+KINDS = ("source", "shard", "both")
+NAME, STREAM, TOPIC = "queues", "bench-stream", "bench-topic"
+FEATURES = tuple(f"f{number}" for number in range(8))
+POISON = (b"", b"{", b"[1, 2]", b'{"f0": "one"}', b"\xff\xfe\x00", b'{"f0": 1}', b'{"f0": 1e39}')
+POISON_EVERY = 97
+PATIENCE = 90.0
+
+
+def spec_of(bootstrap: str, features: Sequence[str] = FEATURES, name: str = NAME, **more: object) -> ModelSpec:
+    """A model that reads a Redis Stream of its own store and a Kafka topic; the event time is the event's number."""
+    fields = {"key": "card", "time": "n", "label": "label"}
+    sources = [
+        {"kind": "redis_stream", "stream": STREAM, "fields": fields},
+        {"kind": "kafka", "bootstrap": bootstrap, "topic": TOPIC, "fields": fields},
+    ]
+    return ModelSpec.model_validate(
+        {
+            "name": name,
+            "features": list(features),
+            "target": {"kind": "binary"},
+            "learner": {"kind": "recurrent", "cell": {"units": 4}},
+            "deployment": {"sources": sources, "snapshot_every": 2000, "slots": 16, **more},
+        }
+    )
+
+
+@dataclass
+class Outcome:
+    """What came of a run.
+
+    Attributes:
+        events: good messages that were written.
+        logged: events in the log.
+        lost: of the written, how many the log does not hold.
+        doubled: events that the log holds more than once.
+        disordered: events of a partition that the log holds before an earlier one.
+        poison: bad messages that were written.
+        kept: how many of those are dead letters, each once and with its bytes.
+        digest: whether the served state is the uninterrupted fold of the log.
+        kills: how many of each kind.
+        seconds: from each kill to the next event in the log.
+    """
+
+    events: int = 0
+    logged: int = 0
+    lost: int = 0
+    doubled: int = 0
+    disordered: int = 0
+    poison: int = 0
+    kept: int = 0
+    digest: bool = False
+    kills: Counter[str] = field(default_factory=Counter)
+    seconds: list[float] = field(default_factory=list)
+
+    @property
+    def sound(self) -> bool:
+        """Everything is there once, in order, and nothing else."""
+        return not (self.lost or self.doubled or self.disordered) and self.digest and self.kept == self.poison
+
+
+class Writer:
+    """Writes good and bad messages to both queues in turn.
+
+    Args:
+        served: whose store holds the Redis Stream.
+        kafka: the brokers.
+        messages: good ones, in order.
+    """
+
+    def __init__(self, served: Served, kafka: MockKafka, messages: list[bytes]) -> None:
+        self._redis = served.store(NAME).client
+        self._kafka = kafka
+        self._messages = messages
+        self.poison: list[bytes] = []
+        self.at = 0
+
+    def write(self, count: int) -> None:
+        """The next `count` events: even ones go to the stream, odd ones to two partitions of the topic."""
+        stream, topic, partitions = [], [], []
+        for row in range(self.at, min(self.at + count, len(self._messages))):
+            values = [self._messages[row]]
+            if row % POISON_EVERY == 0:
+                values.insert(0, POISON[len(self.poison) % len(POISON)])
+                self.poison.append(values[0])
+            if row % 2:
+                topic += values
+                partitions += [row // 2 % 2] * len(values)
+            else:
+                stream += values
+        pipe = self._redis.pipeline(transaction=False)
+        for value in stream:
+            pipe.execute_command("XADD", STREAM, "*", "data", value)
+        pipe.execute()
+        self._kafka.produce(TOPIC, topic, partitions)
+        self.at = min(self.at + count, len(self._messages))
+
+
+def run_source_kills(
+    served: Served,
+    kafka: MockKafka,
+    *,
+    kills: int,
+    events: int,
+    seed: int = 0,
+    progress: Callable[[int], None] = lambda logged: None,
+) -> Outcome:
+    """Writes `events` events to two queues while what reads and folds them is killed, then reads the log.
+
+    Args:
+        served: a running deployment without the model.
+        kafka: brokers without the topic.
+        kills: how many, one in each of equal spans, of the source, the shard or both, at random.
+        events: good messages, half of them in each queue.
+        seed: of events and kills.
+        progress: called with the events that the log holds.
+    """
+    rng = np.random.default_rng(seed)
+    batch = file_events(events, seed)
+    spec = spec_of(kafka.bootstrap)
+    outcome = Outcome(events=events)
+    writer = Writer(served, kafka, json_messages(batch, FEATURES))
+    store = served.store(NAME)
+    with served.client() as client:
+        client.models.create(spec)
+        span = events // (kills + 1)
+        for index in range(kills):
+            writer.write(span)
+            threshold = span * index + int(rng.integers(1, span))
+            _reaches(store, threshold, "progress")
+            kind = KINDS[index % 3] if index < 3 else str(rng.choice(KINDS))
+            before = _kill(served, kind, index)
+            outcome.kills[kind] += 1
+            began = time.monotonic()
+            writer.write(span // 8)  # the queues fill while nobody reads
+            _reaches(store, before + 1, f"recovery from the kill of {kind}")
+            outcome.seconds.append(time.monotonic() - began)
+            progress(store.head().position)
+        writer.write(events)
+        _reaches(store, events, "the end")
+        outcome.poison = len(writer.poison)
+        _until(lambda: store.count_letters() >= outcome.poison, "the last dead letter", 10.0, fail=False)
+        outcome.kept = _kept(store.letters(count=10 * outcome.poison + 10), writer.poison)
+        time.sleep(0.2)  # what is logged twice would be by now
+        _until(lambda: client.models.statistics(NAME).position >= store.head().position, "the last fold")
+        statistics = client.models.statistics(NAME, digest=True)
+    _account(outcome, served, spec, statistics)
+    return outcome
+
+
+def _reaches(store: Store, position: int, what: str) -> None:
+    _until(lambda: store.head().position >= position, what)
+
+
+def _kill(served: Served, kind: str, index: int) -> int:
+    """SIGKILLs; returns the position of the log then."""
+    pids = []
+    if kind in ("source", "both"):
+        readers = _until(lambda: source_processes(served), "a process of a source")
+        pids.append(readers[index % len(readers)])
+    if kind in ("shard", "both"):
+        pids.append(served.owner(NAME).pid)
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    return served.store(NAME).head().position
+
+
+def source_processes(served: Served) -> list[int]:
+    """Process ids of the actors that read sources."""
+    assert served._process is not None
+    found = []
+    for process in psutil.Process(served._process.pid).children(recursive=True):
+        try:
+            if any("SourceActor" in part for part in process.cmdline()):
+                found.append(process.pid)
+        except psutil.NoSuchProcess:
+            continue
+    return sorted(found)
+
+
+def _kept(letters: list[Any], poison: list[bytes]) -> int:
+    """How many bad messages are dead letters, less those that are there too often."""
+    there, wanted = Counter(letter.payload for letter in letters), Counter(poison)
+    return sum((there & wanted).values()) - sum((there - wanted).values())
+
+
+def read_log(served: Served, spec: ModelSpec) -> Batch:
+    """Every event in the log."""
+    batches = []
+    for entry in served.store(spec.name).read(0):
+        for message in entry.messages:
+            batch = decode_learn(pb.LearnRequest.FromString(message[1:]), Schema.of(spec))
+            if len(batch):
+                batches.append(batch)
+    return Batch.concat(batches)
+
+
+def _account(outcome: Outcome, served: Served, spec: ModelSpec, statistics: pb.Statistics) -> None:
+    logged = read_log(served, spec)
+    numbers = logged.time
+    counts = np.bincount(numbers, minlength=outcome.events)
+    outcome.logged = len(logged)
+    outcome.lost = int((counts[: outcome.events] == 0).sum())
+    outcome.doubled = int(np.maximum(counts - 1, 0).sum())
+    for part in (numbers % 2 == 0, numbers % 4 == 1, numbers % 4 == 3):
+        outcome.disordered += int((np.diff(numbers[part]) < 0).sum())
+    learner, _, _ = fold(spec, [logged], [])
+    outcome.digest = learner.digest() == statistics.digest and statistics.position == len(logged)
+
+
+def _until(done: Callable[[], T], what: str, seconds: float = PATIENCE, fail: bool = True) -> T:
+    """Waits for a value that is true.
+
+    Raises:
+        TimeoutError: it did not come.
+    """
+    deadline = time.monotonic() + seconds
+    while not (value := done()):
+        if time.monotonic() > deadline:
+            if fail:
+                raise TimeoutError(f"{what}: not within {seconds:g} s")
+            break
+        time.sleep(0.005)
+    return value

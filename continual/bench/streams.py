@@ -1,0 +1,132 @@
+"""`continual bench streams`: queues into logs: how fast, and what kills do to it."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from continual.bench import _streams_faults as faults_run
+from continual.bench import _streams_rates as rates_run
+from continual.bench._faults_served import Served
+from continual.bench._faults_traffic import file_events
+from continual.bench._served import deployed
+from continual.bench._streams_peers import MockKafka
+from continual.bench.faults import progress
+from continual.bench.report import out_option, publish
+from service.client import Client
+from service.store.connect import connect
+
+ASKED = 0.5
+KINDS = ("redis_stream", "kafka")
+
+
+@click.command()
+@click.option("--part", type=click.Choice(["rates", "faults", "all"]), default="all", show_default=True)
+@click.option("--events", default=100_000, show_default=True, help="Events of each run.")
+@click.option("--repeats", default=3, show_default=True, help="Runs of each rate; the median is shown.")
+@click.option("--kills", default=50, show_default=True, help="SIGKILLs in the part `faults`.")
+@click.option("--seed", default=0, show_default=True, help="Of events and kills.")
+@out_option
+def streams(part: str, events: int, repeats: int, kills: int, seed: int, out: Path | None, as_json: bool) -> None:
+    """Read a Redis Stream and a Kafka topic into the log of a model.
+
+    rates: events per second, against a bare consumer that only parses the same messages. faults: what reads and what
+    folds is killed at random while both queues fill one model; then every message is looked up in the log. Kafka is
+    librdkafka's mock cluster, in a process of its own. Exit status 1 if anything was lost, doubled or different.
+    """
+    sound = True
+    if part in ("rates", "all"):
+        sound &= report_rates(events, repeats, seed, out, as_json)
+    if part in ("faults", "all"):
+        sound &= report_faults(events, kills, seed, out, as_json)
+    sys.exit(0 if sound else 1)
+
+
+def report_rates(events: int, repeats: int, seed: int, out: Path | None, as_json: bool) -> bool:
+    """Runs and publishes `streams`; returns whether every log held every event once."""
+    batch = file_events(events, seed)
+    rows: list[dict[str, Any]] = []
+    raw: dict[str, Any] = {}
+    kafka = MockKafka()
+    try:
+        with deployed() as deployment, Client(deployment.address) as client:
+            redis = connect(deployment.redis_url)
+            for kind in KINDS:
+                queue = f"bench-{kind.replace('_', '-')}"
+                rates_run.fill(kind, queue, batch, redis, kafka)
+                source = rates_run.source_of(kind, queue, kafka.bootstrap)
+                runs, bares = [], {how: [] for how in rates_run.HOWS}  # type: ignore[var-annotated]
+                for number in range(repeats):  # in turn, so that a busy machine is busy for all
+                    runs.append(rates_run.ingest(deployment, client, f"{queue}-{number}", source, batch))
+                    for how, got in bares.items():
+                        got.append(rates_run.bare(source, events, how, deployment.redis_url))
+                raw[kind] = {"ingest": [run.events_per_second for run in runs], **bares}
+                rows.append(rate_row(kind, runs, bares))
+    finally:
+        kafka.close()
+    notes = [
+        "`ingest`: read, parsed, logged with fsync and folded (a recurrent learner of 4 units); from the first event in "
+        "the log to the last. Every log was read and held every event once. `bare`: the same messages read by the same "
+        "client in one process and parsed, nothing else; `share` is of the faster of the two.",
+        f"Asked: a share of at least {ASKED:.0%}. Runs were made in turn; medians of {repeats}.",
+    ]
+    publish("streams", f"Queues: {events:,} events of 8 features as JSON", rows, notes=notes,
+            details={"seed": seed, "runs": raw}, out=out, as_json=as_json)  # fmt: skip
+    return True
+
+
+def rate_row(kind: str, runs: list[rates_run.Rate], bares: dict[str, list[float]]) -> dict[str, Any]:
+    """One row of the table of rates."""
+    ingest = float(np.median([run.events_per_second for run in runs]))
+    bare = {how: float(np.median(got)) for how, got in bares.items()}
+    cpu = {who: 1e6 * float(np.median([run.cpu[who] for run in runs])) for who in runs[0].cpu}
+    return {
+        "source": kind,
+        "ingest events/s": ingest,
+        **{f"bare, {how} /s": rate for how, rate in bare.items()},
+        "share": ingest / max(bare.values()),
+        **{f"{who} CPU us/event": value for who, value in cpu.items()},
+    }
+
+
+def report_faults(events: int, kills: int, seed: int, out: Path | None, as_json: bool) -> bool:
+    """Runs and publishes `streams-faults`; returns whether nothing was lost, doubled or different."""
+    kafka = MockKafka()
+    try:
+        with (
+            tempfile.TemporaryDirectory(prefix="continual-streams-") as folder,
+            progress("kills", events) as advance,
+            Served(Path(folder)) as served,
+        ):
+            options: dict[str, Any] = {"kills": kills, "events": events, "seed": seed, "progress": advance}
+            outcome = faults_run.run_source_kills(served, kafka, **options)
+    finally:
+        kafka.close()
+    row = {
+        "kills": outcome.kills.total(),
+        **{f"of {kind}": outcome.kills[kind] for kind in faults_run.KINDS},
+        "events": outcome.events,
+        "logged": outcome.logged,
+        "lost": outcome.lost,
+        "doubled": outcome.doubled,
+        "out of order": outcome.disordered,
+        "state = fold": outcome.digest,
+        "bad messages": outcome.poison,
+        "dead letters": outcome.kept,
+        "goes on p50 s": float(np.median(outcome.seconds)),
+        "max s": max(outcome.seconds),
+    }
+    notes = [
+        "One model, half of its events from a Redis Stream of its own store, half from two partitions of a Kafka "
+        "topic, bad messages among them. Each kill is a SIGKILL of a source's actor, of the shard, or of both, while "
+        "messages keep coming. Afterwards the log is read: every event by its number, every bad message by its bytes.",
+        "`goes on`: from a kill to the next event in the log; after the kill of one source the other one goes on.",
+    ]
+    publish("streams-faults", f"Queues: {kills} kills over {events:,} events", [row], notes=notes,
+            details={"seed": seed, "seconds": outcome.seconds}, out=out, as_json=as_json)  # fmt: skip
+    return outcome.sound and outcome.kills.total() == kills

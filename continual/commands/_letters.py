@@ -1,0 +1,188 @@
+"""`continual events dead-letters`: events that did not fit."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import click
+
+from continual.commands._shared import Problem, connected, examples, json_option, show_either, show_table, target_option
+
+
+@click.group(name="dead-letters")
+def dead_letters() -> None:
+    """Events that did not fit: why, their bytes, and another try.
+
+    A message of a source that is no event of the model is kept here with the reason, and the source goes on. So is an
+    event that stopped the fold (its id begins with q); it stays, since every replay has to pass over it.
+    """
+
+
+def _letter(one: Any) -> dict[str, Any]:
+    return {
+        "id": one.id,
+        "producer": one.producer,
+        "number": one.number,
+        "reason": one.reason,
+        "payload": one.payload.decode(errors="backslashreplace"),
+        "bytes": len(one.payload),
+        "beside": json.loads(one.beside or "{}"),
+    }
+
+
+@dead_letters.command(name="list")
+@click.option("--model", required=True, help="Name of the model.")
+@click.option("--after", default="", metavar="ID", help="Begin after this one.")
+@click.option("--count", type=click.IntRange(1, 1000), default=20, show_default=True, help="At most so many.")
+@target_option
+@json_option
+def list_letters(model: str, after: str, count: int, target: str, as_json: bool) -> None:
+    """List what did not fit, the oldest first."""
+    with connected(target) as client:
+        found = client.models.dead_letters(model, after, count)
+    held = {"total": found.total, "dead_letters": [_letter(one) for one in found.letters]}
+
+    def people() -> None:
+        if not found.letters:
+            click.echo("None." if not after else f"None after {after}.")
+            return
+        rows = [
+            [one.id, one.producer or "(stopped the fold)", str(one.number), _short(one.reason)] for one in found.letters
+        ]
+        show_table(["id", "from", "number", "reason"], rows, title=f"{len(rows)} of {found.total:,}")
+
+    show_either(held, as_json, people)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 160 else text[:157] + "..."
+
+
+def _one(client: Any, model: str, id: str) -> Any:
+    """A letter by its id; asked for as the one after the id just before it."""
+    mark, _, number = id.rpartition("-")
+    if not number.isdecimal():
+        raise Problem(f"{id!r} is no id of a dead letter; `continual events dead-letters list` shows them", 2)
+    before = f"{mark}-{int(number) - 1}" if int(number) else _before(mark)
+    found = [one for one in client.models.dead_letters(model, before, 1).letters if one.id == id]
+    if not found:
+        raise Problem(f"model {model!r} has no dead letter {id}")
+    return found[0]
+
+
+def _before(mark: str) -> str:
+    """The last id before `<mark>-0`."""
+    digits = mark.lstrip("q")
+    return f"{mark[: len(mark) - len(digits)]}{int(digits) - 1}-{2**64 - 1}"
+
+
+@dead_letters.command(name="show")
+@click.argument("id")
+@click.option("--model", required=True, help="Name of the model.")
+@click.option("--raw", is_flag=True, help="Only the bytes, as they came.")
+@target_option
+@json_option
+def show_letter(id: str, model: str, raw: bool, target: str, as_json: bool) -> None:
+    """Show one: the reason and the original bytes."""
+    with connected(target) as client:
+        one = _one(client, model, id)
+    if raw:
+        sys.stdout.buffer.write(one.payload)
+        return
+
+    def people() -> None:
+        click.echo(f"{one.id}: {one.producer or 'stopped the fold'}, number {one.number}")
+        click.echo(f"reason: {one.reason}")
+        if one.beside not in ("", "{}"):
+            click.echo(f"beside: {one.beside}")
+        click.echo(f"payload, {len(one.payload):,} bytes:")
+        click.echo(one.payload.decode(errors="backslashreplace"))
+
+    show_either(_letter(one), as_json, people)
+
+
+@dead_letters.command(
+    epilog=examples(
+        "continual events dead-letters retry 1763712000000-0 --model payments",
+        "continual events dead-letters retry 1763712000000-0 --model payments --payload '{\"amount\": 12}'",
+        "continual events dead-letters retry --all --model payments",
+    )
+)
+@click.argument("ids", nargs=-1, metavar="ID...")
+@click.option("--model", required=True, help="Name of the model.")
+@click.option("--all", "everything", is_flag=True, help="Every message of a source that is kept now.")
+@click.option("--payload", metavar="JSON", help="The event as it should have been, instead of what came.")
+@target_option
+@json_option
+def retry(
+    ids: tuple[str, ...], model: str, everything: bool, payload: str | None, target: str, as_json: bool
+) -> None:
+    """Send again what did not fit: now the last event of the model, it enters the log once, and the letter goes.
+
+    What still does not fit stays, with the reason. Ends with 1 if anything stayed.
+    """
+    if bool(ids) == everything:
+        raise Problem("name one or more ids, or give --all", 2)
+    if payload is not None and len(ids) != 1:
+        raise Problem("--payload is for one id", 2)
+    with connected(target) as client:
+        from learners.spec import ModelSpec
+
+        spec = ModelSpec.model_validate_json(client.models.get(model).spec_json)
+        letters = _every(client, model) if everything else [_one(client, model, id) for id in ids]
+        outcomes = [_again(client, spec, one, payload) for one in letters]
+    stayed = [one for one in outcomes if not one["sent"]]
+
+    def people() -> None:
+        for one in stayed:
+            click.echo(f"{one['id']} stays: {_short(one['reason'])}")
+        click.echo(f"{len(outcomes) - len(stayed)} sent, {len(stayed)} stayed.")
+
+    show_either({"outcomes": outcomes}, as_json, people)
+    if stayed:
+        raise SystemExit(1)
+
+
+def _every(client: Any, model: str) -> list[Any]:
+    letters: list[Any] = []
+    while page := client.models.dead_letters(model, letters[-1].id if letters else "", 1000).letters:
+        letters += page
+    return [one for one in letters if one.producer]
+
+
+def _again(client: Any, spec: Any, one: Any, payload: str | None) -> dict[str, Any]:
+    """Parses a letter by the mapping of its source and sends it under a name of its own."""
+    from learners.spec import source_mapping
+    from service.client import Numbered
+    from service.wire import Schema, encode_columns
+    from streams.sources.messages import MessageParser, Messages
+
+    outcome = {"id": one.id, "sent": False}
+    whole = (one.producer, one.producer.rpartition("/")[0])
+    source = next((held for held in spec.deployment.sources if held.producer in whole), None)
+    if source is None:
+        return outcome | {"reason": "no source of the model has this identity"}
+    value: Any = one.payload if payload is None else payload.encode()
+    if getattr(source, "payload", "") is None:
+        value = _fields(value)
+    parser = MessageParser(source_mapping(spec, source), source.envelope, source.fields.label_as)
+    parsed = parser.parse(Messages.single(value, one.beside or "{}"))
+    if parsed.batch is None:
+        return outcome | {"reason": str(parsed.bad[0][1])}
+    columns = encode_columns(parsed.batch, Schema.of(spec).target, parsed.ids)
+    for _ in client.learn(spec.name, [Numbered(columns, f"dead-letter:{one.id}", 0, 1)]):
+        client.models.drop_dead_letter(spec.name, one.id)
+    return outcome | {"sent": True}
+
+
+def _fields(value: bytes) -> dict[bytes, bytes] | None:
+    """The fields of an entry without payload, from the JSON that a letter keeps of them; None if it is none."""
+    try:
+        held = json.loads(value)
+    except ValueError:
+        return None
+    if not isinstance(held, dict):
+        return None
+    return {name.encode(): str(content).encode() for name, content in held.items()}

@@ -1,0 +1,102 @@
+"""A source as a Ray actor: Ray places and restarts it, and it takes up what the log holds."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+import threading
+from dataclasses import dataclass
+
+import uvloop
+
+from learners.spec import ModelSpec
+from service.shard.actor import configure_logging
+from service.sources.consumer import Consumer
+
+
+@dataclass(frozen=True, slots=True)
+class SourceConfig:
+    """What the actor of a source needs to know.
+
+    Attributes:
+        spec: of the model, as JSON.
+        number: which of its sources.
+        target: host:port of the service.
+        store: URL of the deployment's Redis.
+        log: file that its log goes to; "": standard error.
+    """
+
+    spec: str
+    number: int
+    target: str
+    store: str
+    log: str = ""
+
+
+class SourceProcess:
+    """Runs one consumer on a thread of the calling process until `stop`; a fault of its own ends the process."""
+
+    def __init__(self, config: SourceConfig) -> None:
+        self._config = config
+        self._loop = uvloop.new_event_loop()
+        self.consumer: Consumer | None = None
+        self._thread = threading.Thread(target=self._run, name="source", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_until_complete(self._consume())
+        except BaseException:
+            logging.getLogger(__name__).exception("the source failed")
+            logging.shutdown()
+            os._exit(1)
+
+    async def _consume(self) -> None:
+        spec = ModelSpec.model_validate_json(self._config.spec)
+        self.consumer = Consumer(spec, self._config.number, self._config.target, self._config.store)
+        await self.consumer.run()
+
+    def stop(self) -> None:
+        """Returns once what was sent is answered."""
+        if self.consumer is not None:
+            self._loop.call_soon_threadsafe(self.consumer.stop)
+        self._thread.join(20)
+
+
+class SourceActor:
+    """The Ray actor around a `SourceProcess`."""
+
+    def __init__(self, config: SourceConfig) -> None:
+        configure_logging(config.log)
+        self._process = SourceProcess(config)
+
+    def pid(self) -> int:
+        """Its process id."""
+        return os.getpid()
+
+    def stop(self) -> None:
+        """See `SourceProcess.stop`."""
+        self._process.stop()
+
+
+def main() -> None:
+    """A source without Ray: `python -m service.sources.actor '<config as JSON>'`; ends on SIGTERM."""
+    import json
+    import signal
+
+    config = SourceConfig(**json.loads(sys.argv[1]))
+    configure_logging(config.log)
+    process = SourceProcess(config)
+    done = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: done.set())
+    print("ready", flush=True)
+    done.wait()
+    process.stop()
+
+
+if __name__ == "__main__":
+    main()

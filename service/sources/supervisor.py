@@ -1,0 +1,109 @@
+"""Sees to it that every source in the catalog has its actor, and none else."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from learners.spec import ModelSpec
+from service.sources.actor import SourceActor, SourceConfig
+from service.store.catalog import Catalog
+from service.store.errors import StoreUnavailable
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 1.0
+
+
+class Sources:
+    """The actors of a deployment's sources; a thread that follows the catalog.
+
+    Args:
+        catalog: of the deployment.
+        deployment: its identity.
+        target: host:port of the service.
+        store: URL of its Redis.
+        logs: folder of their log files; None: standard error.
+        say: told of sources that start.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        deployment: str,
+        target: str,
+        store: str,
+        logs: Path | None,
+        say: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self.actors: dict[str, Any] = {}
+        self._catalog = catalog
+        self._deployment = deployment
+        self._target = target
+        self._store = store
+        self._logs = logs
+        self._say = say
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="sources", daemon=True)
+
+    def start(self) -> None:
+        """Begins to follow the catalog."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends every source once what it sent is answered."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join(30)
+        self._end(list(self.actors))
+
+    def _follow(self) -> None:
+        while not self._stopping.wait(LOOK_SECONDS):
+            try:
+                self.look()
+            except StoreUnavailable:
+                continue
+            except Exception:
+                log.exception("looking after the sources failed; the next look is in %g s", LOOK_SECONDS)
+
+    def look(self) -> None:
+        """Starts what is in the catalog and does not run, ends what is no longer there."""
+        wanted = self._wanted()
+        self._end([name for name in self.actors if name not in wanted])
+        for name, config in wanted.items():
+            if name not in self.actors:
+                self.actors[name] = self._begin(name, config)
+                self._say(f"source: {name.partition('/')[2]}")
+
+    def _wanted(self) -> dict[str, SourceConfig]:
+        """Config by name of the actor, which tells a spec from another one of the same model."""
+        wanted = {}
+        for model, text in self._catalog.list().items():
+            if '"sources":[]' in text or '"sources"' not in text:
+                continue
+            version = hashlib.sha256(text.encode()).hexdigest()[:12]
+            for number, source in enumerate(ModelSpec.model_validate_json(text).deployment.sources):
+                name = f"{self._deployment}/source/{model}/{source.producer}/{version}"
+                path = "" if self._logs is None else str(self._logs / f"source-{model}-{number}.log")
+                wanted[name] = SourceConfig(text, number, self._target, self._store, path)
+        return wanted
+
+    def _begin(self, name: str, config: SourceConfig) -> Any:
+        import ray
+
+        options = {"lifetime": "detached", "num_cpus": 0, "max_restarts": -1, "max_task_retries": 0}
+        options |= {"name": name, "max_concurrency": 2, "get_if_exists": True}
+        return ray.remote(SourceActor).options(**options).remote(config)
+
+    def _end(self, names: list[str]) -> None:
+        import ray
+
+        stopping = [self.actors[name].stop.remote() for name in names]
+        if stopping:
+            ray.wait(stopping, num_returns=len(stopping), timeout=30)
+        for name in names:
+            ray.kill(self.actors.pop(name), no_restart=True)

@@ -1,0 +1,1 @@
+"""Queues that events come from: what a spec says of them, how they are read, how messages become columns."""

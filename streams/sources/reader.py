@@ -1,0 +1,89 @@
+"""What reads a source: positions in, messages out; nothing is remembered between two runs."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from streams.sources.messages import Messages
+from streams.sources.spec import KafkaSource, RedisStreamSource
+
+READ_SECONDS = 0.05
+"""How long a reading waits for the first message."""
+
+
+class Unavailable(Exception):  # noqa: N818 (a state that passes)
+    """The source cannot be read now; the same may be tried again."""
+
+
+class Lost(Exception):  # noqa: N818 (says what is the case)
+    """What comes next is not there any more.
+
+    Attributes:
+        producer: the partition.
+        wanted: the number that comes next.
+        first: the first number retained.
+        end: the number after the last message.
+    """
+
+    def __init__(self, producer: str, wanted: int, first: int, end: int) -> None:
+        self.producer, self.wanted, self.first, self.end = producer, wanted, first, end
+        if wanted > end:
+            why = f"lies beyond the end, {end}: the source was made anew; give it another `name`"
+        else:
+            why = f"is no longer retained, the first that is: {first}; `lost` says what to do then"
+        super().__init__(f"{producer}: position {wanted} {why}")
+
+    @property
+    def anew(self) -> bool:
+        """Whether the source was made anew: its numbers do not go on from those that are logged."""
+        return self.wanted > self.end
+
+
+class Reader(Protocol):
+    """One source, read from one thread. Every method may raise `Unavailable`."""
+
+    def producers(self) -> list[str]:
+        """The identities of its partitions, as they are now."""
+
+    def begin(self, producer: str) -> int:
+        """The number at which the start policy begins to read a partition."""
+
+    def seek(self, producer: str, number: int) -> None:
+        """Reads a partition from this number on; raises `Lost` where that cannot be."""
+
+    def bounds(self, producer: str) -> tuple[int, int]:
+        """The first number retained, and the one after the last message."""
+
+    def read(self) -> list[Messages]:
+        """The next messages, by partition; none after `READ_SECONDS`. Raises `Lost` where some went unread."""
+
+    def lag(self) -> dict[str, int]:
+        """Messages not read yet, by partition, where known; of a Redis Stream an upper bound."""
+
+    def acknowledged(self, producer: str, number: int) -> None:
+        """Everything before this number is logged: a sign for those who watch the lag."""
+
+    def trouble(self) -> str:
+        """What the source reports against itself, "" for nothing."""
+
+    def close(self) -> None:
+        """Lets go of connections."""
+
+
+def open_reader(source: KafkaSource | RedisStreamSource, rows: int, group: str, store: str, wants: set[str]) -> Any:
+    """A reader for a source.
+
+    Args:
+        source: of the spec.
+        rows: messages at a time, at most.
+        group: name under which positions are shown to those who watch.
+        store: URL of the deployment's store, for a source without one.
+        wants: which of `$key`, `$time`, `$id` are needed.
+    """
+    if isinstance(source, KafkaSource):
+        from streams.sources.kafka import KafkaReader
+
+        return KafkaReader(source, rows, group, wants)
+    from streams.sources.redis_stream import RedisReader
+
+    return RedisReader(source, rows, store, wants)

@@ -1,0 +1,157 @@
+"""What a spec says of a source: where it is, where reading starts, which field of a message is what."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+TRANSPORT_KEY, TRANSPORT_TIME, TRANSPORT_ID = "$key", "$time", "$id"
+"""Names of what comes beside the payload; see `Fields`."""
+
+
+class Strict(BaseModel):
+    """Immutable, unknown fields refused, NaN and infinity refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Fields(Strict):
+    """Which field of a message is what.
+
+    Beside the payload's own fields there are `$key` (the message key, or the CloudEvents extension `partitionkey`),
+    `$time` (CloudEvents `time`, else the time of the queue) and `$id` (CloudEvents `source` and `id`).
+    """
+
+    label: str | None = Field("label", description="Field of the label; null: every event is an observation.")
+    key: str | None = Field(None, description="Field of the entity, `$key` for the message's own; null: one.")
+    time: str | None = Field(None, description="Field of the event time, `$time` for the message's; null: no clock.")
+    id: str | None = Field(None, description="Field of the event id, `$id` for that of a CloudEvent; null: no ids.")
+    time_unit: Literal["s", "ms", "us"] = Field("us", description="Unit of a numeric time; ISO 8601 text needs none.")
+    features: dict[str, str] = Field(
+        default_factory=dict, description="Feature of the spec -> field, where the field has another name."
+    )
+    label_as: Literal["text", "integer"] = Field(
+        "text", description="What a multi-class label is where fields have no types (a Redis entry without payload)."
+    )
+
+
+class AtTime(Strict):
+    """Start at the first message of this time or later."""
+
+    time: datetime.datetime = Field(description="With a time zone.")
+
+    @field_validator("time")
+    @classmethod
+    def _aware(cls, time: datetime.datetime) -> datetime.datetime:
+        if time.tzinfo is None:
+            raise ValueError("needs a time zone, such as 2024-05-01T12:00:00Z")
+        return time
+
+
+class AtPosition(Strict):
+    """Start at a position of the source: the first one read."""
+
+    position: int | str | dict[int, int] = Field(
+        description="Kafka: an offset for every partition, or a mapping from partition to offset. Redis: an entry id."
+    )
+
+
+Start = Literal["earliest", "latest"] | AtTime | AtPosition
+
+
+class SourceBase(Strict):
+    """What all sources have."""
+
+    name: str = Field(
+        "",
+        pattern=r"^$|" + NAME_PATTERN,
+        description="Part of the identity of what is read. A new name reads from `start` again (a topic made anew).",
+    )
+    fields: Fields = Field(default_factory=Fields, description="Which field of a message is what.")
+    envelope: Literal["auto", "plain", "cloudevents"] = Field(
+        "auto",
+        description="`plain`: the payload is the event as a JSON object. `cloudevents`: it is a structured CloudEvent. "
+        "`auto`: as the headers say (structured or binary CloudEvents), plain without any.",
+    )
+    start: Start = Field(
+        "earliest",
+        description="Where the first reading starts; after that it goes on from what the log holds: `earliest`, "
+        "`latest`, `time` or `position`.",
+    )
+    lost: Literal["error", "earliest", "latest"] = Field(
+        "error",
+        description="When what comes next is no longer retained: stop and say so, or go on from the first or last "
+        "message that is, which is counted and reported.",
+    )
+    batch: int = Field(2048, ge=1, le=16_384, description="Messages read and sent together, at most.")
+    in_flight: int = Field(8, ge=1, le=64, description="Batches that wait for their answer; then reading pauses.")
+    dead_letters: int = Field(10_000, ge=1, le=1_000_000, description="Events that do not fit, kept; the oldest go.")
+
+
+class RedisStreamSource(SourceBase):
+    """A Redis Stream, read plainly (XREAD), without a consumer group."""
+
+    kind: Literal["redis_stream"] = "redis_stream"
+    url: str = Field("", description="redis://, rediss:// or unix://; empty: the deployment's own store.")
+    stream: str = Field(min_length=1, max_length=150, description="Key of the stream.")
+    payload: str | None = Field(
+        "data", description="Field of an entry that holds the JSON object; null: its own fields are the event's."
+    )
+
+    @property
+    def producer(self) -> str:
+        """Identity of what is read."""
+        return f"redis:{self.name}:{self.stream}" if self.name else f"redis:{self.stream}"
+
+    @model_validator(mode="after")
+    def _sensible(self) -> RedisStreamSource:
+        if self.url and not self.url.startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError(f"url must begin with redis://, rediss:// or unix://, got {self.url!r}")
+        if isinstance(self.start, AtPosition):
+            from streams.sources.redis_ids import number_of
+
+            if not isinstance(self.start.position, str):
+                raise ValueError(f"start.position must be an entry id such as '5-0', got {self.start.position}")
+            number_of(self.start.position)
+        if self.payload is None and self.envelope == "cloudevents":
+            raise ValueError("a structured CloudEvent needs a payload field")
+        return self
+
+
+class KafkaSource(SourceBase):
+    """A Kafka topic: all its partitions, committed messages only, without consumer-group assignment."""
+
+    kind: Literal["kafka"] = "kafka"
+    bootstrap: str = Field(min_length=1, description="host:port of one or more brokers, separated by commas.")
+    topic: str = Field(pattern=r"^[A-Za-z0-9._-]{1,200}$", description="Name of the topic.")
+    options: dict[str, str | int | float | bool] = Field(
+        default_factory=dict,
+        description="Further settings of librdkafka (security.protocol, sasl.mechanism, ...). Secrets: give "
+        "`password_env`.",
+    )
+    password_env: str | None = Field(
+        None, description="Environment variable that holds `sasl.password`, so that no spec holds it."
+    )
+
+    @property
+    def producer(self) -> str:
+        """Identity of what is read; that of a partition is this, "/" and its number."""
+        return f"kafka:{self.name}:{self.topic}" if self.name else f"kafka:{self.topic}"
+
+    @model_validator(mode="after")
+    def _sensible(self) -> KafkaSource:
+        if isinstance(self.start, AtPosition) and isinstance(self.start.position, str):
+            raise ValueError(f"start.position must be an offset, or one a partition, got {self.start.position!r}")
+        ours = {"bootstrap.servers", "enable.auto.commit", "enable.auto.offset.store", "auto.offset.reset"}
+        taken = sorted(ours & set(self.options))
+        if taken:
+            raise ValueError(f"options: {', '.join(taken)} are not free to choose")
+        if "sasl.password" in self.options:
+            raise ValueError("options: sasl.password does not belong in a spec; name a variable with password_env")
+        return self
+
+
+Source = Annotated[RedisStreamSource | KafkaSource, Field(discriminator="kind")]

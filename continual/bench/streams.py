@@ -70,9 +70,9 @@ def report_rates(events: int, repeats: int, seed: int, out: Path | None, as_json
     finally:
         kafka.close()
     notes = [
-        "`ingest`: read, parsed, logged with fsync and folded (a recurrent learner of 4 units); from the first event in "
-        "the log to the last. Every log was read and held every event once. `bare`: the same messages read by the same "
-        "client in one process and parsed, nothing else; `share` is of the faster of the two.",
+        "`ingest`: read, parsed, logged with fsync and folded (a recurrent learner of 4 units); from the first event "
+        "in the log to the last. Every log was read and held every event once. `bare`: the same messages read by the "
+        "same client in one process and parsed, nothing else; `share` is of the faster of the two.",
         f"Asked: a share of at least {ASKED:.0%}. Runs were made in turn; medians of {repeats}.",
     ]
     publish("streams", f"Queues: {events:,} events of 8 features as JSON", rows, notes=notes,

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from continual.bench._faults_served import Served
-from continual.bench._streams_faults import KINDS, run_source_kills
+from continual.bench._streams_faults import KINDS, run_source_kills, source_processes
 from continual.bench._streams_peers import MockKafka
+from continual.cli import main
 
 pytestmark = pytest.mark.slow
 
@@ -29,3 +34,55 @@ def test_every_message_is_in_the_log_once_through_five_kills(served: Served, kaf
     with served.client() as client:
         assert len(client.models.statistics("queues").sources) == 2
         client.models.delete("queues")
+
+
+def command(served: Served, *arguments: str, code: int = 0) -> Any:
+    result = CliRunner().invoke(main, [*arguments, "--target", served.address, "--json"])
+    assert result.exit_code == code, (result.output, result.exception)
+    return json.loads(result.stdout)
+
+
+def test_dead_letters_from_the_command_line(served: Served) -> None:
+    """Ray starts the source when the model is created; its letters are listed, shown, mended and sent again."""
+    fields = {"key": "$key", "time": "$time"}
+    source = {"kind": "redis_stream", "stream": "letters-in", "fields": fields}
+    spec = {"name": "letters", "features": ["a"], "target": {"kind": "binary"}, "deployment": {"sources": [source]}}
+    redis = served.store("letters").client
+    bad = [b'{"a": "one", "label": 1}', b"\xff", b'{"a": 1, "label": 7}']
+    for value in [b'{"a": 1, "label": 1}', *bad]:
+        redis.execute_command("XADD", "letters-in", "*", "data", value, "key", "k7")
+    with served.client() as client:
+        client.models.create(spec)
+        deadline = time.monotonic() + 60
+        while client.models.dead_letters("letters").total < 3:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        held = command(served, "events", "dead-letters", "list", "--model", "letters")
+        assert held["total"] == 3
+        first, second, third = held["dead_letters"]
+        assert "column 'a': 'one'" in first["reason"]
+        assert second["payload"] == "\\xff"
+        assert command(served, "events", "dead-letters", "show", third["id"], "--model", "letters") == third
+        show = ["events", "dead-letters", "show", second["id"], "--raw", "--model", "letters"]
+        raw = CliRunner().invoke(main, [*show, "--target", served.address])
+        assert raw.stdout_bytes == b"\xff"
+        retry = ("events", "dead-letters", "retry", "--model", "letters")
+        stayed = command(served, *retry, "--all", code=1)["outcomes"]
+        assert [one["sent"] for one in stayed] == [False] * 3
+        assert "accepted: 0, 1 or nothing" in stayed[2]["reason"]
+        mended = command(served, *retry, first["id"], "--payload", '{"a": 2, "label": 1}')["outcomes"]
+        assert mended == [{"id": first["id"], "sent": True}]
+        assert command(served, "events", "dead-letters", "list", "--model", "letters")["total"] == 2
+        gone = CliRunner().invoke(main, [*retry, first["id"], "--target", served.address])
+        assert (gone.exit_code, "has no dead letter" in gone.output) == (1, True)
+        assert client.models.get("letters").position == 2
+        said = command(served, "models", "stats", "letters")["sources"]
+        assert [one["name"] for one in said] == ["redis:letters-in"]
+        assert (said[0]["dead_letters"], said[0]["lag"]) == (3, {"redis:letters-in": 0})
+        people = CliRunner().invoke(main, ["models", "stats", "letters", "--target", served.address])
+        assert "reading" in people.output
+        client.models.delete("letters")
+    deadline = time.monotonic() + 30
+    while source_processes(served):
+        assert time.monotonic() < deadline, "the source of a model that is gone runs on"
+        time.sleep(0.1)

@@ -46,7 +46,7 @@ def spec_of(bootstrap: str, features: Sequence[str] = FEATURES, name: str = NAME
             "features": list(features),
             "target": {"kind": "binary"},
             "learner": {"kind": "recurrent", "cell": {"units": 4}},
-            "deployment": {"sources": sources, "snapshot_every": 2000, "slots": 16, **more},
+            "deployment": {"sources": sources, "snapshot_every": 1000, "slots": 64, **more},
         }
     )
 
@@ -185,10 +185,17 @@ def _kill(served: Served, kind: str, index: int) -> int:
         readers = _until(lambda: source_processes(served), "a process of a source")
         pids.append(readers[index % len(readers)])
     if kind in ("shard", "both"):
-        pids.append(served.owner(NAME).pid)
+        pids.append(_until(lambda: _alive(served.owner(NAME).pid), "a shard"))
+    ended = [psutil.Process(pid) for pid in pids]
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
+    psutil.wait_procs(ended, timeout=10)
+    time.sleep(0.05)  # an append that was on its way may still arrive
     return served.store(NAME).head().position
+
+
+def _alive(pid: int) -> int:
+    return pid if psutil.pid_exists(pid) else 0
 
 
 def source_processes(served: Served) -> list[int]:

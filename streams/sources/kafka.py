@@ -135,7 +135,8 @@ class KafkaReader:
         if held:
             self._trouble = ""
         self._commit()
-        return [self._messages(partition, got) for partition, got in held.items()]
+        ready = [self._messages(partition, got) for partition, got in held.items()]
+        return [messages for messages in ready if messages.values]
 
     def _fault(self, partition: int, error: Any) -> None:
         if error.code() == self._kafka.KafkaError._AUTO_OFFSET_RESET:
@@ -146,6 +147,12 @@ class KafkaReader:
 
     def _messages(self, partition: int, got: list[Any]) -> Messages:
         numbers = [message.offset() for message in got]
+        if numbers[0] < self._next[partition]:  # left over from before a seek
+            got = [message for message in got if message.offset() >= self._next[partition]]
+            numbers = [message.offset() for message in got]
+        if not got:
+            at = self._next[partition]
+            return Messages(self._name(partition), at, at, [], [])
         first, self._next[partition] = self._next[partition], numbers[-1] + 1
         headers = [message.headers() for message in got] if self._source.envelope == "auto" else ()
         return Messages(

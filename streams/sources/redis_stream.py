@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import redis
@@ -27,6 +28,8 @@ class RedisReader:
         self._lag: int | None = None
         self._trouble = ""
         options: dict[str, Any] = {"socket_timeout": CALL_SECONDS, "protocol": 2, "retry_on_error": []}
+        if source.password_env:
+            options["password"] = os.environ.get(source.password_env, "")
         self._client = redis.Redis.from_url(source.url or store, retry=Retry(NoBackoff(), 0), **options)
         self._payload = None if source.payload is None else source.payload.encode()
 

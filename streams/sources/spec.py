@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -101,6 +102,10 @@ class RedisStreamSource(SourceBase):
         "data", description="Field of an entry that holds the JSON object; null: its own fields are the event's."
     )
 
+    password_env: str | None = Field(
+        None, description="Environment variable that holds the password, so that no spec holds it."
+    )
+
     @property
     def producer(self) -> str:
         """Identity of what is read."""
@@ -110,6 +115,8 @@ class RedisStreamSource(SourceBase):
     def _sensible(self) -> RedisStreamSource:
         if self.url and not self.url.startswith(("redis://", "rediss://", "unix://")):
             raise ValueError(f"url must begin with redis://, rediss:// or unix://, got {self.url!r}")
+        if urlsplit(self.url).password is not None:
+            raise ValueError("url: a password does not belong in a spec; name a variable with password_env")
         if isinstance(self.start, AtPosition):
             from streams.sources.redis_ids import number_of
 

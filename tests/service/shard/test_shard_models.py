@@ -255,4 +255,4 @@ def test_reflection_names_the_services(channel):
         "grpc.reflection.v1alpha.ServerReflection",
     }
     service = DescriptorPool(database).FindServiceByName("continual.v1.OnlineLearning")
-    assert {method.name for method in service.methods} == {"Predict", "Update", "Learn", "GetPartitionMap"}
+    assert {one.name for one in service.methods} == {"Predict", "Update", "Learn", "GetProducer", "GetPartitionMap"}

@@ -30,6 +30,8 @@ NAME, STREAM, TOPIC = "queues", "bench-stream", "bench-topic"
 FEATURES = tuple(f"f{number}" for number in range(8))
 POISON = (b"", b"{", b"[1, 2]", b'{"f0": "one"}', b"\xff\xfe\x00", b'{"f0": 1}', b'{"f0": 1e39}')
 POISON_EVERY = 97
+KEPT = {"dedupe_window": 10_000_000}
+"""The log is kept for as long: it is read to its beginning."""
 PATIENCE = 90.0
 
 
@@ -46,7 +48,7 @@ def spec_of(bootstrap: str, features: Sequence[str] = FEATURES, name: str = NAME
             "features": list(features),
             "target": {"kind": "binary"},
             "learner": {"kind": "recurrent", "cell": {"units": 4}},
-            "deployment": {"sources": sources, "snapshot_every": 1000, "slots": 64, **more},
+            "deployment": {"sources": sources, "snapshot_every": 1000, "slots": 64, **KEPT, **more},
         }
     )
 
@@ -149,7 +151,7 @@ def run_source_kills(
     store = served.store(NAME)
     with served.client() as client:
         client.models.create(spec)
-        span = events // (kills + 1)
+        span = int(events / (1.125 * kills + 1))  # an eighth of it follows each kill
         for index in range(kills):
             writer.write(span)
             threshold = span * index + int(rng.integers(1, span))

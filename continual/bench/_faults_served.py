@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from typing import Any, Self
 import psutil
 
 from service.client import Client
+from service.ports import free_port
 from service.shard.shard import DEPLOYMENT, until_served
 from service.store.connect import connect
 from service.store.embedded import socket_path
@@ -161,12 +161,6 @@ class Served:
             raise NotServing(f"processes {[process.pid for process in alive]} survived SIGKILL")
         self._process = None
 
-
-def free_port() -> int:
-    """A port of the loopback interface that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def main(options: Mapping[str, Any]) -> None:

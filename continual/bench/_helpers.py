@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -183,12 +182,6 @@ def logs_on_failure(folder: Path) -> Iterator[None]:
             click.echo("\n".join([f"{log.name}:", *log.read_text().splitlines()[-40:]]), err=True)
         raise
 
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def until(done: Callable[[], bool], seconds: float, what: str, every: float = 0.005) -> None:

@@ -14,8 +14,9 @@ from typing import Any
 import grpc
 import psutil
 
-from continual.bench._helpers import free_port, logs_on_failure
+from continual.bench._helpers import logs_on_failure
 from service.client import Client
+from service.ports import free_port
 from service.serve import Deployment, ServeOptions
 
 DATA = "/continual.v1.OnlineLearning/"

@@ -17,7 +17,6 @@ from continual.bench._helpers import (
     Stream,
     check,
     cuts,
-    free_port,
     load,
     logs_on_failure,
     median,
@@ -29,6 +28,7 @@ from continual.bench._helpers import (
 )
 from continual.bench.report import out_option, publish
 from service.client import Client, Refused
+from service.ports import free_port
 
 MODEL = "start"
 LIMIT = 10.0

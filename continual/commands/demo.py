@@ -18,6 +18,7 @@ import click
 
 from continual.commands._shared import Problem, json_option, show_json, show_table
 from continual.commands.serve import problems
+from service.ports import free_port
 
 if TYPE_CHECKING:
     from continual.demo import Check, Run
@@ -55,7 +56,7 @@ def demo(port: int | None, events: int | None, keep: bool, out: Path, as_json: b
         from service.client import Client
         from service.serve import Deployment, ServeOptions
 
-        options = ServeOptions(data=data, port=port or show.free_port(), shards=1)
+        options = ServeOptions(data=data, port=port or free_port(), shards=1)
         deployment = stack.enter_context(Deployment(options, lambda line: say(f"  {line}")))
         client = stack.enter_context(Client(deployment.address))
         if keep and any(model.name == show.SPEC.name for model in client.models.list()):

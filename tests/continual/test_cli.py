@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -21,6 +20,7 @@ from continual.cli import main
 from continual.data import shuttle_file
 from learners.cells.base import CellSpec
 from learners.spec import ModelSpec
+from service.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
@@ -37,11 +37,6 @@ def run(*arguments: Any, code: int = 0) -> Result:
 def run_json(*arguments: Any, code: int = 0) -> Any:
     return json.loads(run(*arguments, "--json", code=code).stdout)
 
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 class Service:

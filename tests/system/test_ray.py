@@ -2,13 +2,13 @@
 
 import os
 import signal
-import socket
 
 import numpy as np
 import pytest
 
 from learners.spec import ModelSpec
 from service.client import Client
+from service.ports import free_port
 from service.serve import Deployment, PortTaken, ServeOptions
 from service.wire import Schema, columns_from, decode_columns
 
@@ -23,11 +23,6 @@ SPEC = ModelSpec.model_validate(
 )
 ROWS = 1200
 
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def stream():

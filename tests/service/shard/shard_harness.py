@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import subprocess
 import sys
 import threading
@@ -24,6 +23,7 @@ from learners.spec import ModelSpec
 from service.api import continual_v1_pb2 as pb
 from service.client import Client
 from service.errors import Refused, from_rpc_error
+from service.ports import free_port
 from service.shard.server import Server
 from service.shard.shard import Shard, ShardConfig
 from service.store.connect import connect
@@ -38,11 +38,6 @@ TARGETS: dict[str, dict[str, Any]] = {
     "regression": {"kind": "regression"},
 }
 
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def spec_of(name: str, kind: str = "binary", *, units: int = 4, labels: Any = None, **deployment: Any) -> ModelSpec:

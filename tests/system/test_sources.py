@@ -76,7 +76,9 @@ def test_dead_letters_from_the_command_line(served: Served) -> None:
         gone = CliRunner().invoke(main, [*retry, first["id"], "--target", served.address])
         assert (gone.exit_code, "has no dead letter" in gone.output) == (1, True)
         assert client.models.get("letters").position == 2
-        said = command(served, "models", "stats", "letters")["sources"]
+        while not (said := command(served, "models", "stats", "letters")["sources"]):
+            assert time.monotonic() < deadline, "a source says how it is within seconds"
+            time.sleep(0.2)
         assert [one["name"] for one in said] == ["redis:letters-in"]
         assert (said[0]["dead_letters"], said[0]["lag"]) == (3, {"redis:letters-in": 0})
         people = CliRunner().invoke(main, ["models", "stats", "letters", "--target", served.address])

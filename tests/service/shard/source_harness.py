@@ -70,5 +70,5 @@ def log_of(store: str, spec: ModelSpec) -> tuple[Batch | None, list[tuple[str, i
 
 
 def logged(client: Any, spec: ModelSpec, rows: int, seconds: float = 30.0) -> None:
-    """Waits until the log holds so many events."""
-    until(lambda: client.models.get(spec.name).position >= rows, seconds)
+    """Waits until so many events are logged and folded."""
+    until(lambda: client.models.statistics(spec.name).position >= rows, seconds)

@@ -135,6 +135,13 @@ def test_what_is_public_is_documented(path: Path) -> None:
     assert not bare, f"{path.relative_to(ROOT)}: no docstring on {', '.join(bare)}"
 
 
+def test_every_test_file_has_a_name_of_its_own() -> None:
+    """pytest imports a test file by its bare name: of two with one name, only the first that it meets would run."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    assert not twice, f"two files in tests are called {', '.join(twice)}"
+
+
 def repository_files() -> Iterator[Path]:
     for path in sorted(ROOT.rglob("*")):
         folders = path.relative_to(ROOT).parts[:-1]

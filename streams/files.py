@@ -75,7 +75,7 @@ def read_file(
         BadRow: a row does not fit and there is no `on_bad`.
         OSError: the file cannot be read, or its compressed stream is damaged.
     """
-    for item in read_rows(path, mapping, rows=rows, start=start, columns=columns, delimiter=delimiter):
+    for item in read_rows(path, mapping, rows, start, columns, delimiter):
         if not isinstance(item, BadRow):
             yield item.end, item.batch
         elif on_bad is None:
@@ -87,7 +87,6 @@ def read_file(
 def read_rows(
     path: str | Path,
     mapping: Mapping,
-    *,
     rows: int = 4096,
     start: int = 0,
     columns: tuple[str, ...] | None = None,
@@ -115,15 +114,20 @@ def read_rows(
 
 
 def identity(path: str | Path) -> str:
-    """The producer name of a file's events: "file:" and the XXH3-128 (hex) of its bytes as they lie on disk.
+    """The producer name of a file's events: "file:" and the digest of its bytes as they lie on disk.
 
     With the number of the row as sequence, a file that is sent twice, under any name, adds nothing.
     """
+    return f"file:{digest_of(path)}"
+
+
+def digest_of(path: str | Path) -> str:
+    """XXH3-128 (hex) of the bytes of a file."""
     digest = xxhash.xxh3_128()
     with Path(path).open("rb") as file:
         while chunk := file.read(CHUNK_BYTES):
             digest.update(chunk)
-    return f"file:{digest.hexdigest()}"
+    return digest.hexdigest()
 
 
 def format_of(path: str | Path) -> Format:

@@ -89,12 +89,13 @@ class CompiledSpec(LearnerSpec):
             known = ", ".join(self.head.targets)
             raise ValueError(f"head {self.head.kind!r} cannot learn a {model.target.kind} target, only: {known}")
         c, size = build.config(model, self), np.dtype(self.dtype).itemsize
-        _, body, held = build.ends(build.plan(self.map(model), c))
-        row = size * (body + c.pending * (held + body))
+        plan = build.plan(self.map(model), c)
+        row = size * (build.ends(plan)[1] + c.pending * build.held_for_label(c, plan))
         if row > MAX_ROW_BYTES:
             raise ValueError(
-                f"{c.features} features, {c.layers} layers of {c.units} units and {c.pending} pending observations "
-                f"take {row} bytes per key, at most {MAX_ROW_BYTES} are accepted"
+                f"{c.features} features, {c.layers} layers of {c.units} units and {model.labels.pending} pending "
+                f"observations with credit {model.labels.credit!r} take {row} bytes per key, at most {MAX_ROW_BYTES} "
+                f"are accepted; credit 'head' holds {size * (c.hidden + c.width)} bytes of an observation"
             )
         read_out = size * max(1, c.max_classes) * (c.hidden + c.width)
         if read_out > MAX_READ_OUT_BYTES:
@@ -113,6 +114,8 @@ class CompiledSpec(LearnerSpec):
         """
         if not isinstance(self.optimizer, EKF):
             return
+        if c.head_credit:
+            raise ValueError("labels.credit 'head': optimizer 'ekf' moves all weights together, 'exact' is accepted")
         if self.head.kind != "linear":
             raise ValueError(f"optimizer 'ekf' trains a head of kind 'linear' only, head.kind is {self.head.kind!r}")
         if c.max_classes > MOST_CLASSES:
@@ -162,13 +165,13 @@ class CompiledLearner(KeyedLearner):
         self._tables = build.tables(model, config)
         rows = self._capacity if config.task == layout.MULTICLASS else 1
         self._shared = build.shared(config, self._plan, model, rows)
-        p, (_, body, held) = config.pending, build.ends(self._plan)
+        p, (_, body, _) = config.pending, build.ends(self._plan)
         shapes: dict[str, tuple[tuple[int, ...], np.dtype]] = {
             "head": ((layout.HEAD,), np.dtype(np.float64)),
             "body": ((body,), self._dtype),
             "pending_id": ((p, 2), np.dtype(np.uint64)),
             "pending_head": ((p, layout.PENDING_HEAD), np.dtype(np.float64)),
-            "pending_body": ((p, held + body if p else 0), self._dtype),
+            "pending_body": ((p, build.held_for_label(config, self._plan) if p else 0), self._dtype),
         }
         self.rows = KeyedRows(shapes, model.deployment.slots, MemoryRows())
         self._scratch = self._new_scratch()
@@ -214,34 +217,39 @@ class CompiledLearner(KeyedLearner):
 
     def _fold_resident(self, batch: Batch, slots: np.ndarray) -> Folded:
         n = len(batch)
-        y, classes = batch.y, np.zeros(0, np.int64)
+        y, labels, classes = batch.y, batch.classes, np.zeros(0, np.int64)
         if self._config.task == layout.MULTICLASS:
-            y, classes = self._class_indices(batch)
+            if self._config.defaults:
+                labels = (*labels, self.spec.labels.default_label)
+            y, classes = self._class_indices(batch, labels)
         new = classes < 0
-        out = Out(np.empty(n), np.empty(n, np.int32), np.empty(n, np.uint8), np.empty((n, 5)))
+        expired = np.empty((n if self._config.pending else 0, 5))
+        out = Out(np.empty(n), np.empty(n, np.int32), np.empty(n, np.uint8), np.empty((n, 5)), expired)
         events = Events._make(map(layout.plain, (batch.x, batch.kind, y, slots, batch.time, batch.id, classes)))
         model = (self._cell, self._head, self._config, self._shared)
         kernel.fold(*model, Rows(**self.rows.columns), events, out, self._scratch)
         if len(classes):
             learned = np.flatnonzero(new & (classes >= 0))
             for code in learned[np.argsort(classes[learned])]:
-                self._classes[batch.classes[code]] = int(classes[code])
+                self._classes[labels[code]] = int(classes[code])
         return Folded(*out)
 
-    def _class_indices(self, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+    def _class_indices(self, batch: Batch, labels: tuple[Any, ...]) -> tuple[np.ndarray, np.ndarray]:
         """The labels as codes, and the model's index of each code, -1 where the fold may have to choose one.
 
-        The fold chooses when it learns a label, so that a label without effect leaves no class behind.
+        The fold chooses when it learns a label, so that a label without effect leaves no class behind. What `labels`
+        has beyond those of the batch (the default label) is used whatever the batch holds.
         """
         y = batch.y
-        indices = np.full(len(batch.classes), -1, np.int64)
+        indices = np.full(len(labels), -1, np.int64)
         codes: dict[int | str, int] = {}
-        for code in np.unique(y[batch.kind != OBSERVATION]).astype(np.int64):
-            label = batch.classes[code]
-            if label in codes:  # the batch lists this label twice
+        used = np.unique(y[batch.kind != OBSERVATION]).astype(np.int64).tolist()
+        for code in [*range(len(batch.classes), len(labels)), *used]:
+            label = labels[code]
+            if label in codes:  # there twice
                 y = np.where(y == code, codes[label], y)
                 continue
-            codes[label] = int(code)
+            codes[label] = code
             indices[code] = self._classes.get(label, -1)
         fresh = sum(indices[code] < 0 for code in codes.values())
         self._reserve(min(self._config.max_classes, len(self._classes) + fresh))

@@ -109,6 +109,31 @@ def _step_all(cell, head, config, shared, base, y, elapsed, body, rows, s):
     step(head, config, shared, base, y, s.phi[config.layers - 1], s.inputs, elapsed, rows, r, q, s)
 
 
+@nb.njit(**JIT)
+def learn_head(head, config, shared, base, y, draw, elapsed, s):
+    """Teaches the head alone the label `y`, by the features in `s`. Returns whether the update was applied."""
+    phi = s.phi[config.layers - 1]
+    rows, finite = error(head, config, shared, base, y, phi, s.inputs, draw, elapsed, s.d_phi[config.layers - 1], s)
+    absolute = squares = largest = 0.0
+    for k in range(rows):
+        d = abs(s.d_logits[k])
+        finite = finite and d <= LARGEST_ERROR
+        largest = d if d > largest else largest
+        absolute += d
+        squares += d * d
+    if finite:
+        if needs_whole_gradient(config):
+            a, b = rtrl.row_norms(phi, config.hidden)
+            c, d = rtrl.row_norms(s.inputs, config.width)
+            scale = scale_of(config, largest, absolute * (a + c), squares * (b + d))
+            for k in range(rows):
+                s.d_logits[k] *= scale
+        r, q = step_scalars(config, shared.decay)
+        step(head, config, shared, base, y, phi, s.inputs, elapsed, rows, r, q, s)
+    _note_step(shared, finite)
+    return finite
+
+
 @nb.njit(**INLINE)
 def _note_step(shared, applied):
     if applied:

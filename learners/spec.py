@@ -230,6 +230,8 @@ class LearnerSpec(Registered):
     plain: ClassVar[str] = "recurrent"
     signed: ClassVar[bool] = False
     """Whether its state holds what must be signed to be loaded."""
+    default_labels: ClassVar[bool] = True
+    """Whether it takes `labels.default_label`."""
 
     @classmethod
     def load_all(cls) -> None:

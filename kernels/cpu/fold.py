@@ -52,7 +52,7 @@ from kernels.cpu.numerics import INLINE, JIT
 
 
 @nb.njit(**INLINE)
-def _class_of(config, shared, events, y):
+def class_of(config, shared, events, y):
     """The model's index of a class of the batch. A new class takes the next one; -1 when there is no more."""
     index = events.classes[int(y)]
     if index < 0 and shared.counters[C_CLASSES] < config.max_classes:
@@ -78,7 +78,7 @@ def _note_label(shared, row, y, seen, time):
 
 
 @nb.njit(**INLINE)
-def _score(scored, t, value, code, base, y, sure):
+def score(scored, t, value, code, base, y, sure):
     scored[t, 0] = value
     scored[t, 1] = code
     scored[t, 2] = base
@@ -163,7 +163,7 @@ def _observe(cell, head, config, shared, rows, events, out, s, t, slot):
     y = events.y[t]
     sure = _sureness(config, value, s)
     if events.kind[t] != 0 and config.task == MULTICLASS:
-        y = _class_of(config, shared, events, y)
+        y = class_of(config, shared, events, y)
     if events.kind[t] == 0 or (config.task == MULTICLASS and y < 0):
         carry_all(cell, config, body, s)
         if events.kind[t] == 0:
@@ -174,7 +174,7 @@ def _observe(cell, head, config, shared, rows, events, out, s, t, slot):
     else:
         known = config.task != MULTICLASS or y < shared.counters[C_CLASSES]
         given = (s.logits[int(y)] if known else 0.0) if config.task == MULTICLASS else value
-        _score(out.scored, t, given, code, base, y, sure)
+        score(out.scored, t, given, code, base, y, sure)
         if config.task == MULTICLASS:
             _meet_class(head, config, shared, base, y, draw, elapsed, s)
         if _refused(head, config, shared, row, base, y, s):
@@ -199,7 +199,7 @@ def _hold(cell, config, shared, rows, events, out, s, t, slot, base, value, code
     rows.pending_id[slot, ring, 1] = events.id[t, 1]
     note = rows.pending_head[slot, ring]
     if note[P_AT] > 0:
-        _leave(config, note, out, t)
+        leave(config, note, out, t)
     note[P_AT] = shared.counters[C_POSITION]
     note[P_BASE] = base
     note[P_VALUE] = value
@@ -215,14 +215,14 @@ def _hold(cell, config, shared, rows, events, out, s, t, slot, base, value, code
 
 
 @nb.njit(**INLINE)
-def _leave(config, note, out, t):
+def leave(config, note, out, t):
     """Says of a pending observation that it left without a label."""
     given = math.nan if config.task == MULTICLASS else note[P_VALUE]
-    _score(out.expired, t, given, note[P_CODE], note[P_BASE], math.nan, note[P_SURE])
+    score(out.expired, t, given, note[P_CODE], note[P_BASE], math.nan, note[P_SURE])
 
 
 @nb.njit(**INLINE)
-def _expired(config, row, note, position, time):
+def expired(config, row, note, position, time):
     """Whether a pending observation is past the horizon at an event of its key."""
     if config.horizon > 0.0 and position - note[P_AT] > config.horizon:
         return True
@@ -242,7 +242,7 @@ def _expire(cell, head, config, shared, rows, events, out, s, t, slot):
         place = (first + k) % config.pending
         note = rows.pending_head[slot, place]
         if note[P_AT] > 0:
-            if k == 0 or _expired(config, row, note, shared.counters[C_POSITION], events.time[t]):
+            if k == 0 or expired(config, row, note, shared.counters[C_POSITION], events.time[t]):
                 _learn_default(cell, head, config, shared, rows, events, out, s, t, slot, place)
             return
 
@@ -251,14 +251,14 @@ def _expire(cell, head, config, shared, rows, events, out, s, t, slot):
 def _learn_default(cell, head, config, shared, rows, events, out, s, t, slot, place):
     """A pending observation leaves; the default label is learned in place of its own."""
     note = rows.pending_head[slot, place]
-    _leave(config, note, out, t)
+    leave(config, note, out, t)
     note[P_AT] = -note[P_AT]
     y = float(len(events.classes) - 1) if config.task == MULTICLASS else config.default_label
     _teach(cell, head, config, shared, rows, events, out.expired, s, t, slot, place, y)
 
 
 @nb.njit(**INLINE)
-def _find(config, rows, events, t, slot):
+def find(config, rows, events, t, slot):
     """The ring place of the observation with this label's id, of two the one that still waits; or -1."""
     a = events.id[t, 0]
     b = events.id[t, 1]
@@ -277,14 +277,14 @@ def _label(cell, head, config, shared, rows, events, out, s, t, slot):
     """A label for an earlier observation."""
     out.value[t] = math.nan
     out.code[t] = -1
-    place = _find(config, rows, events, t, slot) if slot >= 0 else -1
+    place = find(config, rows, events, t, slot) if slot >= 0 else -1
     if place < 0:
         out.outcome[t] = UNKNOWN_ID
         return
     row = rows.head[slot]
     note = rows.pending_head[slot, place]
     waits = note[P_AT] > 0
-    if not waits or _expired(config, row, note, shared.counters[C_POSITION], events.time[t]):
+    if not waits or expired(config, row, note, shared.counters[C_POSITION], events.time[t]):
         out.outcome[t] = LATE
         if waits and config.defaults > 0:
             row[H_POSITION] = shared.counters[C_POSITION]
@@ -301,7 +301,7 @@ def _teach(cell, head, config, shared, rows, events, scored, s, t, slot, place, 
     row = rows.head[slot]
     note = rows.pending_head[slot, place]
     if config.task == MULTICLASS:
-        y = _class_of(config, shared, events, y)
+        y = class_of(config, shared, events, y)
         if y < 0:
             return CLASS_LIMIT
     held = rows.pending_body[slot, place]
@@ -311,7 +311,7 @@ def _teach(cell, head, config, shared, rows, events, scored, s, t, slot, place, 
         take_up(cell, config, shared.cell, held, s)
     base = note[P_BASE]
     given = math.nan if config.task == MULTICLASS else note[P_VALUE]
-    _score(scored, t, given, note[P_CODE], base, y, note[P_SURE])
+    score(scored, t, given, note[P_CODE], base, y, note[P_SURE])
     draw = int(note[P_DRAW])
     elapsed = elapsed_of(config, shared, shared.counters[C_OBSERVED], events.time[t])
     if config.task == MULTICLASS and y >= shared.counters[C_CLASSES]:

@@ -288,8 +288,10 @@ def outcomes_follow_the_policy(spec: ModelSpec, seed: int) -> None:
     """Late, repeated, unknown and unordered labels and events, under every policy, are answered as the spec says."""
     policies: list[dict[str, Any]] = [{"horizon": 0}]
     if spec.labels.pending:
+        policies += [{"horizon": 15}, {"horizon": 0, "horizon_time": 8000}]
+    if spec.labels.pending and spec.learner.default_labels:
         label = spec.target.labels[0] if isinstance(spec.target, BinaryTarget) else 7
-        policies += [{"horizon": 15}, {"horizon": 0, "horizon_time": 8000}, {"horizon": 25, "default_label": label}]
+        policies += [{"horizon": 25, "default_label": label}]
         policies += [{"horizon": 0, "horizon_time": 12_000, "default_label": label, "pending": 1}]
     for order in ("learn", "ignore"):
         for policy in policies:

@@ -17,6 +17,9 @@ import numpy as np
 
 from streams.batch import Batch, Keys
 
+SIGNALS = ("drift", "rate_raised", "forgotten", "challenger_started", "challenger_promoted", "challenger_dropped")
+"""What `Folded.signals` number."""
+
 
 @dataclass(frozen=True, slots=True)
 class Folded:
@@ -34,6 +37,8 @@ class Folded:
             regression (NaN: not known). NaN rows elsewhere.
         expired: float64 [n, 5]; the same of the observation that left without a label at this event, with the default
             label that was learned in its place as the label, NaN where it was dropped; [0, 5] where none can wait.
+        signals: int64 [m, 3]; what a learner noticed of the stream as a whole: the position after the event, what (see
+            `SIGNALS`), and the number of the input that it is about, -1 for none.
     """
 
     value: np.ndarray
@@ -41,6 +46,7 @@ class Folded:
     outcome: np.ndarray
     scored: np.ndarray
     expired: np.ndarray = field(default_factory=lambda: np.empty((0, 5)))
+    signals: np.ndarray = field(default_factory=lambda: np.empty((0, 3), np.int64))
 
     @classmethod
     def passed_over(cls, events: int, outcome: int) -> Folded:
@@ -58,14 +64,14 @@ class Folded:
         return cls(*(np.concatenate(column) for column in zip(*map(cls._columns, whole))))
 
     def _columns(self) -> tuple[np.ndarray, ...]:
-        return self.value, self.code, self.outcome, self.scored, self.expired
+        return self.value, self.code, self.outcome, self.scored, self.expired, self.signals
 
     def _with_nothing_expired(self) -> Folded:
         return replace(self, expired=np.full_like(self.scored, np.nan))
 
     def take(self, rows: slice | np.ndarray) -> Folded:
-        """What was said of some of the events."""
-        return Folded(*(column[rows] if len(column) else column for column in self._columns()))
+        """What was said of some of the events, without the signals, which are about all."""
+        return Folded(*(column[rows] if len(column) else column for column in self._columns()[:-1]))
 
     def met(self) -> np.ndarray:
         """float64 [n or 2 n, 5]: `scored` and `expired` in the order of the fold."""

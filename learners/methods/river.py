@@ -23,7 +23,7 @@ from pydantic import Field, TypeAdapter, field_validator
 from kernels.cpu import layout
 from kernels.cpu.layout import H_LABEL, H_LABEL_AT, H_LABELS, H_PENDING, H_POSITION, H_SEEN, H_TIME
 from learners.base import ColdRows, Folded, MemoryRows, Predicted
-from learners.keyed import CaptureActive, Columns, KeyedLearner, KeyedRows
+from learners.keyed import KeyedLearner, KeyedRows
 from learners.recurrence import places
 from learners.river import estimators, pickles, signing, trial
 from learners.river.served import Said, Served
@@ -160,49 +160,30 @@ class RiverLearner(KeyedLearner):
 
     # Folding
 
-    def fold(self, batch: Batch) -> Folded:
-        """See `learners.base.Learner`.
-
-        Raises:
-            learners.keyed.CaptureActive: a running snapshot must finish first; the events before the one that
-                raised are folded (`CaptureActive.folded`), the rest are not.
-        """
-        n = len(batch)
-        expired = np.full((n if self._places else 0, 5), np.nan)
-        out = replace(Folded.passed_over(n, 0), expired=expired)
-        start = 0
-        while start < n:
-            rest = batch.slice(start, n) if start else batch
-            try:
-                slots, rows = self.rows.admit(rest.key, self.position)
-            except CaptureActive as stopped:
-                stopped.folded = out.take(slice(start)) if start else None
-                raise
-            self.rows.before_write(slots)
-            self._fold_resident(rest.slice(0, rows) if rows < len(rest) else rest, slots.tolist(), out, start)
-            start += rows
-        return out
-
-    def _fold_resident(self, batch: Batch, slots: list[int], out: Folded, start: int) -> None:
+    def _fold_resident(self, batch: Batch, slots: np.ndarray) -> Folded:
         """Folds events whose keys are in memory; the heads of their rows are lists meanwhile."""
-        column = self.rows.columns["head"]
-        heads = {slot: column[slot].tolist() for slot in set(slots)}
+        out = Folded.passed_over(len(batch), 0)
+        if self._places:
+            out = replace(out, expired=np.full_like(out.scored, np.nan))
+        column, places = self.rows.columns["head"], slots.tolist()
+        heads = {slot: column[slot].tolist() for slot in set(places)}
         x, kind, y, time = (column.tolist() for column in (batch.x, batch.kind, batch.y, batch.time))
         events = _Events(x, kind, y, time, batch.id, batch.classes)
-        for t, slot in enumerate(slots):
+        for t, slot in enumerate(places):
             self._position += 1
             step = self._late_label if events.kind[t] == LABEL else self._observe
-            out.outcome[start + t] = step(events, t, heads[slot], slot, out, start + t)
+            out.outcome[t] = step(events, t, heads[slot], slot, out)
         for slot, head in heads.items():
             column[slot] = head
+        return out
 
-    def _observe(self, events: _Events, t: int, head: list[float], slot: int, out: Folded, at: int) -> int:
+    def _observe(self, events: _Events, t: int, head: list[float], slot: int, out: Folded) -> int:
         """An event with features, with or without its label; returns its outcome."""
         time = float(events.time[t])
         values = self._inputs(events.x[t], head)
         x, base = self._named(values), self._base(head)
         said = self._model.say(x, base, len(self._classes))
-        out.value[at], out.code[at] = said.value, said.code
+        out.value[t], out.code[t] = said.value, said.code
         late = layout.OUT_OF_ORDER if 0 < time < head[H_TIME] else 0
         if late and self._policy.out_of_order == "ignore":
             return late
@@ -212,18 +193,18 @@ class RiverLearner(KeyedLearner):
         outcome = late | layout.OBSERVED
         if events.kind[t] == OBSERVATION:
             if self._places:
-                self._hold(slot, head, events, t, values, said, base, out, at)
+                self._hold(slot, head, events, t, values, said, base, out)
         elif (y := self._target(events, t)) < 0 and self._task == "multiclass":
             outcome |= layout.CLASS_LIMIT
         else:
             given = said.share(int(y)) if self._task == "multiclass" else said.value
-            out.scored[at] = given, said.code, base, y, self._sureness(said.value)
+            out.scored[t] = given, said.code, base, y, self._sureness(said.value)
             outcome |= self._learn(said.finite, x, y, base, head, head[H_SEEN])
         if self._default is not None:
-            self._expire(head, slot, time, out, at)
+            self._expire(head, slot, time, out, t)
         return outcome
 
-    def _late_label(self, events: _Events, t: int, head: list[float], slot: int, out: Folded, at: int) -> int:
+    def _late_label(self, events: _Events, t: int, head: list[float], slot: int, out: Folded) -> int:
         """A label for an earlier observation, learned with the inputs of then; returns its outcome."""
         place = self._find(slot, events.id[t])
         if place < 0:
@@ -232,11 +213,11 @@ class RiverLearner(KeyedLearner):
         if note[0] < 0 or self._is_past(note, head, float(events.time[t])):
             if note[0] > 0 and self._default is not None:
                 head[H_POSITION] = self.position
-                self._learn_default(head, slot, place, out, at)
+                self._learn_default(head, slot, place, out, t)
             return layout.LATE
         note[0] = 0.0
         head[H_POSITION] = self.position
-        return self._teach(head, slot, place, self._target(events, t), out.scored, at)
+        return self._teach(head, slot, place, self._target(events, t), out.scored, t)
 
     def _teach(self, head: list[float], slot: int, place: int, y: float, scored: np.ndarray, at: int) -> int:
         """Learns a label with what was held at its prediction, which is scored as it was made; returns the outcome."""
@@ -318,14 +299,13 @@ class RiverLearner(KeyedLearner):
         said: Said,
         base: float,
         out: Folded,
-        at: int,
     ) -> None:
         """Keeps an observation for its label: a ring per key, so the oldest goes first."""
         place, columns = int(head[H_PENDING]), self.rows.columns
         head[H_PENDING] = (place + 1) % self._places
         note = columns["pending_head"][slot, place]
         if note[0] > 0:
-            out.expired[at] = self._as_made(note, math.nan)
+            out.expired[t] = self._as_made(note, math.nan)
         note[:] = self.position, base, said.value, said.code, said.finite, head[H_SEEN], events.time[t]
         columns["pending_id"][slot, place] = events.id[t]
         columns["pending_x"][slot, place] = values
@@ -381,12 +361,9 @@ class RiverLearner(KeyedLearner):
 
     def _heads(self, keys: Keys) -> list[list[float]]:
         """The head of each key's row, wherever it is."""
-        slots = self.rows.lookup(keys)
-        heads = self.rows.columns["head"][slots]
-        absent = np.flatnonzero(slots < 0)
-        if len(absent):
-            found: Columns = self.rows.peek([keys[row] for row in absent.tolist()], self.position)
-            heads[absent] = found["head"]
+        heads = np.empty((len(keys), layout.HEAD))
+        for columns, rows, slots in self.rows.where(keys, self.position):
+            heads[rows] = columns["head"][slots]
         return heads.tolist()
 
     # State

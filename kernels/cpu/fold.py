@@ -46,7 +46,7 @@ from kernels.cpu.layout import (
     UNKNOWN_ID,
 )
 from kernels.cpu.learning import carry_all, carry_and_learn, learn_held
-from kernels.cpu.numerics import INLINE, JIT
+from kernels.cpu.numerics import CALL, INLINE, JIT
 
 
 @nb.njit(**INLINE)
@@ -186,7 +186,7 @@ def _observe(cell, head, config, shared, rows, events, out, s, t, slot):
     out.outcome[t] = outcome
 
 
-@nb.njit(**JIT)
+@nb.njit(**CALL)
 def _hold(cell, config, shared, rows, events, s, t, slot, base, value, code, sure):
     """Keeps an observation for its label: a ring per key, so the oldest goes first."""
     ring = int(rows.head[slot, H_PENDING])
@@ -216,7 +216,7 @@ def _find(config, rows, events, t, slot, position):
     return -1
 
 
-@nb.njit(**JIT)
+@nb.njit(**CALL)
 def _label(cell, head, config, shared, rows, events, out, s, t, slot):
     """A label for an earlier observation: the gradient comes from the state as it stood at the prediction."""
     out.value[t] = math.nan

@@ -48,7 +48,7 @@ from kernels.cpu.layout import (
     UNKNOWN_ID,
 )
 from kernels.cpu.learning import carry_all, carry_and_learn, learn_head, learn_held
-from kernels.cpu.numerics import INLINE, JIT
+from kernels.cpu.numerics import CALL, INLINE, JIT
 
 
 @nb.njit(**INLINE)
@@ -79,6 +79,7 @@ def _note_label(shared, row, y, seen, time):
 
 @nb.njit(**INLINE)
 def score(scored, t, value, code, base, y, sure):
+    """Notes a prediction that met its label; see `learners.base.Folded.scored`."""
     scored[t, 0] = value
     scored[t, 1] = code
     scored[t, 2] = base
@@ -190,7 +191,7 @@ def _observe(cell, head, config, shared, rows, events, out, s, t, slot):
     out.outcome[t] = outcome
 
 
-@nb.njit(**JIT)
+@nb.njit(**CALL)
 def _hold(cell, config, shared, rows, events, out, s, t, slot, base, value, code, sure):
     """Keeps an observation for its label: a ring per key, so the oldest goes first."""
     ring = int(rows.head[slot, H_PENDING])
@@ -233,7 +234,7 @@ def expired(config, row, note, position, time):
     )
 
 
-@nb.njit(**JIT)
+@nb.njit(**CALL)
 def _expire(cell, head, config, shared, rows, events, out, s, t, slot):
     """Learns the key's oldest pending observation with the default label, if it has expired or has to make room."""
     row = rows.head[slot]
@@ -247,7 +248,7 @@ def _expire(cell, head, config, shared, rows, events, out, s, t, slot):
             return
 
 
-@nb.njit(**JIT)
+@nb.njit(**CALL)
 def _learn_default(cell, head, config, shared, rows, events, out, s, t, slot, place):
     """A pending observation leaves; the default label is learned in place of its own."""
     note = rows.pending_head[slot, place]
@@ -272,7 +273,7 @@ def find(config, rows, events, t, slot):
     return expired
 
 
-@nb.njit(**JIT)
+@nb.njit(**CALL)
 def _label(cell, head, config, shared, rows, events, out, s, t, slot):
     """A label for an earlier observation."""
     out.value[t] = math.nan
@@ -295,7 +296,7 @@ def _label(cell, head, config, shared, rows, events, out, s, t, slot):
     out.outcome[t] = _teach(cell, head, config, shared, rows, events, out.scored, s, t, slot, place, events.y[t])
 
 
-@nb.njit(**JIT)
+@nb.njit(**CALL)
 def _teach(cell, head, config, shared, rows, events, scored, s, t, slot, place, y):
     """Learns a label from what was held at its prediction, which is scored as it was made. Returns the outcome."""
     row = rows.head[slot]

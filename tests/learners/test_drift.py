@@ -131,8 +131,8 @@ def test_the_rate_is_raised_for_a_span_of_labels() -> None:
 
 
 def test_forgetting_widens_every_filter_towards_its_prior() -> None:
-    log, gamma = shift(3000, 1500), 0.5
-    spec = spec_of("binary", {"kind": "forget", "gamma": gamma}, ADWIN, KALMAN)
+    log, gamma = shift(600, 300), 0.5
+    spec = spec_of("binary", {"kind": "forget", "gamma": gamma}, TOUCHY, KALMAN)
     first = told(spec.learner.build(spec).fold(log))["forgotten"][0]
     learner, alone = spec.learner.build(spec), plain(spec).learner.build(plain(spec))
     learner.fold(log.slice(0, first))
@@ -230,7 +230,7 @@ def test_a_spec_that_makes_no_sense_is_refused(changes, said) -> None:
 def test_what_a_challenger_cannot_do_is_refused() -> None:
     with pytest.raises(ValueError, match=r"labels\.pending 0 is accepted, got 3"):
         spec_of("binary", {"kind": "challenger"}, labels=DELAYED)
-    wide = {"kind": "recurrent", "cell": {"units": 512}, "layers": 14}
+    wide = {"kind": "recurrent", "cell": {"units": 600}, "layers": 16}
     spec_of("binary", {"kind": "rate"}, learner=wide)
     with pytest.raises(ValueError, match=r"two rows of [0-9]+ bytes per key"):
         spec_of("binary", {"kind": "challenger"}, learner=wide)

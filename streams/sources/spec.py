@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -63,6 +63,31 @@ class AtPosition(Strict):
 Start = Literal["earliest", "latest"] | AtTime | AtPosition
 
 
+def check_redis_url(url: str) -> None:
+    """Refuses what is no address of a Redis, or holds a password.
+
+    Raises:
+        ValueError: saying what is accepted.
+    """
+    if url and not url.startswith(("redis://", "rediss://", "unix://")):
+        raise ValueError(f"url must begin with redis://, rediss:// or unix://, got {url!r}")
+    if urlsplit(url).password is not None:
+        raise ValueError("url: a password does not belong in a spec; name a variable with password_env")
+
+
+def check_kafka_options(options: dict[str, Any], ours: set[str]) -> None:
+    """Refuses settings of librdkafka that are not free to choose, and passwords.
+
+    Raises:
+        ValueError: naming them.
+    """
+    taken = sorted(ours & set(options))
+    if taken:
+        raise ValueError(f"options: {', '.join(taken)} are not free to choose")
+    if "sasl.password" in options:
+        raise ValueError("options: sasl.password does not belong in a spec; name a variable with password_env")
+
+
 class SourceBase(Strict):
     """What all sources have."""
 
@@ -118,10 +143,7 @@ class RedisStreamSource(QueueSource):
 
     @model_validator(mode="after")
     def _sensible(self) -> RedisStreamSource:
-        if self.url and not self.url.startswith(("redis://", "rediss://", "unix://")):
-            raise ValueError(f"url must begin with redis://, rediss:// or unix://, got {self.url!r}")
-        if urlsplit(self.url).password is not None:
-            raise ValueError("url: a password does not belong in a spec; name a variable with password_env")
+        check_redis_url(self.url)
         if isinstance(self.start, AtPosition):
             from streams.sources.redis_ids import number_of
 
@@ -158,11 +180,7 @@ class KafkaSource(QueueSource):
         if isinstance(self.start, AtPosition) and isinstance(self.start.position, str):
             raise ValueError(f"start.position must be an offset, or one a partition, got {self.start.position!r}")
         ours = {"bootstrap.servers", "enable.auto.commit", "enable.auto.offset.store", "auto.offset.reset"}
-        taken = sorted(ours & set(self.options))
-        if taken:
-            raise ValueError(f"options: {', '.join(taken)} are not free to choose")
-        if "sasl.password" in self.options:
-            raise ValueError("options: sasl.password does not belong in a spec; name a variable with password_env")
+        check_kafka_options(self.options, ours)
         return self
 
 

@@ -1,0 +1,94 @@
+"""What the sinks of a model hold, read back and compared with the fold of its log."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from continual.bench._faults_audit import fold
+from learners.spec import ModelSpec
+from service.api import continual_v1_pb2 as pb
+from service.shard.partition import LEARN, decode_learn
+from service.store.partition import Partition as Store
+from service.wire import Schema, decode_event
+
+CALL_SECONDS = 10.0
+
+
+def redis_records(redis: Any, stream: str) -> list[dict[str, Any]]:
+    """Every record of a Redis Stream, in its order; the id of each entry is its position."""
+    reply = redis.execute_command(b"XRANGE", stream, "-", "+")
+    records = [json.loads(dict(zip(fields[::2], fields[1::2]))[b"data"]) for _, fields in reply]
+    wrong = [id for (id, _), one in zip(reply, records) if id != b"%d-1" % one["position"]]
+    if wrong:
+        raise ValueError(f"{stream}: {len(wrong)} entries are of another position than their id, first {wrong[0]!r}")
+    return records
+
+
+def kafka_records(bootstrap: str, topic: str) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
+    """Every record of a Kafka topic, partition by partition; and the headers of the last one."""
+    from confluent_kafka import Consumer, KafkaError, TopicPartition
+
+    settings = {"bootstrap.servers": bootstrap, "group.id": "audit", "enable.partition.eof": True, "log_level": 0}
+    consumer = Consumer(settings | {"isolation.level": "read_committed", "enable.auto.commit": False})
+    records, headers = [], {}
+    try:
+        partitions = consumer.list_topics(topic, timeout=CALL_SECONDS).topics[topic].partitions
+        for partition in sorted(partitions):
+            consumer.assign([TopicPartition(topic, partition, 0)])
+            ended = False
+            while not ended:
+                message = consumer.poll(CALL_SECONDS)
+                if message is None:
+                    raise TimeoutError(f"{topic}: no message and no end within {CALL_SECONDS:g} s")
+                error = message.error()
+                if error is None:
+                    records.append(json.loads(message.value() or b""))
+                    headers = dict(message.headers() or ())
+                elif error.code() == KafkaError._PARTITION_EOF:
+                    ended = True
+                else:
+                    raise ValueError(f"{topic}: {error.str()}")
+    finally:
+        consumer.close()
+    return records, headers
+
+
+def audit(spec: ModelSpec, store: Store, records: Sequence[dict[str, Any]]) -> tuple[int, int, int]:
+    """How many positions of the log have no record, how many have several, and how many say something else.
+
+    A record says the value that an uninterrupted fold of the log gives, bit for bit (labels by id, which have none there,
+    aside), and key and time of the event at its position.
+    """
+    schema = Schema.of(spec)
+    batches = []
+    for entry in store.read(0):
+        for message in entry.messages:
+            if message[:1] == LEARN:
+                batch = decode_learn(pb.LearnRequest.FromString(message[1:]), schema)
+            else:
+                batch = decode_event(pb.UpdateRequest.FromString(message[1:]).event, schema)
+            if len(batch):
+                batches.append(batch)
+    _, values, _ = fold(spec, batches, sorted(store.quarantined()))
+    return compare(batches, values.value, records)
+
+
+def compare(batches: Sequence[Any], values: np.ndarray, records: Sequence[dict[str, Any]]) -> tuple[int, int, int]:
+    """See `audit`; `values` are those of the fold."""
+    keys = [batch.key[row].decode() for batch in batches for row in range(len(batch))]
+    times = np.concatenate([batch.time for batch in batches]).tolist()
+    counts = Counter(one["position"] for one in records)
+    missing = sum(position not in counts for position in range(len(keys)))
+    doubled = sum(counts.values()) - len(counts)
+    different = 0
+    for one in records:
+        at = one["position"]
+        said = np.nan if one["value"] is None else one["value"]
+        same_value = one["kind"] == "label" or said == values[at] or (np.isnan(said) and np.isnan(values[at]))
+        different += not (same_value and one["key"] == keys[at] and one.get("time_us", 0) == times[at])
+    return missing, doubled, different

@@ -68,7 +68,7 @@ def ingest(deployment: Deployment, client: Client, name: str, source: dict[str, 
     Raises:
         continual.bench._helpers.WrongResult: the log does not hold every event once, in order of its partition.
     """
-    spec = spec_of("", name=name, sources=[source], snapshot_every=10_000_000, slots=65_536)
+    spec = spec_of("", name=name, sources=[source], sinks=[], snapshot_every=10_000_000, slots=65_536)
     client.models.create(spec)
     store = connect(deployment.redis_url)
     head = f"continual:{{continual/{name}/0}}:head"
@@ -114,7 +114,7 @@ def bare(source: dict[str, Any], events: int, how: str, url: str) -> float:
 def main(source_json: str, events: int, how: str, url: str) -> None:
     """Reads and parses so many messages and prints how many in a second."""
     source = TypeAdapter(Source).validate_json(source_json)
-    spec = spec_of("", name="bare", sources=[json.loads(source_json)])
+    spec = spec_of("", name="bare", sources=[json.loads(source_json)], sinks=[])
     mapping = source_mapping(spec, source)
     parser = MessageParser(mapping)
     reader = open_reader(source, source.batch, "bare", url, mapping, None)

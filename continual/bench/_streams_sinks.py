@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -29,40 +30,71 @@ def redis_records(redis: Any, stream: str) -> list[dict[str, Any]]:
     return records
 
 
-def kafka_records(bootstrap: str, topic: str) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
-    """Every record of a Kafka topic, partition by partition; and the headers of the last one."""
-    from confluent_kafka import Consumer, KafkaError, TopicPartition
+class Topic:
+    """A Kafka topic, read from its beginning; a mock cluster keeps 5 MB of a partition, so a long run reads on and on.
 
-    settings = {"bootstrap.servers": bootstrap, "group.id": "audit", "enable.partition.eof": True, "log_level": 0}
-    consumer = Consumer(settings | {"isolation.level": "read_committed", "enable.auto.commit": False})
-    records, headers = [], {}
-    try:
-        partitions = consumer.list_topics(topic, timeout=CALL_SECONDS).topics[topic].partitions
-        for partition in sorted(partitions):
-            consumer.assign([TopicPartition(topic, partition, 0)])
-            ended = False
-            while not ended:
-                message = consumer.poll(CALL_SECONDS)
+    Attributes:
+        records: so far; those of a partition in its order.
+        headers: of the last one.
+    """
+
+    def __init__(self, bootstrap: str, name: str) -> None:
+        from confluent_kafka import Consumer, TopicPartition
+
+        settings = {"bootstrap.servers": bootstrap, "group.id": "audit", "enable.partition.eof": True, "log_level": 0}
+        settings |= {"isolation.level": "read_committed", "fetch.wait.max.ms": 50}
+        self.name = name
+        self.records: list[dict[str, Any]] = []
+        self.headers: dict[str, bytes] = {}
+        self._consumer = Consumer(settings | {"enable.auto.commit": False})
+        partitions: list[int] = []
+        deadline = time.monotonic() + CALL_SECONDS
+        while not partitions:  # the first who asks makes the topic of a mock cluster
+            partitions = sorted(self._consumer.list_topics(name, timeout=CALL_SECONDS).topics[name].partitions)
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{name}: no partitions within {CALL_SECONDS:g} s")
+        self._next = [TopicPartition(name, partition, 0) for partition in partitions]
+
+    def read(self) -> list[dict[str, Any]]:
+        """Reads to the present end of every partition; returns every record so far."""
+        from confluent_kafka import KafkaError
+
+        for at in self._next:
+            self._consumer.assign([at])
+            while True:
+                message: Any = self._consumer.poll(CALL_SECONDS)
                 if message is None:
-                    raise TimeoutError(f"{topic}: no message and no end within {CALL_SECONDS:g} s")
+                    raise TimeoutError(f"{self.name}: no message and no end within {CALL_SECONDS:g} s")
                 error = message.error()
                 if error is None:
-                    records.append(json.loads(message.value() or b""))
-                    headers = dict(message.headers() or ())
+                    self.records.append(json.loads(message.value() or b""))
+                    self.headers = dict(message.headers() or ())
+                    at.offset = message.offset() + 1
                 elif error.code() == KafkaError._PARTITION_EOF:
-                    ended = True
+                    break
                 else:
-                    raise ValueError(f"{topic}: {error.str()}")
+                    raise ValueError(f"{self.name}: {error.str()}")
+        return self.records
+
+    def close(self) -> None:
+        """Lets go of the brokers."""
+        self._consumer.close()
+
+
+def kafka_records(bootstrap: str, topic: str) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
+    """Every record of a Kafka topic, partition by partition; and the headers of the last one."""
+    reading = Topic(bootstrap, topic)
+    try:
+        return reading.read(), reading.headers
     finally:
-        consumer.close()
-    return records, headers
+        reading.close()
 
 
 def audit(spec: ModelSpec, store: Store, records: Sequence[dict[str, Any]]) -> tuple[int, int, int]:
     """How many positions of the log have no record, how many have several, and how many say something else.
 
-    A record says the value that an uninterrupted fold of the log gives, bit for bit (labels by id, which have none there,
-    aside), and key and time of the event at its position.
+    A record says the value that an uninterrupted fold of the log gives, bit for bit (labels by id, which have none
+    there, aside), and key and time of the event at its position.
     """
     schema = Schema.of(spec)
     batches = []

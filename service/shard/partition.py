@@ -172,7 +172,7 @@ class Partition:
             self.check_serving()
         sequence = request.sequence
         expected = self.producers.next_sequence(request.producer)
-        gaps = end > sequence + len(batch)
+        gaps = end != sequence + len(batch)
         if end <= expected and (sequence < expected or self.producers.known(request.producer)):
             return self._repeat(request.producer, sequence, end, len(batch))
         if request.HasField("next_sequence") and sequence > expected and self.producers.known(request.producer):
@@ -352,11 +352,11 @@ def end_of(request: pb.LearnRequest) -> int:
     Raises:
         service.errors.Refused: `next_sequence` contradicts the rows.
     """
-    least = request.sequence + request.columns.rows
     if not request.HasField("next_sequence"):
-        return least
+        return request.sequence + request.columns.rows
+    least = request.sequence + min(1, request.columns.rows)
     if not least <= request.next_sequence <= MAX_SEQUENCE:
-        accepted = f"from {least} (sequence + rows) to {MAX_SEQUENCE}"
+        accepted = f"from {least} (sequence, and one more where there are rows) to {MAX_SEQUENCE}"
         raise errors.invalid("next_sequence", request.next_sequence, accepted)
     return request.next_sequence
 

@@ -39,6 +39,17 @@ class Fields(Strict):
     )
 
 
+    def check_plain(self) -> None:
+        """Refuses what stands beside a payload, where events are rows.
+
+        Raises:
+            ValueError: naming it.
+        """
+        beside = [name for name in (self.key, self.time, self.id) if name and name.startswith("$")]
+        if beside:
+            raise ValueError(f"fields: {', '.join(beside)} come with messages, and a row has none")
+
+
 class AtTime(Strict):
     """Start at the first message of this time or later."""
 
@@ -105,10 +116,11 @@ class SourceBase(Strict):
 class QueueSource(SourceBase):
     """What all queues have."""
 
-    envelope: Literal["auto", "plain", "cloudevents"] = Field(
+    envelope: Literal["auto", "plain", "cloudevents", "arrow"] = Field(
         "auto",
         description="`plain`: the payload is the event as a JSON object. `cloudevents`: it is a structured CloudEvent. "
-        "`auto`: as the headers say (structured or binary CloudEvents), plain without any.",
+        "`auto`: as the headers say (structured or binary CloudEvents), plain without any. `arrow`: it is many events, "
+        "an Arrow IPC stream, taken whole or not at all.",
     )
     start: Start = Field(
         "earliest",
@@ -120,6 +132,13 @@ class QueueSource(SourceBase):
         description="When what comes next is no longer retained: stop and say so, or go on from the first or last "
         "message that is, which is counted and reported.",
     )
+
+
+    @model_validator(mode="after")
+    def _rows_stand_alone(self) -> QueueSource:
+        if self.envelope == "arrow":
+            self.fields.check_plain()
+        return self
 
 
 class RedisStreamSource(QueueSource):
@@ -150,8 +169,8 @@ class RedisStreamSource(QueueSource):
             if not isinstance(self.start.position, str):
                 raise ValueError(f"start.position must be an entry id such as '5-0', got {self.start.position}")
             number_of(self.start.position)
-        if self.payload is None and self.envelope == "cloudevents":
-            raise ValueError("a structured CloudEvent needs a payload field")
+        if self.payload is None and self.envelope in ("cloudevents", "arrow"):
+            raise ValueError("a structured CloudEvent, or an Arrow stream, needs a payload field")
         return self
 
 
@@ -215,9 +234,7 @@ class FolderSource(SourceBase):
 
     @model_validator(mode="after")
     def _sensible(self) -> FolderSource:
-        beside = [name for name in (self.fields.key, self.fields.time, self.fields.id) if name and name.startswith("$")]
-        if beside:
-            raise ValueError(f"fields: {', '.join(beside)} come with messages, and a row of a file has none")
+        self.fields.check_plain()
         return self
 
 

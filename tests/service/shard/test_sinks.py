@@ -177,6 +177,37 @@ def test_a_sender_that_dies_between_writing_and_its_mark(client, redis, kafka, s
     assert audit(spec, store, kafka_records(kafka.bootstrap, f"out-{name}")[0]) == (0, 0, 0)
 
 
+def test_brokers_that_hang_are_waited_for(client, redis, kafka, server, name, monkeypatch):
+    monkeypatch.setattr("streams.sinks.kafka.CALL_SECONDS", 1.0)
+    spec = sunk(client, name, {"kind": "kafka", "bootstrap": kafka.bootstrap, "topic": f"out-{name}"})
+    with running(spec, server) as sender:
+        send(client, name, events(50))
+        written(client, name, 50)
+        with kafka.hanging():
+            send(client, name, events(50, 1))
+            until(lambda: sender.said["state"] == "waiting")
+        written(client, name, 100)
+        assert sender.said["state"] == "writing"
+    found, _ = kafka_records(kafka.bootstrap, f"out-{name}")
+    assert audit(spec, Store(redis, "continual", name), found) == (0, 0, 0)
+
+
+def test_a_stream_that_disappears_is_gone_on_with(client, redis, server, name):
+    """What was in it is not written again; nothing later is missing."""
+    spec = sunk(client, name, to_redis(name))
+    with running(spec, server):
+        send(client, name, events(100))
+        written(client, name, 100)
+        redis.delete(f"out-{name}")
+        send(client, name, events(50, 1))
+        written(client, name, 150)
+    redis.delete(f"out-{name}")
+    send(client, name, events(50, 2))
+    with running(spec, server):
+        written(client, name, 200)
+    assert [one["position"] for one in redis_records(redis, f"out-{name}")] == list(range(150, 200))
+
+
 def test_what_is_there_and_of_someone_else_is_left_alone(client, redis, kafka, server, name):
     redis.xadd(f"out-{name}", {"data": "of someone else"})
     kafka.produce(f"out-{name}", [b"of someone else"], 2)

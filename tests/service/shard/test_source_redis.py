@@ -11,6 +11,7 @@ from shard_harness import FEATURES, digest, fold, paused_writes, until
 from source_harness import Running, log_of, logged, made_events, sourced
 
 from continual.bench._streams_peers import json_messages
+from service.api import continual_v1_pb2 as pb
 from service.store.connect import connect
 from streams.sources.redis_ids import number_of
 
@@ -118,6 +119,29 @@ def test_dead_letters_are_kept_once_and_bounded(client, redis, server, shard, na
     assert 100 <= len(kept) < 300
     assert kept == list(range(1000 - len(kept), 1000))
     assert client.models.get(name).position == 0
+
+
+def test_clocks_that_jump_and_events_that_come_again_or_too_early(client, redis, server, running, name):
+    """All that fits is logged in the order of the queue, and the fold decides; what no clock can say is a letter."""
+    spec = spec_for(client, name, fields={"time": "at", "id": "id"})
+    times = [5_000, 10**15, 4_000, 0, 6_000, 2**61, 7_000, 7_000, 3]
+    absurd = [-1, 2**63, "yesterday", None, 1e300]
+    same = {"b": 1, "card": "k"}
+    made = [same | {"a": row, "label": row % 2, "at": at, "id": f"e{row // 2}"} for row, at in enumerate(times)]
+    wrong = [same | {"a": 1, "label": 1, "at": at} for at in absurd]
+    mixed = [json.dumps(one).encode() for pair in zip(made, wrong) for one in pair]
+    add(redis, f"s-{name}", mixed + [json.dumps(one).encode() for one in made[len(wrong) :]])
+    run = running(spec)
+    logged(client, spec, len(times))
+    until(lambda: run.state.dead_letters == len(absurd))
+    got, _ = log_of(server.url, spec)
+    assert got.time.tolist() == times
+    learner, folded = fold(spec, got)
+    assert digest(client, spec.name) == learner.digest()
+    counted = int((folded.outcome & pb.OUTCOME_OUT_OF_ORDER > 0).sum())
+    assert client.models.statistics(name).counts["out_of_order"] == counted == 5  # a time of 0 is none
+    reasons = [letter.reason for letter in client.models.dead_letters(name).letters]
+    assert all("column 'at'" in reason for reason in reasons), reasons
 
 
 def test_messages_of_many_events_are_taken_whole_and_once(client, redis, server, shard, name, held):

@@ -61,19 +61,25 @@ def report_rates(events: int, repeats: int, seed: int, out: Path | None, as_json
                 queue = f"bench-{kind.replace('_', '-')}"
                 rates_run.fill(kind, queue, batch, redis, kafka)
                 source = rates_run.source_of(kind, queue, kafka.bootstrap)
-                runs, bares = [], {how: [] for how in rates_run.HOWS}  # type: ignore[var-annotated]
+                runs: dict[str, list[rates_run.Rate]] = {kind: [], f"{kind}, with a sink": []}
+                bares: dict[str, list[float]] = {how: [] for how in rates_run.HOWS}
                 for number in range(repeats):  # in turn, so that a busy machine is busy for all
-                    runs.append(rates_run.ingest(deployment, client, f"{queue}-{number}", source, batch))
-                    for how, got in bares.items():
-                        got.append(rates_run.bare(source, events, how, deployment.redis_url))
-                raw[kind] = {"ingest": [run.events_per_second for run in runs], **bares}
-                rows.append(rate_row(kind, runs, bares))
+                    for what, got in runs.items():
+                        sinks = [{"kind": "redis_stream", "stream": f"{queue}-out-{number}"}] if what != kind else []
+                        name = f"{queue}-{number}"
+                        got.append(rates_run.ingest(deployment, client, name, source, batch, sinks))
+                    for how, rate in bares.items():
+                        rate.append(rates_run.bare(source, events, how, deployment.redis_url))
+                raw[kind] = {what: [run.events_per_second for run in got] for what, got in runs.items()} | bares
+                rows += [rate_row(what, got, bares) for what, got in runs.items()]
     finally:
         kafka.close()
     notes = [
         "`ingest`: read, parsed, logged with fsync and folded (a recurrent learner of 4 units); from the first event "
         "in the log to the last. Every log was read and held every event once. `bare`: the same messages read by the "
         "same client in one process and parsed, nothing else; `share` is of the faster of the two.",
+        "`with a sink`: every prediction also goes to a Redis Stream of the same store, by an actor of its own on the "
+        "same cores.",
         f"Asked: a share of at least {ASKED:.0%}. Runs were made in turn; medians of {repeats}.",
     ]
     publish("streams", f"Queues: {events:,} events of 8 features as JSON", rows, notes=notes,

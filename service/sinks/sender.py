@@ -28,11 +28,7 @@ FIRST_WAIT, LONGEST_WAIT = 0.1, 5.0
 
 
 class Lost(Exception):  # noqa: N818 (says what is the case)
-    """What comes next cannot be had; `first` is where it would go on, None if nowhere."""
-
-    def __init__(self, message: str, first: int | None) -> None:
-        super().__init__(message)
-        self.first = first
+    """What comes next cannot be had."""
 
 
 class Sender:
@@ -103,12 +99,11 @@ class Sender:
         position, beside = self._target.resume(self._mark if self._mark.get("begun") else None)
         first, end = self._store.first_answer(), self._store.answered()
         if position > end:
-            message = f"the sink holds position {position - 1}, the model is at {end}: another model wrote it"
-            raise Lost(message, None)
+            raise Lost(f"the sink holds position {position - 1}, the model is at {end}: another model wrote it")
         if position < first:
             message = f"positions {position} to {first - 1} are not retained"
             if self.sink.lost == "error":
-                raise Lost(f"{message}; `lost` says what to do then, `behind` how much is", first)
+                raise Lost(f"{message}; `lost` says what to do then, `behind` how much is")
             log.warning("sink %s of model %s: %s; going on from %d", self.sink.identity, self.spec.name, message, first)
             self.said["lost"] += first - position
             position = first

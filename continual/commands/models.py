@@ -197,7 +197,8 @@ def stats(name: str, digest: bool, target: str, as_json: bool) -> None:
     where the learner tells a confidence or an interval.
 
     Of a source: how it is, messages that it has not read yet (of a Redis Stream: at most so many), events that this run
-    of it has taken, and messages that did not fit (`continual events dead-letters`).
+    of it has taken, and messages that did not fit (`continual events dead-letters`). Of a sink: how it is, events that
+    are answered and not written yet, and the position that it has come to.
     """
     with connected(target) as client:
         found = client.models.statistics(name, digest=digest)
@@ -209,6 +210,7 @@ def stats(name: str, digest: bool, target: str, as_json: bool) -> None:
         "counts": dict(sorted(found.counts.items())),
         "metrics": dict(sorted(found.metrics.items())),
         "sources": [_source(one) for one in found.sources],
+        "sinks": [_sink(one) for one in found.sinks],
         **({"digest": found.digest} if digest else {}),
     }
 
@@ -219,6 +221,8 @@ def stats(name: str, digest: bool, target: str, as_json: bool) -> None:
         show_table(["count", ""], sorted(found.counts.items()))
         if found.sources:
             show_table(["source", "state", "lag", "taken", "dead letters"], map(_source_row, found.sources))
+        if found.sinks:
+            show_table(["sink", "state", "lag", "written up to"], map(_sink_row, found.sinks))
         if digest:
             click.echo(f"digest {found.digest}")
 
@@ -268,16 +272,32 @@ def _source(said: Any) -> dict[str, Any]:
     return {part: getattr(said, part) for part in plain} | {"lag": dict(said.lag), "next": dict(said.next)}
 
 
-def _source_row(said: Any) -> list[Any]:
-    state = f"{said.state}: {said.detail}" if said.detail else said.state
+def _sink(said: Any) -> dict[str, Any]:
+    plain = ("name", "state", "detail", "position", "lag", "records", "lost", "time_us")
+    return {part: getattr(said, part) for part in plain}
+
+
+def _state(said: Any) -> str:
     if time.time() - said.time_us / 1e6 > STALE_SECONDS:
-        state = f"not running (was {said.state})"
-    lost = f" (+ {said.lost:,} lost)" if said.lost else ""
-    return [said.name, state, f"{sum(said.lag.values()):,}", f"{said.events:,}{lost}", said.dead_letters]
+        return f"not running (was {said.state})"
+    return f"{said.state}: {said.detail}" if said.detail else said.state
+
+
+def _lost(said: Any) -> str:
+    return f" (+ {said.lost:,} lost)" if said.lost else ""
+
+
+def _source_row(said: Any) -> list[Any]:
+    taken = f"{said.events:,}{_lost(said)}"
+    return [said.name, _state(said), f"{sum(said.lag.values()):,}", taken, said.dead_letters]
+
+
+def _sink_row(said: Any) -> list[Any]:
+    return [said.name, _state(said), f"{said.lag:,}", f"{said.position:,}{_lost(said)}"]
 
 
 STALE_SECONDS = 10.0
-"""After this long a source that said nothing is taken not to run."""
+"""After this long a source or sink that said nothing is taken not to run."""
 
 _UNCERTAIN = {
     "variance": "variance",

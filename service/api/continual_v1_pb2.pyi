@@ -321,7 +321,7 @@ class GetStatisticsRequest(_message.Message):
     def __init__(self, route: _Optional[_Union[Route, _Mapping]] = ..., name: _Optional[str] = ..., digest: _Optional[bool] = ...) -> None: ...
 
 class Statistics(_message.Message):
-    __slots__ = ("name", "position", "snapshot_position", "counts", "metrics", "keys_resident", "digest", "fingerprint", "sources")
+    __slots__ = ("name", "position", "snapshot_position", "counts", "metrics", "keys_resident", "digest", "fingerprint", "sources", "sinks")
     class CountsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -345,6 +345,7 @@ class Statistics(_message.Message):
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     SOURCES_FIELD_NUMBER: _ClassVar[int]
+    SINKS_FIELD_NUMBER: _ClassVar[int]
     name: str
     position: int
     snapshot_position: int
@@ -354,7 +355,28 @@ class Statistics(_message.Message):
     digest: str
     fingerprint: str
     sources: _containers.RepeatedCompositeFieldContainer[SourceState]
-    def __init__(self, name: _Optional[str] = ..., position: _Optional[int] = ..., snapshot_position: _Optional[int] = ..., counts: _Optional[_Mapping[str, int]] = ..., metrics: _Optional[_Mapping[str, float]] = ..., keys_resident: _Optional[int] = ..., digest: _Optional[str] = ..., fingerprint: _Optional[str] = ..., sources: _Optional[_Iterable[_Union[SourceState, _Mapping]]] = ...) -> None: ...
+    sinks: _containers.RepeatedCompositeFieldContainer[SinkState]
+    def __init__(self, name: _Optional[str] = ..., position: _Optional[int] = ..., snapshot_position: _Optional[int] = ..., counts: _Optional[_Mapping[str, int]] = ..., metrics: _Optional[_Mapping[str, float]] = ..., keys_resident: _Optional[int] = ..., digest: _Optional[str] = ..., fingerprint: _Optional[str] = ..., sources: _Optional[_Iterable[_Union[SourceState, _Mapping]]] = ..., sinks: _Optional[_Iterable[_Union[SinkState, _Mapping]]] = ...) -> None: ...
+
+class SinkState(_message.Message):
+    __slots__ = ("name", "state", "detail", "position", "lag", "records", "lost", "time_us")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    LAG_FIELD_NUMBER: _ClassVar[int]
+    RECORDS_FIELD_NUMBER: _ClassVar[int]
+    LOST_FIELD_NUMBER: _ClassVar[int]
+    TIME_US_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    state: str
+    detail: str
+    position: int
+    lag: int
+    records: int
+    lost: int
+    time_us: int
+    def __init__(self, name: _Optional[str] = ..., state: _Optional[str] = ..., detail: _Optional[str] = ..., position: _Optional[int] = ..., lag: _Optional[int] = ..., records: _Optional[int] = ..., lost: _Optional[int] = ..., time_us: _Optional[int] = ...) -> None: ...
 
 class SourceState(_message.Message):
     __slots__ = ("name", "state", "detail", "lag", "next", "events", "dead_letters", "lost", "time_us")

@@ -59,7 +59,8 @@ class Numbered:
         batch: what `columns_of` takes; None for a stamp.
         producer: whose numbers they are; several may share one stream.
         sequence: number of the first event.
-        next_sequence: the number after the batch, larger than sequence + rows where numbers are left out.
+        next_sequence: the number after the batch: larger than sequence + rows where numbers are left out, smaller where
+            several events share one.
     """
 
     batch: Any

@@ -20,6 +20,7 @@ from learners.spec import ModelSpec
 from service import errors
 from service.api import continual_v1_pb2 as pb
 from service.shard.admission import Answer, Item, Producers, UpdateWindow, new_future, payload_hash, update_id
+from service.shard.answers import Outbox
 from service.shard.rows import StoreRows
 from service.shard.sequencer import Sequencer
 from service.shard.statistics import Statistics
@@ -81,6 +82,7 @@ class Partition:
         self.classes: tuple[int | str, ...] = ()
         self.on_progress: Callable[[], None] = lambda: None
         self.writer = LogWriter(store, token, client, self.producers, self.window, self._logged)
+        self.outbox = Outbox(store, token, client) if spec.deployment.sinks else None
         self._depth = asyncio.Semaphore(ENTRIES_AHEAD)
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -91,7 +93,10 @@ class Partition:
         self.writer.begin(head)
         self.classes = self.learner.classes()
         self.sequencer = Sequencer(self.learner, self.statistics, self.cold, f"fold-{self.spec.name}")
-        loops = (self.writer.append_loop(), self.writer.confirm_loop())
+        loops = [self.writer.append_loop(), self.writer.confirm_loop()]
+        if self.outbox is not None:
+            self.outbox.begin(head)
+            loops.append(self.outbox.write_loop())
         self._tasks = [asyncio.create_task(self._guard(loop)) for loop in loops]
         self.state = "serving"
 
@@ -111,8 +116,12 @@ class Partition:
             async with asyncio.timeout(5):
                 while self.writer.busy:
                     await asyncio.sleep(0.005)
+                if self.outbox is not None:
+                    await self.outbox.reach(self.learner.position)
         except TimeoutError:
             self.cold.patient = False  # the log has it, or its callers were never answered
+        if self.outbox is not None:
+            await self.outbox.stop()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -163,7 +172,7 @@ class Partition:
             self.check_serving()
         sequence = request.sequence
         expected = self.producers.next_sequence(request.producer)
-        gaps = end > sequence + len(batch)
+        gaps = end != sequence + len(batch)
         if end <= expected and (sequence < expected or self.producers.known(request.producer)):
             return self._repeat(request.producer, sequence, end, len(batch))
         if request.HasField("next_sequence") and sequence > expected and self.producers.known(request.producer):
@@ -249,6 +258,8 @@ class Partition:
 
     async def _logged(self, position: int, items: list[Item]) -> None:
         """Takes over a logged entry: folds it here if it is small, else hands it to the fold thread in groups."""
+        if self.outbox is not None:
+            await self.outbox.room()
         groups = _groups(items)
         if not any(len(item.batch) for item in items):
             self._answer(position, items, NOTHING, self.classes)
@@ -280,6 +291,8 @@ class Partition:
     def _answer(self, position: int, items: list[Item], folded: Folded, classes: tuple[int | str, ...]) -> None:
         """Answers the requests of a folded group that begins at `position`."""
         self.classes = classes
+        if self.outbox is not None:
+            self.outbox.add(position, folded, classes)
         at = 0
         for item in items:
             rows = slice(at, at + len(item.batch))
@@ -339,11 +352,11 @@ def end_of(request: pb.LearnRequest) -> int:
     Raises:
         service.errors.Refused: `next_sequence` contradicts the rows.
     """
-    least = request.sequence + request.columns.rows
     if not request.HasField("next_sequence"):
-        return least
+        return request.sequence + request.columns.rows
+    least = request.sequence + min(1, request.columns.rows)
     if not least <= request.next_sequence <= MAX_SEQUENCE:
-        accepted = f"from {least} (sequence + rows) to {MAX_SEQUENCE}"
+        accepted = f"from {least} (sequence, and one more where there are rows) to {MAX_SEQUENCE}"
         raise errors.invalid("next_sequence", request.next_sequence, accepted)
     return request.next_sequence
 

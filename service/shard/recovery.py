@@ -219,6 +219,8 @@ class Recovery:
         p = self._p
         at = -skip
         classes = p.learner.classes()
+        if p.outbox is not None:
+            p.outbox.replayed(first + skip, folded, classes)
         for _, batch, producer, sequence, end in decoded:
             stop = at + len(batch)
             if at < 0:

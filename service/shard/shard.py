@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import grpc
 import numpy as np
@@ -357,7 +357,9 @@ class Shard:
             value = learner.digest() if digest else ""
             return learner.position, sums.counts(), sums.metrics(), learner.resident_keys(), value
 
-        said = await asyncio.to_thread(partition.store.said) if partition.spec.deployment.sources else {}
+        declared = partition.spec.deployment
+        said = await asyncio.to_thread(partition.store.said) if declared.sources else {}
+        marks = await asyncio.to_thread(partition.store.marks) if declared.sinks else {}
         position, counts, metrics, resident, value = await partition.sequencer.visit(read)
         return pb.Statistics(
             name=name,
@@ -369,6 +371,7 @@ class Shard:
             digest=value,
             fingerprint=json.dumps(fingerprint()),
             sources=[pb.SourceState(name=name, **state) for name, state in said.items()],
+            sinks=[sink_state(name, mark) for name, mark in marks.items()],
         )
 
     def describe(self, partition: Partition) -> pb.Model:
@@ -380,6 +383,12 @@ class Shard:
             snapshot_position=max(0, partition.snapshot_position),
             state=partition.state,
         )
+
+
+def sink_state(name: str, mark: dict[str, Any]) -> pb.SinkState:
+    """What a sink said of itself, without what its mark holds for the target."""
+    known = pb.SinkState.DESCRIPTOR.fields_by_name
+    return pb.SinkState(name=name, **{part: value for part, value in mark.items() if part in known})
 
 
 def parse_spec(spec_json: str) -> ModelSpec:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from service.store.answers import Answers
 from service.store.letters import Letters
 from service.store.log import Log
 from service.store.ownership import Ownership
@@ -13,13 +14,12 @@ from service.store.snapshot import Snapshots
 _DELETE = Script(FENCE + "redis.call('UNLINK', unpack(KEYS)) return {1}")
 
 
-class Partition(Ownership, Log, Rows, Snapshots, Poison, Letters):
-    """Ownership, log, rows, snapshots, quarantine and dead letters of one partition.
+class Partition(Ownership, Log, Rows, Snapshots, Poison, Letters, Answers):
+    """Ownership, log, rows, snapshots, quarantine, dead letters and answers of one partition.
 
-    Every write but those of `Letters` carries the owner's token and is refused, whole, once another token is there.
-    Methods are
-    synchronous; `append_async` and `confirm_async` take an asyncio client. An instance holds no state but its
-    client and key names, and may be used by several threads.
+    Every write but those of `Letters` and the marks of sinks carries the owner's token and is refused, whole, once
+    another token is there. Methods are synchronous; `append_async`, `append_answers_async` and `confirm_async` take an
+    asyncio client. An instance holds no state but its client and key names, and may be used by several threads.
     """
 
     def delete(self, token: str) -> None:

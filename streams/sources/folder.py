@@ -119,7 +119,7 @@ class FolderReader:
         known, items = self._reading
         batches: list[Batch] = []
         ids: list[str] | None = None if self._mapping.id is None else []
-        bad: list[tuple[int, BadRow]] = []
+        bad: list[tuple[int, BadRow, str]] = []
         first = at = self._next
         base = known.number << ROW_BITS
         while at - first < self._rows:
@@ -127,14 +127,14 @@ class FolderReader:
                 item = next(items, None)
             except (ValueError, OSError) as error:
                 item = self._unreadable(known, at - base, error)
-                bad.append((at, item))
+                bad.append((at, item, "{}"))
                 item = None
             if item is None:
                 at = (known.number + 1) << ROW_BITS
                 self._reading = None
                 break
             if isinstance(item, BadRow):
-                bad.append((base + item.row, item))
+                bad.append((base + item.row, item, "{}"))
                 at = base + item.row + 1
                 continue
             batches.append(item.batch)

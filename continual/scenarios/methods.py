@@ -1,0 +1,206 @@
+"""Methods by name: the learner part of a spec, as data, with a sentence on each for the reader of a table.
+
+A method is not a class: what is benched is the spec that is deployed. `er+rate=0.1` is `er` with that field changed,
+`er+buffer.size=1000` with a field further in; `joint-er` is `er` on the events in a random order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from typing import Any
+
+import yaml
+
+from continual.scenarios.scenario import Scenario
+from learners.spec import LearnerSpec, ModelSpec
+
+JOINT = "joint-"
+
+REFERENCE_COST = 6.0
+"""Passes of experience replay: the learner for which the stream that does not wait is just slow enough."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A learner to run.
+
+    Attributes:
+        name: shown.
+        learner: the learner part of the spec, but for the seed.
+        note: what it is, one sentence.
+        rate: the field that holds its step size, by dots; "": it has none to choose.
+        cost: forward passes for one event of the stream, a step of plain descent being 3 (one forward, two backward);
+            0: not counted this way.
+        joint: the events are learned in a random order.
+        changed: fields that the name itself changes.
+    """
+
+    name: str
+    learner: Mapping[str, Any]
+    note: str
+    rate: str = ""
+    cost: float = 0.0
+    joint: bool = False
+    changed: tuple[str, ...] = ()
+
+
+class UnknownMethod(ValueError):  # noqa: N818 - named after what it is
+    """No method has this name."""
+
+
+_RANDOM = {"kind": "random", "units": 500}
+
+
+def _static(head: dict[str, Any], features: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    return {"kind": "static", "head": head, **({"features": features} if features else {})}
+
+
+def _river(*steps: dict[str, Any]) -> dict[str, Any]:
+    return {"kind": "river", "estimator": [{"path": "river.preprocessing.StandardScaler"}, *steps]}
+
+
+_TABLE = (
+    Method(
+        "linear",
+        _static({"kind": "linear"}),
+        "A linear softmax on the inputs, one step of Adam per label.",
+        rate="optimizer.rate",
+        cost=3,
+    ),
+    Method(
+        "ridge",
+        _static({"kind": "ridge", "penalties": [100.0], "inputs": False}, _RANDOM),
+        "Recursive ridge on 500 rectified random features: the joint solution in any order, and a floor for what is "
+        "learned by descent.",
+    ),
+    Method(
+        "ridge-raw",
+        _static({"kind": "ridge", "penalties": [1.0, 100.0]}),
+        "Recursive ridge on the inputs as they are, two penalties mixed.",
+    ),
+    Method(
+        "lda",
+        _static({"kind": "lda"}),
+        "Streaming linear discriminant analysis (Hayes & Kanan 2020) on the inputs, with the exact scatter.",
+    ),
+    Method(
+        "lda-random",
+        _static({"kind": "lda", "inputs": False}, _RANDOM),
+        "Streaming linear discriminant analysis on 500 rectified random features (as RanDumb does): a floor.",
+    ),
+    Method("nearest-mean", _static({"kind": "nearest_mean"}), "The class whose mean is nearest."),
+    Method(
+        "neighbours",
+        _static({"kind": "neighbours", "memory": 1000}),
+        "The 10 nearest of the last 1,000 examples vote; what is older is gone.",
+    ),
+    Method(
+        "kalman",
+        _static({"kind": "kalman"}),
+        "A bank of filters that forget at four rates, on the inputs: for streams whose laws change.",
+    ),
+    Method(
+        "recurrent",
+        {"kind": "recurrent"},
+        "The default of the service: a minGRU layer of 64 units with exact gradients, and the key's last label.",
+        rate="optimizer.rate",
+    ),
+    Method(
+        "recurrent-kalman",
+        {"kind": "recurrent", "head": {"kind": "kalman"}},
+        "The recurrent layer of the default with a bank of filters on top.",
+    ),
+    Method(
+        "river-linear",
+        _river({"path": "river.linear_model.LogisticRegression"}),
+        "River: standard scaler and logistic regression (two classes).",
+    ),
+    Method(
+        "river-tree",
+        _river({"path": "river.tree.HoeffdingTreeClassifier"}),
+        "River: standard scaler and Hoeffding tree.",
+    ),
+    Method(
+        "river-bayes",
+        _river({"path": "river.naive_bayes.GaussianNB"}),
+        "River: Gaussian naive Bayes.",
+    ),
+    Method(
+        "river-regression",
+        _river({"path": "river.linear_model.LinearRegression"}),
+        "River: standard scaler and linear regression, given the last label.",
+    ),
+)
+
+METHODS = {method.name: method for method in _TABLE}
+
+DEFAULT = ("nearest-mean", "lda", "ridge", "linear")
+"""Run where the scenario has tests and no methods are named."""
+
+DEFAULT_STREAM = ("recurrent", "kalman")
+"""Run on a stream where no methods are named."""
+
+
+def find(name: str) -> Method:
+    """A method by name, with the changes that the name carries.
+
+    Raises:
+        UnknownMethod: saying what is known.
+    """
+    base, *changes = name.split("+")
+    joint = base.startswith(JOINT)
+    found = METHODS.get(base.removeprefix(JOINT))
+    if found is None:
+        known = ", ".join(METHODS)
+        raise UnknownMethod(f"no method {name!r}; known: {known}, each also as {JOINT}NAME or NAME+field=value")
+    learner: dict[str, Any] = deepcopy(dict(found.learner))
+    for change in changes:
+        path, equals, value = change.partition("=")
+        if not equals:
+            raise UnknownMethod(f"{name!r}: {change!r} changes nothing; accepted: field=value, e.g. rate=0.1")
+        learner = put(learner, path, yaml.safe_load(value))
+    note = found.note
+    if joint:
+        note += " Here on the events of all experiences in one random order: an upper bound."
+    return replace(found, name=name, learner=learner, note=note, joint=joint, changed=tuple(changes))
+
+
+def put(learner: Mapping[str, Any], path: str, value: Any) -> dict[str, Any]:
+    """The learner part of a spec with the field at a path of dots set."""
+    out = deepcopy(dict(learner))
+    *above, last = path.split(".")
+    inner = out
+    for name in above:
+        inner = inner.setdefault(name, {})
+    if last == "rate" and above == ["optimizer"]:
+        inner.setdefault("kind", "adam")
+    inner[last] = value
+    return out
+
+
+def model(method: Method, scenario: Scenario, seed: int, name: str = "bench") -> ModelSpec:
+    """The spec of a method for a scenario: what a service would be given.
+
+    Raises:
+        pydantic.ValidationError: the method does not go with the scenario, or a change is none.
+    """
+    target: dict[str, Any] = {"kind": scenario.target}
+    if scenario.target == "multiclass":
+        target["max_classes"] = max(2, len(scenario.labels))
+    elif scenario.target == "binary":
+        target["labels"] = scenario.labels
+    learner = {**method.learner, "seed": seed}
+    if scenario.tested and "previous_label" in LearnerSpec.known()[learner["kind"]].model_fields:
+        # A test stands apart from the stream: the last label that was learned says nothing of it.
+        learner.setdefault("previous_label", False)
+    return ModelSpec.model_validate(
+        {"name": name, "features": scenario.features, "target": target, "learner": learner}
+    )
+
+
+def uncovered(listed: Mapping[str, str]) -> list[str]:
+    """Kinds of learners that no method runs and that have no stated reason."""
+    run = {method.learner["kind"] for method in METHODS.values()}
+    return sorted(set(LearnerSpec.known()) - run - set(listed))

@@ -50,7 +50,7 @@ from kernels.cpu.numerics import INLINE, JIT
 
 
 @nb.njit(**INLINE)
-def _class_of(config, shared, events, y):
+def class_of(config, shared, events, y):
     """The model's index of a class of the batch. A new class takes the next one; -1 when there is no more."""
     index = events.classes[int(y)]
     if index < 0 and shared.counters[C_CLASSES] < config.max_classes:
@@ -76,7 +76,7 @@ def _note_label(shared, row, y, seen, time):
 
 
 @nb.njit(**INLINE)
-def _score(out, t, value, code, base, y, sure):
+def score(out, t, value, code, base, y, sure):
     out.scored[t, 0] = value
     out.scored[t, 1] = code
     out.scored[t, 2] = base
@@ -161,7 +161,7 @@ def _observe(cell, head, config, shared, rows, events, out, s, t, slot):
     y = events.y[t]
     sure = _sureness(config, value, s)
     if events.kind[t] != 0 and config.task == MULTICLASS:
-        y = _class_of(config, shared, events, y)
+        y = class_of(config, shared, events, y)
     if events.kind[t] == 0 or (config.task == MULTICLASS and y < 0):
         carry_all(cell, config, body, s)
         if events.kind[t] == 0:
@@ -172,7 +172,7 @@ def _observe(cell, head, config, shared, rows, events, out, s, t, slot):
     else:
         known = config.task != MULTICLASS or y < shared.counters[C_CLASSES]
         given = (s.logits[int(y)] if known else 0.0) if config.task == MULTICLASS else value
-        _score(out, t, given, code, base, y, sure)
+        score(out, t, given, code, base, y, sure)
         if config.task == MULTICLASS:
             _meet_class(head, config, shared, base, y, draw, elapsed, s)
         if _refused(head, config, shared, row, base, y, s):
@@ -205,7 +205,7 @@ def _hold(cell, config, shared, rows, events, s, t, slot, base, value, code, sur
 
 
 @nb.njit(**INLINE)
-def _find(config, rows, events, t, slot, position):
+def find(config, rows, events, t, slot, position):
     """The ring place of the pending observation with this label's id, or -1."""
     a = events.id[t, 0]
     b = events.id[t, 1]
@@ -221,7 +221,7 @@ def _label(cell, head, config, shared, rows, events, out, s, t, slot):
     """A label for an earlier observation: the gradient comes from the state as it stood at the prediction."""
     out.value[t] = math.nan
     out.code[t] = -1
-    place = _find(config, rows, events, t, slot, shared.counters[C_POSITION]) if slot >= 0 else -1
+    place = find(config, rows, events, t, slot, shared.counters[C_POSITION]) if slot >= 0 else -1
     if place < 0:
         out.outcome[t] = UNKNOWN_ID
         return
@@ -231,7 +231,7 @@ def _label(cell, head, config, shared, rows, events, out, s, t, slot):
     row[H_POSITION] = shared.counters[C_POSITION]
     note[P_AT] = 0.0
     if config.task == MULTICLASS:
-        y = _class_of(config, shared, events, y)
+        y = class_of(config, shared, events, y)
         if y < 0:
             out.outcome[t] = CLASS_LIMIT
             return
@@ -240,7 +240,7 @@ def _label(cell, head, config, shared, rows, events, out, s, t, slot):
     body = held[s.plan[config.layers, L_HELD] :]
     base = note[P_BASE]
     given = math.nan if config.task == MULTICLASS else note[P_VALUE]
-    _score(out, t, given, note[P_CODE], base, y, note[P_SURE])
+    score(out, t, given, note[P_CODE], base, y, note[P_SURE])
     draw = int(note[P_DRAW])
     elapsed = elapsed_of(config, shared, shared.counters[C_OBSERVED], events.time[t])
     if config.task == MULTICLASS and y >= shared.counters[C_CLASSES]:

@@ -21,6 +21,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
+from kernels.cpu.draws import GOLDEN, base_of, mix
 from kernels.cpu.numerics import INLINE, _bits64, _float64, cos, sin
 
 _DOUBLE, _I32 = ir.DoubleType(), ir.IntType(32)
@@ -265,16 +266,8 @@ def log(x):
     return k * _LN2 + (2.0 * s * p + k * _LN2_REST)
 
 
-_GOLDEN, _MIX1, _MIX2 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _LOW = np.uint64(0xFFFFFFFF)
 _TO_UNIT, _TO_TURN = 2.0**-32, 2.0**-32 * 6.283185307179586
-
-
-@nb.njit(**INLINE)
-def _mix(x):
-    x = (x ^ (x >> np.uint64(30))) * _MIX1
-    x = (x ^ (x >> np.uint64(27))) * _MIX2
-    return x ^ (x >> np.uint64(31))
 
 
 @nb.njit(**INLINE)
@@ -286,7 +279,7 @@ def normals(seed, draw, classes, samples, lanes, out):
     both signs. Antithetic pairs leave as much noise in a mean of softmaxes as twice the number without them would.
     What class k gets does not depend on how many classes there are.
     """
-    base = _mix(_mix(np.uint64(seed) + _GOLDEN) + np.uint64(draw) * _GOLDEN)
+    base = base_of(seed, draw)
     along, across = lanes[0], lanes[1]
     q = (samples + 3) // 4
     k, p = 0, 0
@@ -294,7 +287,7 @@ def normals(seed, draw, classes, samples, lanes, out):
     for f in range(0, classes * q, room):
         count = min(room, classes * q - f)
         for i in range(count):
-            word = _mix(base + np.uint64(f + i + 1) * _GOLDEN)
+            word = mix(base + np.uint64(f + i + 1) * GOLDEN)
             high = _float64(np.int64(word >> np.uint64(32)) | _EXPONENT_OF_2_52) - 2.0**52
             low = _float64(np.int64(word & _LOW) | _EXPONENT_OF_2_52) - 2.0**52
             radius = np.sqrt(-2.0 * log((high + 0.5) * _TO_UNIT))

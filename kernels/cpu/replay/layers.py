@@ -1,0 +1,130 @@
+"""Layers of a perceptron on n rows: y = relu(x W + b), forward and back; weights are [inputs, units].
+
+A term whose input is zero is left out: half of what rectified units pass on, most of an image of strokes. All terms
+are added in the order of the inputs (gradients of weights: of the rows), eight at a time so that sums are read and
+written an eighth as often; the bits are those of one at a time.
+"""
+
+from __future__ import annotations
+
+import numba as nb
+
+from kernels.cpu.numerics import INLINE, JIT
+
+
+@nb.njit(**INLINE)
+def _add_rows(w, x, places, count, out):
+    """out += the sum over p < count of x[places[p]] w[places[p]]."""
+    size = len(out)
+    whole = count - count % 8
+    for p in range(0, whole, 8):
+        a, b, c, d = w[places[p]], w[places[p + 1]], w[places[p + 2]], w[places[p + 3]]
+        e, f, g, h = w[places[p + 4]], w[places[p + 5]], w[places[p + 6]], w[places[p + 7]]
+        xa, xb, xc, xd = x[places[p]], x[places[p + 1]], x[places[p + 2]], x[places[p + 3]]
+        xe, xf, xg, xh = x[places[p + 4]], x[places[p + 5]], x[places[p + 6]], x[places[p + 7]]
+        for u in range(size):
+            half = (((out[u] + a[u] * xa) + b[u] * xb) + c[u] * xc) + d[u] * xd
+            out[u] = (((half + e[u] * xe) + f[u] * xf) + g[u] * xg) + h[u] * xh
+    for p in range(whole, count):
+        a, xa = w[places[p]], x[places[p]]
+        for u in range(size):
+            out[u] += a[u] * xa
+
+
+@nb.njit(**JIT)
+def forward(x, w, b, rectified, places, out):
+    """Writes x W + b, rectified or not, to `out` [n, units].
+
+    Args:
+        x: [n, inputs].
+        w, b: [inputs, units] and [units].
+        rectified: whether what is negative becomes zero (NaN stays).
+        places: int64 [inputs], scratch.
+        out: written.
+    """
+    zero = w.dtype.type(0)
+    for r in range(len(x)):
+        row, sums, count = x[r], out[r], 0
+        for j in range(len(row)):
+            if row[j] != zero:
+                places[count] = j
+                count += 1
+        for u in range(len(sums)):
+            sums[u] = b[u]
+        _add_rows(w, row, places, count, sums)
+        if rectified:
+            for u in range(len(sums)):
+                sums[u] = zero if sums[u] < zero else sums[u]
+
+
+@nb.njit(**JIT)
+def weight_gradient(x, d, places, column, gw, gb):
+    """Writes dL/dW = x' d and dL/db = the sum of the rows of d.
+
+    Args:
+        x, d: [n, inputs], and dL/d(x W + b) [n, units].
+        places, column: int64 [n] and [n], scratch.
+        gw, gb: [inputs, units] and [units], written.
+    """
+    zero, n = d.dtype.type(0), len(x)
+    for j in range(x.shape[1]):
+        count, g = 0, gw[j]
+        for r in range(n):
+            column[r] = x[r, j]
+            if column[r] != zero:
+                places[count] = r
+                count += 1
+        for u in range(len(g)):
+            g[u] = zero
+        _add_rows(d, column, places, count, g)
+    for u in range(len(gb)):
+        gb[u] = zero
+    for r in range(n):
+        for u in range(len(gb)):
+            gb[u] += d[r, u]
+
+
+@nb.njit(**JIT)
+def input_gradient(d, w, x, turned, places, out):
+    """Writes dL/dz = (d W') where x > 0, else 0: through weights and the rectified units below, x = relu(z).
+
+    Args:
+        d, w, x: [n, units], [inputs, units], [n, inputs].
+        turned: [units, inputs], scratch: the weights transposed.
+        places: int64 [units], scratch.
+        out: [n, inputs], written.
+    """
+    inputs, units = w.shape
+    zero = w.dtype.type(0)
+    for at in range(0, inputs, 16):
+        for u in range(units):
+            for j in range(at, min(at + 16, inputs)):
+                turned[u, j] = w[j, u]
+    for r in range(len(d)):
+        row, sums, count = d[r], out[r], 0
+        for u in range(units):
+            if row[u] != zero:
+                places[count] = u
+                count += 1
+        for j in range(inputs):
+            sums[j] = zero
+        _add_rows(turned, row, places, count, sums)
+        for j in range(inputs):
+            sums[j] = sums[j] if x[r, j] > zero else zero
+
+
+@nb.njit(**JIT)
+def finite(values):
+    """Whether every value is finite and at most 1e38 in magnitude."""
+    bad = False
+    for i in range(len(values)):
+        bad |= not (abs(values[i]) <= 1e38)
+    return not bad
+
+
+@nb.njit(**JIT)
+def descend(w, g, rate):
+    """w -= rate g."""
+    step = w.dtype.type(rate)
+    for i in range(len(w)):
+        w[i] -= step * g[i]

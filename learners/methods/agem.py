@@ -1,0 +1,47 @@
+"""A-GEM (Chaudhry et al., ICLR 2019, arXiv 1812.00420): a step that does not raise the loss of the past.
+
+    g = grad mean CE(stream),  r = grad mean CE(drawn from the buffer);   where g r < 0:  g - (g r / r r) r
+
+The buffer is filled from the first event on, by the rule of `buffer` (in the paper: at the ends of tasks).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from kernels.cpu.replay.losses import product, project
+from learners.replay.method import Replaying
+from learners.replay.spec import ReplaySpec
+
+
+class Averaged(Replaying):
+    """The step."""
+
+    def gradient(self, x: np.ndarray, y: np.ndarray) -> None:
+        """See `learners.replay.method.Method`."""
+        old_x, old_y = self.recall()
+        reference = []
+        if len(old_y):
+            self._of(old_x, old_y)
+            reference = [g.copy() for g in self.net.gradients]
+        self._of(x, y)
+        along = sum(product(g, r) for g, r in zip(self.net.gradients, reference))
+        if along < 0:
+            size = sum(product(r, r) for r in reference)
+            for g, r in zip(self.net.gradients, reference):
+                project(g, r, along / size)
+
+    def _of(self, x: np.ndarray, y: np.ndarray) -> None:
+        self.net.see(x)
+        self.net.entropy(0, y)
+        self.net.back()
+
+
+class AgemSpec(ReplaySpec):
+    """Averaged gradient episodic memory."""
+
+    kind: Literal["agem"] = "agem"
+
+    method: ClassVar[type[Replaying]] = Averaged

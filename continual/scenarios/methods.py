@@ -61,6 +61,10 @@ def _river(*steps: dict[str, Any]) -> dict[str, Any]:
     return {"kind": "river", "estimator": [{"path": "river.preprocessing.StandardScaler"}, *steps]}
 
 
+def _replay(kind: str, note: str, cost: float, **fields: Any) -> Method:
+    return Method(fields.pop("name", kind.replace("_", "-")), {"kind": kind, **fields}, note, rate="rate", cost=cost)
+
+
 _TABLE = (
     Method(
         "linear",
@@ -101,6 +105,23 @@ _TABLE = (
         _static({"kind": "kalman"}),
         "A bank of filters that forget at four rates, on the inputs: for streams whose laws change.",
     ),
+    _replay("finetune", "A perceptron 256-256 by descent on mini-batches of 10, without a memory: the lower bound.", 3),
+    _replay("er", "Experience replay: with each mini-batch 10 events from a reservoir of 200.", 6),
+    _replay("er_ace", "ER, but the loss of the stream is over the classes of its batch and those not met yet.", 6),
+    _replay("der", "DER++: the buffer keeps logits beside labels, and both are replayed.", 9),
+    _replay("agem", "A-GEM: the gradient is projected where it would raise the loss of a draw from the buffer.", 6),
+    _replay("mir", "MIR: of 50 events drawn those are replayed whose loss a step on the stream raises most.", 15),
+    _replay("uer", "UER: the stream is learned by cosines over 0.1, the buffer by dot products, without a bias.", 6),
+    _replay(
+        "uer",
+        "UER's ablation: cosines over 0.1 for stream, buffer and prediction alike.",
+        6,
+        name="cosine",
+        replayed="cosine",
+        predicts="cosine",
+    ),
+    _replay("pcr", "PCR: proxies of the classes in place of samples in a contrastive loss on batch and buffer.", 6),
+    _replay("ewc", "Online EWC: weights that were important are held near what they were; no memory of events.", 4),
     Method(
         "recurrent",
         {"kind": "recurrent"},

@@ -31,8 +31,8 @@ def notes(
     if shares:
         told = ", ".join(f"{method} {100 * share:.0f} %" for method, share in shares.items())
         said.append(
-            "The stream does not wait: a batch that comes while a method is busy is predicted and passed over; its cost "
-            f"is that of its passes, relative to ER. Learned of the events: {told}; the others all."
+            "The stream does not wait: a batch that comes while a method is busy is predicted and passed over; its "
+            f"cost is that of its passes, relative to ER. Learned of the events: {told}; the others all."
         )
     said.append("+- is half of the 95 % interval of the mean (Student's t) over seeds, which draw orders and weights.")
     commits = sorted({str(one.machine["commit"]) for one in done})
@@ -61,8 +61,8 @@ def _baselines(done: Sequence[Done]) -> list[str]:
     held = first.run.prequential
     if "no_change" in held:
         said.append(
-            f"On the stream of seed {first.task.seed} repeating the last label is right {100 * held['no_change']:.1f} % "
-            f"of the time, the most frequent label so far {100 * held['majority']:.1f} %."
+            f"On the stream of seed {first.task.seed} repeating the last label is right for "
+            f"{100 * held['no_change']:.1f} %, the most frequent label so far for {100 * held['majority']:.1f} %."
         )
     shifts = sorted({one.run.near_future["shift"] for one in done if one.run.near_future})
     if shifts:

@@ -12,14 +12,14 @@ from continual.scenarios.methods import find
 from continual.scenarios.scenario import Scenario
 from continual.scenarios.summary import Result
 
-COLOURS = ("#0f766e", "#c2410c", "#1d4ed8", "#7c3aed", "#b45309", "#be123c", "#15803d", "#0369a1", "#a21caf", "#4d7c0f")
+COLOURS = ("#0f766e", "#ea580c", "#1d4ed8", "#a855f7", "#44403c", "#be123c", "#84cc16", "#0ea5e9", "#c026d3", "#ca8a04")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)))
 GREY, INK = "#78716c", "#1c1917"
 
 
 def looks(number: int) -> dict[str, Any]:
     """Colour and dashes of the k-th method: ten colours, then the same ones dashed."""
-    return {"color": COLOURS[number % len(COLOURS)], "linestyle": DASHES[number // len(COLOURS) % len(DASHES)]}
+    return {"color": COLOURS[number % len(COLOURS)], "ls": DASHES[number // len(COLOURS) % len(DASHES)]}
 
 
 def curves(results: Sequence[Result], scenario: Scenario) -> bytes:
@@ -33,6 +33,7 @@ def curves(results: Sequence[Result], scenario: Scenario) -> bytes:
         events, values = _lines(result, scenario)
         style = looks(number)
         if find(result.method).joint:
+            style["ls"] = ":"
             axes.axhline(result.mean("average_accuracy"), lw=1.2, label=f"{result.label}, at the end", **style)
             continue
         axes.plot(events, values.mean(axis=0), lw=1.9, label=result.label, **style)

@@ -29,16 +29,16 @@ h2 { font-size: 1.15rem; margin: 2.4rem 0 .6rem }
 .tile span { color: var(--soft); font-size: .88rem }
 .card { overflow-x: auto; padding: .3rem .6rem }
 img { width: 100%; background: var(--paper); border: 1px solid var(--line); border-radius: .6rem }
-table { border-collapse: collapse; width: 100%; font-size: .93rem }
+table { border-collapse: collapse; width: 100%; font-size: .9rem }
 th { font-weight: 600; color: var(--soft); font-size: .82rem; white-space: nowrap; vertical-align: bottom }
-th, td { text-align: left; padding: .42rem .55rem; border-bottom: 1px solid var(--line) }
+th, td { text-align: left; padding: .42rem .45rem; border-bottom: 1px solid var(--line) }
 tr:last-child td { border-bottom: 0 }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
 td.best { font-weight: 700; color: var(--mark) }
 td.name { white-space: nowrap }
 .half { color: var(--soft); font-size: .85em; font-weight: 400 }
 .dot { display: inline-block; width: .7em; height: .7em; border-radius: 50%; margin-right: .5em }
-.bar { position: relative; height: .5rem; min-width: 7rem; background: var(--line); border-radius: .25rem }
+.bar { position: relative; height: .5rem; min-width: 4.5rem; background: var(--line); border-radius: .25rem }
 .bar i { position: absolute; inset: 0 auto 0 0; border-radius: .25rem }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .25rem 1.2rem; margin: 0; font-size: .93rem }
 dt { font-weight: 600 } dd { margin: 0; color: var(--soft) }
@@ -125,9 +125,11 @@ def _text(value: Any) -> str:
 
 
 def _leader(results: Sequence[Result], column: Column) -> Result | None:
-    """The best by a column, of those that saw the events in their order."""
+    """The best by a column, of those that saw the events in their order; None where all are alike."""
     fair = [one for one in results if not find(one.method).joint and not math.isnan(one.mean(column.figure))]
-    return max(fair, key=lambda one: column.better * one.mean(column.figure), default=None)
+    if len({one.mean(column.figure) for one in fair}) < 2:
+        return None
+    return max(fair, key=lambda one: column.better * one.mean(column.figure))
 
 
 def _tiles(report: Report) -> list[tuple[str, str]]:

@@ -122,6 +122,11 @@ _TABLE = (
     ),
     _replay("pcr", "PCR: proxies of the classes in place of samples in a contrastive loss on batch and buffer.", 6),
     _replay("ewc", "Online EWC: weights that were important are held near what they were; no memory of events.", 4),
+    _replay(
+        "pec",
+        "PEC: for each class a small network that imitates a fixed random one; the class whose network does it best.",
+        0,
+    ),
     Method(
         "recurrent",
         {"kind": "recurrent"},
@@ -216,12 +221,10 @@ def model(method: Method, scenario: Scenario, seed: int, name: str = "bench") ->
     if scenario.tested and "previous_label" in LearnerSpec.known()[learner["kind"]].model_fields:
         # A test stands apart from the stream: the last label that was learned says nothing of it.
         learner.setdefault("previous_label", False)
+    network = learner.get("network", {})
+    if network.get("kind", "mlp") != "mlp" and len(scenario.shape) >= 2:
+        channels = scenario.shape[:-2] or (1,)
+        learner["network"] = {"image": [*channels, *scenario.shape[-2:]], **network}
     return ModelSpec.model_validate(
         {"name": name, "features": scenario.features, "target": target, "learner": learner}
     )
-
-
-def uncovered(listed: Mapping[str, str]) -> list[str]:
-    """Kinds of learners that no method runs and that have no stated reason."""
-    run = {method.learner["kind"] for method in METHODS.values()}
-    return sorted(set(LearnerSpec.known()) - run - set(listed))

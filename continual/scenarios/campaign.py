@@ -176,6 +176,9 @@ def perform(task: Task, folder: Path | None = None, say: Callable[[int], None] =
             return held
         start = time.monotonic()
         run = _served(task, scenario, spec, key, say) if task.target else _here(task, scenario, spec, say)
+        work = methods.flops(methods.find(task.method), spec, scenario)
+        if work is not None:
+            run.cost["flops_per_event"] = work
         dump = spec.model_dump(mode="json")
         done = Done(task, run, dump, machine(), time.monotonic() - start)
         if kept is not None:

@@ -19,7 +19,7 @@ from continual.scenarios.methods import find
 from continual.scenarios.protocol import Protocol, figures
 from learners.cells.base import CellSpec
 from learners.heads.base import HeadSpec
-from learners.spec import LearnerSpec
+from learners.spec import LearnerSpec, Registered
 
 SMALL = Sizes(events=100, tests=40)
 
@@ -121,7 +121,7 @@ def covered(cases: Iterable[Case] = CASES) -> set[str]:
 
 def uncovered(cases: Iterable[Case] = CASES, excused: Mapping[str, str] = EXCUSED) -> list[str]:
     """Public learners, heads and cells that no case runs and that no reason excuses."""
-    families = {"learner": LearnerSpec, "head": HeadSpec, "cell": CellSpec}
+    families: dict[str, type[Registered]] = {"learner": LearnerSpec, "head": HeadSpec, "cell": CellSpec}
     public = {
         f"{family} {kind}"
         for family, base in families.items()

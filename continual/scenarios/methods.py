@@ -228,3 +228,18 @@ def model(method: Method, scenario: Scenario, seed: int, name: str = "bench") ->
     return ModelSpec.model_validate(
         {"name": name, "features": scenario.features, "target": target, "learner": learner}
     )
+
+
+def flops(method: Method, spec: ModelSpec, scenario: Scenario) -> float | None:
+    """Floating-point operations to learn one event: passes x 2 x weights; None where weights do not tell.
+
+    They tell of a perceptron and of a linear head on the inputs; a filter of a convolution is used many times.
+    """
+    learner: Any = spec.learner
+    features, classes = len(scenario.features), max(2, len(scenario.labels))
+    network = getattr(learner, "network", None)
+    if not method.cost or (network is not None and network.kind != "mlp"):
+        return None
+    below = 0 if network is None else network.numbers(features)
+    top = features if network is None else network.top(features)
+    return method.cost * 2 * (below + classes * (top + 1))

@@ -47,6 +47,9 @@ def _share(figure: str, head: str, better: int, meaning: str) -> Column:
     return Column(figure, head, True, 2, better, meaning)
 
 
+UNITS = {"state_bytes": 1e3, "flops_per_event": 1e6}
+"""What figures are divided by to be shown."""
+
 PREQUENTIAL = _share("prequential_accuracy", "prequential, %", 1, "right before it was learned, over the whole stream")
 COST = (
     Column("us_per_event", "us/event", digits=1, better=-1, meaning="to predict and learn one event, this machine"),
@@ -71,6 +74,7 @@ MORE = (
     Column("final_log_loss", "log-loss", digits=3, better=-1, meaning="nats per test example, at the end"),
     Column("final_brier", "Brier", digits=3, better=-1, meaning="squared distance of the probabilities, 0 to 2"),
     _share("final_calibration_error", "ECE", -1, "confidence less accuracy, 15 bins, points"),
+    Column("flops_per_event", "MFLOP/event", better=-1, meaning="to learn one event, where passes and weights tell it"),
 )
 STREAM = (
     PREQUENTIAL,
@@ -131,7 +135,7 @@ def gather(
         result = held.setdefault(name, Result(name, (labels or {}).get(name, name), []))
         result.done.append(one)
         for figure, value in figures(one.run, scenario, protocol, find(name).joint).items():
-            result.values.setdefault(figure, []).append(value / 1000 if figure == "state_bytes" else value)
+            result.values.setdefault(figure, []).append(value / UNITS.get(figure, 1))
     order = list(dict.fromkeys(one.task.method for one in done))
     return [held[name] for name in order]
 

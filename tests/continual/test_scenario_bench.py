@@ -86,12 +86,14 @@ def test_a_bench_that_was_killed_ends_with_the_same_numbers(tmp_path: Path) -> N
     command = [sys.executable, "-m", "continual.cli", "bench", *words, "--out", str(killed)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 200
-    while not list(killed.glob("runs/[a-z]*.json")):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    try:
+        while not list(killed.glob("runs/[a-z]*.json")):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
     kept = {path: path.stat().st_mtime_ns for path in killed.glob("runs/[a-z]*.json")}
     # What a kill may leave besides: a run that was being written.
     next(iter(kept)).with_name(".left-over").write_text('{"run"')

@@ -292,6 +292,20 @@ def test_methods_are_found_and_changed_by_name() -> None:
             methods.find(wrong)
 
 
+def test_operations_are_passes_times_weights() -> None:
+    scenario = catalog.build("digits-class", 0, Sizes(events=10, tests=5))
+
+    def work(name: str) -> float | None:
+        found = methods.find(name)
+        return methods.flops(found, methods.model(found, scenario, 0), scenario)
+
+    weights = (64 * 256 + 256) + (256 * 256 + 256) + 10 * 257
+    assert work("er") == 6 * 2 * weights
+    assert work("linear") == 3 * 2 * 10 * 65
+    assert work("lda") is None
+    assert work("er+network.kind=random_conv+network.patch=3") is None
+
+
 def test_a_test_is_not_told_the_last_label_and_a_stream_is() -> None:
     classes = catalog.build("digits-class", 0, Sizes(events=10, tests=5))
     held = methods.model(methods.find("lda"), classes, 0)

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
 
 from streams.batch import Batch, Keys
+
+SIGNALS = ("drift", "rate_raised", "forgotten", "challenger_started", "challenger_promoted", "challenger_dropped")
+"""What `Folded.signals` number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +35,18 @@ class Folded:
             label before (NaN: none), the label itself (multi-class: its index in `classes()`), and how sure the
             prediction was: the probability of the predicted class, or half the width of the central 90 % interval of a
             regression (NaN: not known). NaN rows elsewhere.
+        expired: float64 [n, 5]; the same of the observation that left without a label at this event, with the default
+            label that was learned in its place as the label, NaN where it was dropped; [0, 5] where none can wait.
+        signals: int64 [m, 3]; what a learner noticed of the stream as a whole: the position after the event, what (see
+            `SIGNALS`), and the number of the input that it is about, -1 for none.
     """
 
     value: np.ndarray
     code: np.ndarray
     outcome: np.ndarray
     scored: np.ndarray
+    expired: np.ndarray = field(default_factory=lambda: np.empty((0, 5)))
+    signals: np.ndarray = field(default_factory=lambda: np.empty((0, 3), np.int64))
 
     @classmethod
     def passed_over(cls, events: int, outcome: int) -> Folded:
@@ -50,8 +59,25 @@ class Folded:
         """The answers of consecutive batches in one."""
         if len(parts) == 1:
             return parts[0]
-        columns = zip(*((part.value, part.code, part.outcome, part.scored) for part in parts))
-        return cls(*(np.concatenate(column) for column in columns))
+        waited = max(len(part.expired) for part in parts)
+        whole = [part if len(part.expired) or not waited else part._with_nothing_expired() for part in parts]
+        return cls(*(np.concatenate(column) for column in zip(*map(cls._columns, whole))))
+
+    def _columns(self) -> tuple[np.ndarray, ...]:
+        return self.value, self.code, self.outcome, self.scored, self.expired, self.signals
+
+    def _with_nothing_expired(self) -> Folded:
+        return replace(self, expired=np.full_like(self.scored, np.nan))
+
+    def take(self, rows: slice | np.ndarray) -> Folded:
+        """What was said of some of the events, without the signals, which are about all."""
+        return Folded(*(column[rows] if len(column) else column for column in self._columns()[:-1]))
+
+    def met(self) -> np.ndarray:
+        """float64 [n or 2 n, 5]: `scored` and `expired` in the order of the fold."""
+        if not len(self.expired):
+            return self.scored
+        return np.stack([self.scored, self.expired], axis=1).reshape(-1, 5)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from learners import recurrence as build
 from learners.base import ColdRows, Folded, MemoryRows, Predicted
 from learners.cells.base import CellSpec
 from learners.heads.base import HeadSpec, beside, state_arrays, with_room, with_state
-from learners.keyed import CaptureActive, KeyedLearner, KeyedRows
+from learners.keyed import Columns, KeyedLearner, KeyedRows
 from learners.optimizers import EKF, Adam, Optimizer
 from learners.spec import LearnerSpec, ModelSpec
 from streams.batch import OBSERVATION, Batch
@@ -89,12 +89,12 @@ class CompiledSpec(LearnerSpec):
             known = ", ".join(self.head.targets)
             raise ValueError(f"head {self.head.kind!r} cannot learn a {model.target.kind} target, only: {known}")
         c, size = build.config(model, self), np.dtype(self.dtype).itemsize
-        _, body, held = build.ends(build.plan(self.map(model), c))
-        row = size * (body + c.pending * (held + body))
+        row = self.row_bytes(model)
         if row > MAX_ROW_BYTES:
             raise ValueError(
-                f"{c.features} features, {c.layers} layers of {c.units} units and {c.pending} pending observations "
-                f"take {row} bytes per key, at most {MAX_ROW_BYTES} are accepted"
+                f"{c.features} features, {c.layers} layers of {c.units} units and {model.labels.pending} pending "
+                f"observations with credit {model.labels.credit!r} take {row} bytes per key, at most {MAX_ROW_BYTES} "
+                f"are accepted; credit 'head' holds {size * (c.hidden + c.width)} bytes of an observation"
             )
         read_out = size * max(1, c.max_classes) * (c.hidden + c.width)
         if read_out > MAX_READ_OUT_BYTES:
@@ -105,6 +105,12 @@ class CompiledSpec(LearnerSpec):
         self.head.check(c)
         self._check_filter(model, c)
 
+    def row_bytes(self, model: ModelSpec) -> int:
+        """Bytes of state, traces and pending observations of a key, but for a few counts."""
+        c = build.config(model, self)
+        plan = build.plan(self.map(model), c)
+        return np.dtype(self.dtype).itemsize * (build.ends(plan)[1] + c.pending * build.held_for_label(c, plan))
+
     def _check_filter(self, model: ModelSpec, c: layout.Config) -> None:
         """Refuses what the optimizer `ekf` cannot do.
 
@@ -113,6 +119,8 @@ class CompiledSpec(LearnerSpec):
         """
         if not isinstance(self.optimizer, EKF):
             return
+        if c.head_credit:
+            raise ValueError("labels.credit 'head': optimizer 'ekf' moves all weights together, 'exact' is accepted")
         if self.head.kind != "linear":
             raise ValueError(f"optimizer 'ekf' trains a head of kind 'linear' only, head.kind is {self.head.kind!r}")
         if c.max_classes > MOST_CLASSES:
@@ -154,6 +162,7 @@ class CompiledLearner(KeyedLearner):
         self._cell = spec.map(model)
         self._plan = build.plan(self._cell, config)
         self._config = config = build.with_filter(self._cell, config, self._plan, spec)
+        self._rate = config.rate
         self._capacity = CAPACITY[config.task]
         self._classes: dict[int | str, int] = {}
         self._head = spec.head.compiled(config, self._capacity, spec.seed)
@@ -162,17 +171,20 @@ class CompiledLearner(KeyedLearner):
         self._tables = build.tables(model, config)
         rows = self._capacity if config.task == layout.MULTICLASS else 1
         self._shared = build.shared(config, self._plan, model, rows)
-        p, (_, body, held) = config.pending, build.ends(self._plan)
-        shapes: dict[str, tuple[tuple[int, ...], np.dtype]] = {
+        self.rows = KeyedRows(self.row_shapes(), model.deployment.slots, MemoryRows())
+        self._scratch = self._new_scratch()
+        self._reading = self._new_scratch()
+
+    def row_shapes(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+        """Shape and dtype of each column of a key's row; see `kernels.cpu.layout.Rows`."""
+        p, (_, body, _) = self._config.pending, build.ends(self._plan)
+        return {
             "head": ((layout.HEAD,), np.dtype(np.float64)),
             "body": ((body,), self._dtype),
             "pending_id": ((p, 2), np.dtype(np.uint64)),
             "pending_head": ((p, layout.PENDING_HEAD), np.dtype(np.float64)),
-            "pending_body": ((p, held + body if p else 0), self._dtype),
+            "pending_body": ((p, build.held_for_label(self._config, self._plan) if p else 0), self._dtype),
         }
-        self.rows = KeyedRows(shapes, model.deployment.slots, MemoryRows())
-        self._scratch = self._new_scratch()
-        self._reading = self._new_scratch()
 
     def _new_scratch(self) -> Scratch:
         return build.scratch(self._cell, self._config, self._plan, self._tables, self._capacity, self._dtype)
@@ -190,58 +202,45 @@ class CompiledLearner(KeyedLearner):
             return self.spec.target.labels
         return tuple(self._classes)
 
-    def fold(self, batch: Batch) -> Folded:
-        """See `learners.base.Learner`.
-
-        Raises:
-            learners.keyed.CaptureActive: a running snapshot must finish first; the events before the one that
-                raised are folded (`CaptureActive.folded`), the rest are not.
-        """
-        parts: list[Folded] = []
-        start = 0
-        while start < len(batch):
-            rest = batch.slice(start, len(batch)) if start else batch
-            try:
-                slots, rows = self.rows.admit(rest.key, self.position)
-            except CaptureActive as stopped:
-                stopped.folded = Folded.concat(parts) if parts else None
-                raise
-            piece = rest.slice(0, rows) if rows < len(rest) else rest
-            self.rows.before_write(slots)
-            parts.append(self._fold_resident(piece, slots))
-            start += rows
-        return Folded.concat(parts or [self._fold_resident(batch, np.zeros(0, np.int64))])
-
     def _fold_resident(self, batch: Batch, slots: np.ndarray) -> Folded:
+        return self.fold_rows(self.rows.columns, batch, slots)
+
+    def fold_rows(self, columns: Columns, batch: Batch, slots: np.ndarray) -> Folded:
+        """Folds events whose rows are in `columns` (as `row_shapes` says), in the slots int64 [n]."""
         n = len(batch)
-        y, classes = batch.y, np.zeros(0, np.int64)
+        y, labels, classes = batch.y, batch.classes, np.zeros(0, np.int64)
         if self._config.task == layout.MULTICLASS:
-            y, classes = self._class_indices(batch)
+            if self._config.defaults:
+                labels = (*labels, self.spec.labels.default_label)
+            y, classes = self._class_indices(batch, labels)
         new = classes < 0
-        out = Out(np.empty(n), np.empty(n, np.int32), np.empty(n, np.uint8), np.empty((n, 5)))
+        expired = np.empty((n if self._config.pending else 0, 5))
+        out = Out(np.empty(n), np.empty(n, np.int32), np.empty(n, np.uint8), np.empty((n, 5)), expired)
         events = Events._make(map(layout.plain, (batch.x, batch.kind, y, slots, batch.time, batch.id, classes)))
         model = (self._cell, self._head, self._config, self._shared)
-        kernel.fold(*model, Rows(**self.rows.columns), events, out, self._scratch)
+        kernel.fold(*model, Rows(**columns), events, out, self._scratch)
         if len(classes):
             learned = np.flatnonzero(new & (classes >= 0))
             for code in learned[np.argsort(classes[learned])]:
-                self._classes[batch.classes[code]] = int(classes[code])
+                self._classes[labels[code]] = int(classes[code])
         return Folded(*out)
 
-    def _class_indices(self, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+    def _class_indices(self, batch: Batch, labels: tuple[Any, ...]) -> tuple[np.ndarray, np.ndarray]:
         """The labels as codes, and the model's index of each code, -1 where the fold may have to choose one.
 
-        The fold chooses when it learns a label, so that a label without effect leaves no class behind.
+        The fold chooses when it learns a label, so that a label without effect leaves no class behind. What `labels`
+        has beyond those of the batch (the default label) is used whatever the batch holds.
         """
         y = batch.y
-        indices = np.full(len(batch.classes), -1, np.int64)
+        indices = np.full(len(labels), -1, np.int64)
         codes: dict[int | str, int] = {}
-        for code in np.unique(y[batch.kind != OBSERVATION]).astype(np.int64):
-            label = batch.classes[code]
-            if label in codes:  # the batch lists this label twice
+        used = np.unique(y[batch.kind != OBSERVATION]).astype(np.int64).tolist()
+        for code in [*range(len(batch.classes), len(labels)), *used]:
+            label = labels[code]
+            if label in codes:  # there twice
                 y = np.where(y == code, codes[label], y)
                 continue
-            codes[label] = int(code)
+            codes[label] = code
             indices[code] = self._classes.get(label, -1)
         fresh = sum(indices[code] < 0 for code in codes.values())
         self._reserve(min(self._config.max_classes, len(self._classes) + fresh))
@@ -268,19 +267,18 @@ class CompiledLearner(KeyedLearner):
 
     def predict(self, batch: Batch, probabilities: bool = False) -> Predicted:
         """See `learners.base.Learner`."""
+        return self.predict_rows(self.rows.where(batch.key, self.position), batch, probabilities)
+
+    def predict_rows(
+        self, parts: list[tuple[Columns, np.ndarray, np.ndarray]], batch: Batch, probabilities: bool
+    ) -> Predicted:
+        """Predicts events whose rows are where `parts` says (see `KeyedRows.where`)."""
         n = len(batch)
         classes = len(self.classes()) if probabilities and self._config.task != layout.REGRESSION else 0
         said = _Said(np.empty(n), np.empty(n, np.int32), np.zeros((n, classes), np.float32), np.empty((n, 3)))
-        slots = self.rows.lookup(batch.key)
-        resident = slots >= 0
-        if resident.all():
-            self._predict_from(self.rows.columns, batch.x, batch.time, slots, said)
+        if len(parts) == 1:
+            self._predict_from(parts[0][0], batch.x, batch.time, parts[0][2], said)
         else:
-            absent = np.flatnonzero(~resident)
-            columns = self.rows.peek([batch.key[row] for row in absent.tolist()], self.position)
-            parts = [(columns, absent, np.arange(len(absent)))]
-            if resident.any():
-                parts.append((self.rows.columns, np.flatnonzero(resident), slots[resident]))
             for source, rows, places in parts:
                 part = _Said(*(np.ascontiguousarray(array[rows]) for array in said))
                 self._predict_from(source, np.ascontiguousarray(batch.x[rows]), batch.time[rows], places, part)
@@ -331,6 +329,23 @@ class CompiledLearner(KeyedLearner):
         self._head = with_state(with_room(self._head, self._capacity), state)
         self._renew_work()
         self.rows.reset(cold)
+
+    def begin_at(self, position: int, classes: tuple[int | str, ...]) -> None:
+        """A fresh learner goes on from `position`, and numbers its classes as one that knows `classes`."""
+        self.pass_over(position)
+        if self._config.task == layout.MULTICLASS:
+            self._reserve(len(classes))
+            self._classes = {label: code for code, label in enumerate(classes)}
+            self._shared.counters[layout.C_CLASSES] = len(classes)
+
+    def scale_rate(self, factor: float) -> None:
+        """The optimizer's rate is that of the spec times `factor` from now on."""
+        self._config = self._config._replace(rate=factor * self._rate)
+
+    @property
+    def head_state(self) -> Any:
+        """The state of a head that keeps more than weights, None of another; changed in place."""
+        return getattr(self._head, "state", None)
 
     def pass_over(self, events: int) -> None:
         """See `learners.base.Learner`."""

@@ -14,7 +14,7 @@ import numpy as np
 from kernels.cpu import keys as table_ops
 from kernels.cpu.layout import H_POSITION, H_SEEN, plain
 from learners.base import ColdRows, Folded, Row, hash_shared
-from streams.batch import Keys
+from streams.batch import Batch, Keys
 
 Columns = dict[str, np.ndarray]
 
@@ -119,6 +119,16 @@ class KeyedRows:
         if found:
             self.unpack([content for _, content in found], columns, np.array([i for i, _ in found]))
         return columns
+
+    def where(self, keys: Keys, at: int) -> list[tuple[Columns, np.ndarray, np.ndarray]]:
+        """Where the rows of a batch are, in one or two parts: (columns, rows of the batch, their places in them)."""
+        slots = self.lookup(keys)
+        absent, here = np.flatnonzero(slots < 0), np.flatnonzero(slots >= 0)
+        parts = [(self.columns, here, slots[here])]
+        if len(absent):
+            cold = self.peek([keys[row] for row in absent.tolist()], at)
+            parts = [(cold, absent, np.arange(len(absent))), *(parts if len(here) else [])]
+        return parts
 
     # Residency
 
@@ -330,6 +340,31 @@ class KeyedLearner:
     def shared_arrays(self) -> dict[str, np.ndarray]:
         """See `learners.base.Learner`."""
         raise NotImplementedError
+
+    def _fold_resident(self, batch: Batch, slots: np.ndarray) -> Folded:
+        """Folds events whose keys are in memory, in the slots int64 [n]."""
+        raise NotImplementedError
+
+    def fold(self, batch: Batch) -> Folded:
+        """See `learners.base.Learner`.
+
+        Raises:
+            CaptureActive: a running snapshot must finish first; the events before the one that raised are folded
+                (`CaptureActive.folded`), the rest are not.
+        """
+        parts: list[Folded] = []
+        start = 0
+        while start < len(batch):
+            rest = batch.slice(start, len(batch)) if start else batch
+            try:
+                slots, rows = self.rows.admit(rest.key, self.position)
+            except CaptureActive as stopped:
+                stopped.folded = Folded.concat(parts) if parts else None
+                raise
+            self.rows.before_write(slots)
+            parts.append(self._fold_resident(rest.slice(0, rows) if rows < len(rest) else rest, slots))
+            start += rows
+        return Folded.concat(parts or [self._fold_resident(batch, np.zeros(0, np.int64))])
 
     def attach(self, cold: ColdRows) -> None:
         """Sends evictions to `cold` from now on (before the first event)."""

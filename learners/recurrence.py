@@ -13,7 +13,7 @@ from kernels.cpu.ekf import make_filter
 from kernels.cpu.layout import Config, Scratch, Shared
 from learners.cells.base import Draws
 from learners.optimizers import EKF, Adam, ObGD, RMSprop
-from learners.spec import ModelSpec, MulticlassTarget
+from learners.spec import BinaryTarget, LabelPolicy, ModelSpec, MulticlassTarget
 
 if TYPE_CHECKING:
     from learners.compiled import CompiledSpec
@@ -75,12 +75,28 @@ def config(model: ModelSpec, spec: CompiledSpec) -> Config:
         clip=spec.clip,
         residual_clip=spec.residual_clip,
         ignore_out_of_order=int(model.labels.out_of_order == "ignore"),
-        pending=model.labels.pending,
+        pending=places(model.labels),
+        head_credit=int(model.labels.credit == "head"),
         horizon=float(model.labels.horizon),
+        horizon_time=float(model.labels.horizon_time),
+        defaults=int(model.labels.default_label is not None),
+        default_label=_default_label(model),
         max_classes=model.target.max_classes if isinstance(model.target, MulticlassTarget) else 0,
         encoded=shape.encoded,
         encoder_tanh=int(shape.encoder_tanh),
     )
+
+
+def places(policy: LabelPolicy) -> int:
+    """Places of a key's ring: a default label needs one more, as the oldest is learned after the newest is held."""
+    return policy.pending + int(policy.default_label is not None)
+
+
+def _default_label(model: ModelSpec) -> float:
+    label, target = model.labels.default_label, model.target
+    if isinstance(target, BinaryTarget):
+        return float(label == target.labels[1])
+    return float(label) if label is not None and target.kind == "regression" else 0.0
 
 
 def with_filter(cell: Any, c: Config, places: np.ndarray, spec: CompiledSpec) -> Config:
@@ -127,6 +143,12 @@ def ends(places: np.ndarray) -> tuple[int, int, int]:
     """Numbers of weights, of state and traces per key, and of what is held beside those for a label, of a `plan`."""
     last = places[-1]
     return int(last[layout.L_WEIGHTS]), int(last[layout.L_BODY]), int(last[layout.L_HELD])
+
+
+def held_for_label(c: Config, plan: np.ndarray) -> int:
+    """Numbers that are held of an observation until its label comes."""
+    _, body, held = ends(plan)
+    return c.hidden + c.width if c.head_credit else held + body
 
 
 def _encoder(c: Config, model: ModelSpec, seed: int) -> np.ndarray:

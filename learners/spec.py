@@ -152,8 +152,25 @@ class LabelPolicy(Strict):
         description="Observations per key that wait for their label, each with the hidden state and traces of "
         "its prediction; oldest out first. 0 with immediate labels: labels by id are answered UNKNOWN_ID.",
     )
+    credit: Literal["exact", "head"] = Field(
+        "exact",
+        description="What a label by id teaches. `exact`: everything, by hidden state and traces as they stood at the "
+        "prediction. `head`: the head alone, by features and inputs as they stood, which are far smaller.",
+    )
     horizon: int = Field(
-        0, ge=0, description="Events of the log after which a pending observation expires; 0: never by age."
+        0, ge=0, description="Events of the log after which a pending observation expires; 0: never by their number."
+    )
+    horizon_time: int = Field(
+        0,
+        ge=0,
+        le=2**62,
+        description="Microseconds of event time after which a pending observation expires, at an event or label of its "
+        "key that is so much later; 0, or an observation without a time: never by time.",
+    )
+    default_label: int | str | float | None = Field(
+        None,
+        description="What is learned of an observation that expires, or is pushed out, without a label: this label, at "
+        "the next event of its key, the oldest first and one at each event. None: it is dropped.",
     )
     out_of_order: Literal["learn", "ignore"] = Field(
         "learn",
@@ -165,6 +182,12 @@ class LabelPolicy(Strict):
     def _room_for_delay(self) -> LabelPolicy:
         if self.arrive == "delayed" and self.pending == 0:
             raise ValueError("labels that arrive delayed need pending >= 1, got 0")
+        if self.pending == 0:
+            for name, plain in (("credit", "exact"), ("horizon_time", 0), ("default_label", None)):
+                if getattr(self, name) != plain:
+                    raise ValueError(f"{name} {getattr(self, name)!r} needs pending >= 1, got 0")
+        if self.default_label is not None and not (self.horizon or self.horizon_time):
+            raise ValueError("default_label needs horizon or horizon_time: after that an observation expires")
         return self
 
 
@@ -207,6 +230,8 @@ class LearnerSpec(Registered):
     plain: ClassVar[str] = "recurrent"
     signed: ClassVar[bool] = False
     """Whether its state holds what must be signed to be loaded."""
+    default_labels: ClassVar[bool] = True
+    """Whether it takes `labels.default_label`."""
 
     @classmethod
     def load_all(cls) -> None:
@@ -262,6 +287,23 @@ class ModelSpec(Strict):
         if len(set(names)) != len(names):
             twice = sorted({name for name in names if names.count(name) > 1})
             raise ValueError(f"feature names must be unique, these appear twice: {twice}")
+        return self
+
+    @model_validator(mode="after")
+    def _default_label_fits(self) -> ModelSpec:
+        label, target = self.labels.default_label, self.target
+        if label is None:
+            return self
+        if isinstance(target, RegressionTarget):
+            fits, accepted = not isinstance(label, str) and abs(label) <= MAX_ABS_TARGET, "a number, at most 1e100"
+        elif isinstance(target, BinaryTarget):
+            fits, accepted = label in target.labels, f"one of {list(target.labels)}"
+        elif isinstance(label, str):
+            fits, accepted = len(label.encode()) <= MAX_LABEL_BYTES, f"text of at most {MAX_LABEL_BYTES} bytes"
+        else:
+            fits, accepted = isinstance(label, int) and label in INT64, "an integer of 64 bits, or text"
+        if not fits:
+            raise ValueError(f"labels.default_label {label!r}: a {target.kind} target accepts {accepted}")
         return self
 
     @model_validator(mode="after")

@@ -56,11 +56,39 @@ def accepted_by(mapping: Mapping, column: str, type_: pa.DataType) -> str:
     return f"text of at most {MAX_KEY_BYTES if column == mapping.key else MAX_ID_BYTES} bytes"
 
 
-def to_batch(table: pa.Table, mapping: Mapping) -> tuple[Batch, list[Refused]]:
+@dataclass(frozen=True, slots=True)
+class Events:
+    """Consecutive good rows of a source.
+
+    Attributes:
+        end: the row after them.
+        batch: the events.
+        ids: their ids as text, "" for none; None where the mapping has no ids.
+    """
+
+    end: int
+    batch: Batch
+    ids: pa.StringArray | None
+
+    def slice(self, start: int, stop: int) -> Events:
+        """Events `start:stop` of these."""
+        if stop - start == len(self.batch):
+            return self
+        ids = None if self.ids is None else self.ids.slice(start, stop - start)
+        return Events(self.end - len(self.batch) + stop, self.batch.slice(start, stop), ids)
+
+    def cut(self, rows: int) -> Iterator[Events]:
+        """The same in pieces of at most `rows` events."""
+        for start in range(0, len(self.batch), rows):
+            yield self.slice(start, min(start + rows, len(self.batch)))
+
+
+def to_batch(table: pa.Table, mapping: Mapping) -> tuple[Batch, pa.StringArray | None, list[Refused]]:
     """Turns the columns of `table` into a batch of as many rows.
 
     Returns:
-        The batch, and the rows of it that are no events, in order, each once (their values mean nothing).
+        The batch; the ids as text, if there are any; and the rows that are no events, in order, each once (their values
+        mean nothing).
     """
     refused: dict[int, Refused] = {}
 
@@ -82,9 +110,10 @@ def to_batch(table: pa.Table, mapping: Mapping) -> tuple[Batch, list[Refused]]:
     key = _keys(table, mapping, refuse)
     time = _times(table, mapping, refuse)
     ids = _ids(table, mapping, refuse)
+    hashes = None if ids is None else hash_ids(ids.cast(pa.binary()).to_pylist())
     kind = None if late is None else np.where(late, LABEL, np.where(np.isnan(y), OBSERVATION, LABELLED))
-    batch = Batch.of(x, y, kind=kind, key=key, time=time, id=ids, classes=classes)
-    return batch, [refused[row] for row in sorted(refused)]
+    batch = Batch.of(x, y, kind=kind, key=key, time=time, id=hashes, classes=classes)
+    return batch, ids, [refused[row] for row in sorted(refused)]
 
 
 def _late(table: pa.Table, mapping: Mapping) -> np.ndarray | None:
@@ -182,12 +211,12 @@ def _times(table: pa.Table, mapping: Mapping, refuse: Any) -> np.ndarray | None:
     return time
 
 
-def _ids(table: pa.Table, mapping: Mapping, refuse: Any) -> np.ndarray | None:
+def _ids(table: pa.Table, mapping: Mapping, refuse: Any) -> pa.StringArray | None:
     if mapping.id is None:
         return None
     text = _text(table.column(mapping.id))
     refuse(pc.greater(pc.binary_length(text), MAX_ID_BYTES).to_numpy(False), mapping.id)
-    return hash_ids(text.cast(pa.binary()).to_pylist())
+    return text
 
 
 class Parser(Protocol):
@@ -213,7 +242,7 @@ class Parser(Protocol):
         """The bytes of a one-row block, as they came."""
 
 
-def events(parser: Parser, block: Any, first: int) -> Iterator[tuple[int, Batch] | BadRow]:
+def events(parser: Parser, block: Any, first: int) -> Iterator[Events | BadRow]:
     """The events of a block and its bad rows, in order.
 
     The block is parsed in one piece; only one that holds a bad row is cut into smaller ones, until the row
@@ -225,19 +254,20 @@ def events(parser: Parser, block: Any, first: int) -> Iterator[tuple[int, Batch]
         first: the number of the first.
 
     Yields:
-        `(row after the batch, batch)` for consecutive good rows; a `BadRow` for each other.
+        `Events` for consecutive good rows; a `BadRow` for each other.
     """
     try:
         table = parser.table(block, parser.schema)
     except pa.ArrowInvalid as error:
         yield from _smaller(parser, block, first, error)
         return
-    batch, refused = to_batch(table, parser.mapping)
+    batch, ids, refused = to_batch(table, parser.mapping)
+    whole = Events(first + len(batch), batch, ids)
     start = 0
     rows = parser.split(block) if refused else []
     for bad in refused:
         if bad.row > start:
-            yield first + bad.row, batch.slice(start, bad.row)
+            yield whole.slice(start, bad.row)
         original = parser.original(rows[bad.row])
         yield BadRow(
             parser.name,
@@ -249,20 +279,10 @@ def events(parser: Parser, block: Any, first: int) -> Iterator[tuple[int, Batch]
         )
         start = bad.row + 1
     if start < len(batch):
-        yield first + len(batch), batch.slice(start, len(batch)) if start else batch
+        yield whole.slice(start, len(batch))
 
 
-def cut(end: int, batch: Batch, rows: int) -> Iterator[tuple[int, Batch]]:
-    """A batch whose last row is `end - 1`, in pieces of at most `rows` events."""
-    first = end - len(batch)
-    for start in range(0, len(batch), rows):
-        stop = min(start + rows, len(batch))
-        yield first + stop, batch.slice(start, stop)
-
-
-def _smaller(
-    parser: Parser, block: Any, first: int, error: pa.ArrowInvalid
-) -> Iterator[tuple[int, Batch] | BadRow]:
+def _smaller(parser: Parser, block: Any, first: int, error: pa.ArrowInvalid) -> Iterator[Events | BadRow]:
     """The events of a block that does not parse."""
     rows = parser.split(block)
     if len(rows) == 1:

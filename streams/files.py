@@ -1,10 +1,11 @@
-"""Events from CSV and JSON Lines files, plain or compressed.
+"""Events from CSV and JSON Lines files, plain or compressed, and from Parquet files.
 
-A file is read in blocks of whole lines, each parsed by Arrow under a schema that is fixed before the first
+A file of lines is read in blocks of whole lines, each parsed by Arrow under a schema that is fixed before the first
 event is yielded, so neither where a block ends nor what stands later in the file changes how a value is read.
 
 One line is one row: a value must not contain a line break. A header and blank lines are no rows. Empty CSV
 cells and Arrow's usual spellings (`NA`, `null`, `NaN`, ...) are missing; an empty text label is no label.
+A Parquet file brings its types along; see `streams.tables`.
 """
 
 from __future__ import annotations
@@ -23,12 +24,13 @@ import pyarrow.json
 import xxhash
 
 from streams.batch import Batch
-from streams.columns import Parser, cut, events, failing
+from streams.columns import Events, Parser, events, failing
 from streams.mapping import BadRow, Mapping, OnBad
 
-Format = Literal["csv", "jsonl"]
+Format = Literal["csv", "jsonl", "parquet"]
 SUFFIXES: dict[str, Format] = {
-    ".csv": "csv", ".tsv": "csv", ".txt": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl"
+    ".csv": "csv", ".tsv": "csv", ".txt": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl",
+    ".parquet": "parquet", ".pq": "parquet",
 }  # fmt: skip
 COMPRESSED = (".gz", ".bz2", ".zst")
 SAMPLE_ROWS = 1024
@@ -56,7 +58,7 @@ def read_file(
 
     Args:
         path: `.csv`, `.tsv`, `.txt` (comma), `.jsonl`, `.ndjson` or `.json` (one object a line), and any of
-            them with `.gz`, `.bz2` or `.zst`.
+            them with `.gz`, `.bz2` or `.zst`; `.parquet` or `.pq`.
         mapping: which column is what.
         rows: the most events in a batch.
         start: rows to pass over: the offset that an earlier reading came to.
@@ -73,29 +75,59 @@ def read_file(
         BadRow: a row does not fit and there is no `on_bad`.
         OSError: the file cannot be read, or its compressed stream is damaged.
     """
+    for item in read_rows(path, mapping, rows, start, columns, delimiter):
+        if not isinstance(item, BadRow):
+            yield item.end, item.batch
+        elif on_bad is None:
+            raise item
+        else:
+            on_bad(item)
+
+
+def read_rows(
+    path: str | Path,
+    mapping: Mapping,
+    rows: int = 4096,
+    start: int = 0,
+    columns: tuple[str, ...] | None = None,
+    delimiter: str | None = None,
+) -> Iterator[Events | BadRow]:
+    """The same with ids as text, and with bad rows where they stand; raises as `read_file` does."""
     if rows < 1 or start < 0:
         raise ValueError(f"rows must be >= 1 and start >= 0, got rows={rows}, start={start}")
-    parser, header = open_parser(path, mapping, columns=columns, delimiter=delimiter)
-    for row, block in _blocks(path, rows * max(1, PARSED_ROWS // rows), start, header):
+    at_once = rows * max(1, PARSED_ROWS // rows)
+    parser: Parser
+    if format_of(path) == "parquet":
+        from streams.tables import TableParser, first_rows, parquet_blocks
+
+        parser = TableParser(str(path), mapping, first_rows(path))
+        blocks: Iterator[tuple[int, Any]] = parquet_blocks(path, list(mapping.columns), at_once, start)
+    else:
+        parser, header = open_parser(path, mapping, columns=columns, delimiter=delimiter)
+        blocks = _blocks(path, at_once, start, header)
+    for row, block in blocks:
         for item in events(parser, block, row):
-            if not isinstance(item, BadRow):
-                yield from cut(*item, rows)
-            elif on_bad is None:
-                raise item
+            if isinstance(item, BadRow):
+                yield item
             else:
-                on_bad(item)
+                yield from item.cut(rows)
 
 
 def identity(path: str | Path) -> str:
-    """The producer name of a file's events: "file:" and the XXH3-128 (hex) of its bytes as they lie on disk.
+    """The producer name of a file's events: "file:" and the digest of its bytes as they lie on disk.
 
     With the number of the row as sequence, a file that is sent twice, under any name, adds nothing.
     """
+    return f"file:{digest_of(path)}"
+
+
+def digest_of(path: str | Path) -> str:
+    """XXH3-128 (hex) of the bytes of a file."""
     digest = xxhash.xxh3_128()
     with Path(path).open("rb") as file:
         while chunk := file.read(CHUNK_BYTES):
             digest.update(chunk)
-    return f"file:{digest.hexdigest()}"
+    return digest.hexdigest()
 
 
 def format_of(path: str | Path) -> Format:
@@ -105,14 +137,15 @@ def format_of(path: str | Path) -> Format:
         ValueError: the name says nothing.
     """
     suffixes = [suffix.lower() for suffix in Path(path).suffixes]
-    if suffixes and suffixes[-1] in COMPRESSED:
-        suffixes.pop()
-    if not suffixes or suffixes[-1] not in SUFFIXES:
-        known = ", ".join(SUFFIXES)
+    compressed = bool(suffixes) and suffixes[-1] in COMPRESSED
+    held = SUFFIXES.get(suffixes[-1 - compressed]) if len(suffixes) > compressed else None
+    if held is None or (compressed and held == "parquet"):
+        lines = ", ".join(suffix for suffix, kind in SUFFIXES.items() if kind != "parquet")
+        tables = ", ".join(suffix for suffix, kind in SUFFIXES.items() if kind == "parquet")
         raise ValueError(
-            f"{path}: unknown kind of file; accepted: {known}, each also with {', '.join(COMPRESSED)}"
+            f"{path}: unknown kind of file; accepted: {lines}, each also with {', '.join(COMPRESSED)}; {tables}"
         )
-    return SUFFIXES[suffixes[-1]]
+    return held
 
 
 def open_parser(
@@ -147,7 +180,11 @@ def open_parser(
 def head_of(
     path: str | Path, columns: tuple[str, ...] | None, delimiter: str | None, rows: int = SAMPLE_ROWS
 ) -> tuple[list[str] | None, list[bytes]]:
-    """The names of a CSV file's columns (None for JSON Lines) and its first rows as lines."""
+    """The names of a CSV file's columns (None for JSON Lines) and its first rows as lines.
+
+    Raises:
+        ValueError: the file's kind is unknown, or it has no header.
+    """
     held = format_of(path)
     _, block = next(_blocks(path, rows + 1, 0, 0), (0, b""))
     lines = split_lines(block)
@@ -159,7 +196,10 @@ def head_of(
         raise ValueError(
             f"{path}: the file is empty; a CSV file needs a header, or its columns must be named"
         )
-    text = lines[0].decode("utf-8-sig").rstrip("\r\n")
+    try:
+        text = lines[0].decode("utf-8-sig").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}, the header: {lines[0]!r} is not UTF-8") from error
     return next(csv.reader([text], delimiter=delimiter_of(path, delimiter))), lines[1:]
 
 
@@ -244,6 +284,7 @@ class _JsonLines:
     schema: pa.Schema = field(default_factory=lambda: pa.schema([]))
 
     def table(self, block: Any, schema: pa.Schema) -> pa.Table:
+        check_utf8(block)
         table = pyarrow.json.read_json(
             pa.BufferReader(block),
             pyarrow.json.ReadOptions(use_threads=False, block_size=_block_size(block)),
@@ -269,6 +310,11 @@ class _JsonLines:
     split = staticmethod(split_lines)
     join = staticmethod(b"".join)
     original = staticmethod(bytes)
+
+
+def check_utf8(block: Any) -> None:
+    """Raises `pa.ArrowInvalid` if these bytes are not UTF-8, which Arrow's parser of JSON takes on trust."""
+    pa.array([block], pa.large_binary()).cast(pa.large_string())
 
 
 def _block_size(block: Any) -> int:

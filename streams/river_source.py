@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from streams.batch import Batch
-from streams.columns import cut, events
+from streams.columns import events
 from streams.mapping import BadRow, Mapping, OnBad
 
 Pair = tuple[dict[Any, Any], Any]
@@ -86,7 +86,7 @@ def read_river(
         parser = parser or _Pairs(name_of(dataset), mapping, _schema(mapping, block))
         for item in events(parser, block, start):
             if not isinstance(item, BadRow):
-                yield from cut(*item, rows)
+                yield from ((part.end, part.batch) for part in item.cut(rows))
             elif on_bad is None:
                 raise item
             else:

@@ -10,8 +10,9 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.json
 
-from streams.files import delimiter_of, head_of
+from streams.files import delimiter_of, format_of, head_of
 from streams.mapping import Mapping
+from streams.tables import first_rows
 
 SNIFFED_ROWS = 16_384
 MOST_INTEGER_CLASSES = 20
@@ -70,10 +71,13 @@ def sniff(
         ValueError: the file holds no rows, these do not parse, a named column is not there, or nothing
             numeric is left for the features.
     """
-    header, lines = head_of(path, None, delimiter, SNIFFED_ROWS)
-    if not lines:
+    if format_of(path) == "parquet":
+        table = first_rows(path, SNIFFED_ROWS)
+    else:
+        header, lines = head_of(path, None, delimiter, SNIFFED_ROWS)
+        table = _infer(path, header, lines, delimiter) if lines else pa.table({})
+    if not table.num_rows:
         raise ValueError(f"{path}: the file holds no rows")
-    table = _infer(path, header, lines, delimiter)
     named = [name for name in (label, key, time, id) if name is not None]
     absent = [name for name in named if name not in table.column_names]
     if absent:

@@ -115,8 +115,9 @@ def main(source_json: str, events: int, how: str, url: str) -> None:
     """Reads and parses so many messages and prints how many in a second."""
     source = TypeAdapter(Source).validate_json(source_json)
     spec = spec_of("", name="bare", sources=[json.loads(source_json)])
-    parser = MessageParser(source_mapping(spec, source))
-    reader = open_reader(source, source.batch, "bare", url, set())
+    mapping = source_mapping(spec, source)
+    parser = MessageParser(mapping)
+    reader = open_reader(source, source.batch, "bare", url, mapping, None)
     for producer in reader.producers():
         reader.seek(producer, 0)
     read = began = first = 0

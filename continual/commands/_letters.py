@@ -167,7 +167,8 @@ def _again(client: Any, spec: Any, one: Any, payload: str | None) -> dict[str, A
     value: Any = one.payload if payload is None else payload.encode()
     if getattr(source, "payload", "") is None:
         value = _fields(value)
-    parser = MessageParser(source_mapping(spec, source), source.envelope, source.fields.label_as)
+    envelope = getattr(source, "envelope", "plain")  # a mended row of a file is a JSON object
+    parser = MessageParser(source_mapping(spec, source), envelope, source.fields.label_as)
     parsed = parser.parse(Messages.single(value, one.beside or "{}"))
     if parsed.batch is None:
         return outcome | {"reason": str(parsed.bad[0][1])}

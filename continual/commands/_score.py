@@ -36,9 +36,9 @@ class FoldScore:
         self._tally.update(folded)
         if self._kind == "regression":
             return
-        scored = folded.scored[:, 1::2]
+        scored = folded.met()[:, 1::2]
         if np.isnan(scored).any():
-            scored = scored[~np.isnan(scored[:, 0])]
+            scored = scored[~np.isnan(scored).any(axis=1)]
         # Class -1, nothing known yet, counts as a class of its own: the first.
         size = max(2, classes) + 1
         for place, column in enumerate((scored[:, 0], scored[:, 1])):

@@ -52,15 +52,19 @@ class Source:
         """Events, where that is quickly known."""
         if self.dataset is not None:
             return getattr(self.dataset, "n_samples", None)
-        return count_lines(Path(self.name))
+        return count_rows(Path(self.name))
 
 
-def count_lines(path: Path) -> int | None:
-    """Lines of a file that may be compressed, its header not counted; None for a large one."""
+def count_rows(path: Path) -> int | None:
+    """Rows of a file: lines without the header, None where a large one would have to be read for that."""
     import pyarrow as pa
 
     from streams.files import format_of
+    from streams.tables import open_parquet
 
+    if format_of(path) == "parquet":
+        with open_parquet(path) as file:
+            return int(file.metadata.num_rows)
     if path.stat().st_size > COUNTED_BYTES:
         return None
     lines = 0
@@ -96,7 +100,7 @@ def named_file(name: str) -> None:
         ValueError: with what is accepted.
     """
     if not Path(name).is_file():
-        raise ValueError(f"{name}: no such file; accepted: a CSV or JSON Lines file, or river:NAME")
+        raise ValueError(f"{name}: no such file; accepted: a CSV, JSON Lines or Parquet file, or river:NAME")
 
 
 def propose(name: str, source: str, label: str | None, key: str | None, time: str | None) -> tuple[dict[str, Any], Any]:
@@ -166,15 +170,24 @@ def open_source(name: str, spec: Mapping[str, Any], roles: Mapping[str, str | No
 
 
 def columns_of(path: str) -> list[str]:
-    """Names of the columns of a CSV file, or of the fields in the first object of JSON Lines."""
+    """Names of the columns of a file, or of the fields in the first objects of JSON Lines."""
     import json
 
-    from streams.files import head_of
+    from streams.files import format_of, head_of
+    from streams.tables import open_parquet
 
+    if format_of(path) == "parquet":
+        with open_parquet(path) as file:
+            return list(file.schema_arrow.names)
     header, sample = head_of(path, None, None, 100)
     if header is not None:
         return header
-    held = [json.loads(line) for line in sample]
+    held = []
+    for line in sample:
+        try:
+            held.append(json.loads(line))
+        except ValueError:
+            continue  # a bad row, which reading will name
     return list(dict.fromkeys(field for one in held if isinstance(one, dict) for field in one))
 
 

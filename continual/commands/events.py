@@ -65,8 +65,8 @@ def _columns(command: Any) -> Any:
 def send(source: str, model: str, target: str, as_json: bool, **options: Any) -> None:
     """Send the events of FILE to a model, in order: each is predicted, then learned.
 
-    FILE is CSV or JSON Lines, plain or .gz, .bz2, .zst; or river:NAME, a data set of River. The columns are found by
-    the names of the model's features. Where no column is named "label" the only one that is left is taken.
+    FILE is CSV or JSON Lines, plain or .gz, .bz2, .zst; or Parquet; or river:NAME, a data set of River. The columns
+    are found by the names of the model's features. Where no column is named "label" the only one that is left is taken.
 
     An event is identified by the digest of the file and its number there. So a file that is sent again adds nothing,
     and after an interruption the same command goes on where it stopped. (Use the same columns and --skip-bad again.)

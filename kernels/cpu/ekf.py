@@ -66,7 +66,7 @@ from kernels.cpu.layout import (
     REGRESSION,
     T_LABELS,
 )
-from kernels.cpu.numerics import INLINE, JIT
+from kernels.cpu.numerics import CALL, INLINE
 from kernels.cpu.rtrl import LARGEST_ERROR
 
 MOST_CLASSES = 16
@@ -130,7 +130,7 @@ def make_filter(
 # Small matrices, in float64.
 
 
-@nb.njit(**JIT)
+@nb.njit(**CALL)
 def _factor(a, root, n):
     """The Cholesky factor of the lower half of `a`, to `root`. Returns whether `a` is positive and finite."""
     for i in range(n):
@@ -149,7 +149,7 @@ def _factor(a, root, n):
     return True
 
 
-@nb.njit(**JIT)
+@nb.njit(**CALL)
 def solve(small, score, n):
     """From M (lower half), F and g to B and u. Returns whether all that was positive and finite.
 
@@ -314,7 +314,7 @@ def _update_layer(cell, config, shared, body, logits, k, form, f, s):
         update_by_input(variational, w, v, s.out_inputs[k], rows[A1], rows[B11], many, columns, scalars)
 
 
-@nb.njit(**JIT)
+@nb.njit(**CALL)
 def _see_encoder(config, shared, logits, f, s):
     """Adds what the encoder brings to M: of its tables the rows that the event named, whose input is 1."""
     size, at = config.encoded, s.plan[config.layers, L_WEIGHTS]
@@ -328,7 +328,7 @@ def _see_encoder(config, shared, logits, f, s):
     add_products(f.small[SEEN], f.rows, logits, f.d_encoded, 1, size)
 
 
-@nb.njit(**JIT)
+@nb.njit(**CALL)
 def _update_encoder(config, shared, logits, form, f, s):
     size, at, a, b = config.encoded, s.plan[config.layers, L_WEIGHTS], f.rows[A1], f.rows[B11]
     scalars = constants(f, f.prior, shared.v_cell)
@@ -375,7 +375,7 @@ def _update_all(cell, config, shared, body, logits, f, s):
         update_row(f.variational, f.rows, skip, shared.v_skip[c], s.inputs, config.width, u, b, scalars)
 
 
-@nb.njit(**JIT)
+@nb.njit(**CALL)
 def learn(cell, head, config, shared, base, y, draw, elapsed, body, s):
     """Learns the label `y` of a linear head from states and traces in `body`. Returns whether the update was applied.
 

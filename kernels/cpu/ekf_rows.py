@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numba as nb
 
-from kernels.cpu.numerics import INLINE, JIT, dot
+from kernels.cpu.numerics import CALL, INLINE, dot
 
 LEAST_VARIANCE = 1e-20
 """A variance is kept at least so large (or at its prior, where that is smaller), whatever rounding does."""
@@ -45,7 +45,7 @@ def _learned(variational, p, change, scalars):
     return p if p > least else least
 
 
-@nb.njit(**JIT)
+@nb.njit(**CALL)
 def see_by_unit(q, v, trace, rows, n, scalars):
     """q[i] += sum over rows of p t^2."""
     for j in range(rows):
@@ -55,7 +55,7 @@ def see_by_unit(q, v, trace, rows, n, scalars):
             q[i] += (_variance(v[a + i], scalars) * t) * t
 
 
-@nb.njit(**JIT)
+@nb.njit(**CALL)
 def see_by_pair(q11, q12, q22, sign, v, trace, rows, n, scalars):
     """The same of traces (t1, t2) [rows, 2, n]: p t1^2, sign p t1 t2, p t2^2."""
     for j in range(rows):
@@ -69,7 +69,7 @@ def see_by_pair(q11, q12, q22, sign, v, trace, rows, n, scalars):
             q22[i] += (p * t) * t
 
 
-@nb.njit(**JIT)
+@nb.njit(**CALL)
 def see_by_input(q, v, x, rows, n, scalars):
     """The same as by unit, where the trace of a whole row is x[j]."""
     for j in range(rows):
@@ -78,7 +78,7 @@ def see_by_input(q, v, x, rows, n, scalars):
             q[i] += (_variance(v[a + i], scalars) * t) * t
 
 
-@nb.njit(**JIT)
+@nb.njit(**CALL)
 def update_by_unit(variational, w, v, trace, a, b, rows, n, scalars):
     """H' u = t a and H' B H = t^2 b."""
     for j in range(rows):
@@ -91,7 +91,7 @@ def update_by_unit(variational, w, v, trace, a, b, rows, n, scalars):
             v[k] = _learned(variational, p, gain * (t * b[i]), scalars)
 
 
-@nb.njit(**JIT)
+@nb.njit(**CALL)
 def update_by_pair(variational, w, v, trace, a1, a2, b11, b12, b22, sign, rows, n, scalars):
     """H' u = t1 a1 + sign t2 a2, and H' B H = t1^2 b11 + 2 sign t1 t2 b12 + t2^2 b22."""
     zero = scalars[5]
@@ -107,7 +107,7 @@ def update_by_pair(variational, w, v, trace, a1, a2, b11, b12, b22, sign, rows, 
             v[k] = _learned(variational, p, form if form > zero else zero, scalars)
 
 
-@nb.njit(**JIT)
+@nb.njit(**CALL)
 def update_by_input(variational, w, v, x, a, b, rows, n, scalars):
     """As by unit, where the trace of a whole row is x[j]."""
     for j in range(rows):
@@ -123,7 +123,7 @@ def update_by_input(variational, w, v, x, a, b, rows, n, scalars):
 # From sums over traces to M, and from B and u to what an update takes of each unit.
 
 
-@nb.njit(**JIT)
+@nb.njit(**CALL)
 def clear(rows, n):
     """Sets the sums over traces to zero."""
     zero = rows.dtype.type(0)
@@ -132,7 +132,7 @@ def clear(rows, n):
             rows[part, i] = zero
 
 
-@nb.njit(**JIT)
+@nb.njit(**CALL)
 def add_products(seen, rows, logits, e, order, n):
     """M += sum over units of e q e', with e [C, order n] and the sums over traces q in `rows`."""
     zero = e.dtype.type(0)
@@ -153,7 +153,7 @@ def add_products(seen, rows, logits, e, order, n):
             seen[c, d] += total
 
 
-@nb.njit(**JIT)
+@nb.njit(**CALL)
 def see_row(seen, rows, c, v, x, n, scalars):
     """M of logit c by its own weights, whose trace is x."""
     one, zero = rows.dtype.type(1), rows.dtype.type(0)
@@ -165,7 +165,7 @@ def see_row(seen, rows, c, v, x, n, scalars):
     seen[c, c] += dot(q, ones, n, zero)
 
 
-@nb.njit(**JIT)
+@nb.njit(**CALL)
 def spread(rows, logits, e, order, n, lift, form):
     """Writes e u to A1 and A2, and e B e to B11, B12 and B22 (B symmetric, as good as positive)."""
     zero = e.dtype.type(0)
@@ -192,7 +192,7 @@ def spread(rows, logits, e, order, n, lift, form):
         rows[B22, i] = rows[B22, i] if rows[B22, i] > zero else zero
 
 
-@nb.njit(**JIT)
+@nb.njit(**CALL)
 def update_row(variational, rows, w, v, x, n, u, b, scalars):
     """The weights of one logit, whose trace is x."""
     kind = w.dtype.type

@@ -12,7 +12,7 @@ from __future__ import annotations
 import numba as nb
 
 from kernels.cpu.layout import L_WEIGHTS
-from kernels.cpu.numerics import INLINE, JIT, tanh
+from kernels.cpu.numerics import CALL, INLINE, tanh
 from kernels.cpu.optimizers import shrink_row, step_row
 from kernels.cpu.products import product
 
@@ -26,7 +26,7 @@ def category_of(value, categories):
     return category if float(category) == value else -1
 
 
-@nb.njit(**JIT)
+@nb.njit(**CALL)
 def encode(config, cell_weights, features, s):
     """Writes e and the constant 1 to `s.x[0]`; categorical inputs become 0 and `s.code` their rows (-1: none)."""
     for f in range(config.features):
@@ -67,7 +67,7 @@ def categories_named(config, s):
     return many
 
 
-@nb.njit(**JIT)
+@nb.njit(**CALL)
 def encoder_step(config, shared, s, r, q):
     """One optimizer step on the encoder."""
     size, at = config.encoded, s.plan[config.layers, L_WEIGHTS]

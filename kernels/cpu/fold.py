@@ -10,7 +10,7 @@ from kernels.cpu.encoder import encode
 from kernels.cpu.heads import REFUSED, predict, weight
 from kernels.cpu.heads.target import base_of, observe_change
 from kernels.cpu.inputs import prepare
-from kernels.cpu.layers import forward_all, hold, take_up
+from kernels.cpu.layers import forward_all, hold, hold_features, take_up, take_up_features
 from kernels.cpu.layout import (
     BINARY,
     C_CLASSES,
@@ -28,6 +28,7 @@ from kernels.cpu.layout import (
     H_SEEN,
     H_TIME,
     L_HELD,
+    LATE,
     LEARNED,
     MULTICLASS,
     NONFINITE,
@@ -40,13 +41,14 @@ from kernels.cpu.layout import (
     P_DRAW,
     P_SEEN,
     P_SURE,
+    P_TIME,
     P_VALUE,
     REGRESSION,
     T_UPDATED_AT,
     UNKNOWN_ID,
 )
-from kernels.cpu.learning import carry_all, carry_and_learn, learn_held
-from kernels.cpu.numerics import INLINE, JIT
+from kernels.cpu.learning import carry_all, carry_and_learn, learn_head, learn_held
+from kernels.cpu.numerics import CALL, INLINE, JIT
 
 
 @nb.njit(**INLINE)
@@ -76,12 +78,13 @@ def _note_label(shared, row, y, seen, time):
 
 
 @nb.njit(**INLINE)
-def score(out, t, value, code, base, y, sure):
-    out.scored[t, 0] = value
-    out.scored[t, 1] = code
-    out.scored[t, 2] = base
-    out.scored[t, 3] = y
-    out.scored[t, 4] = sure
+def score(scored, t, value, code, base, y, sure):
+    """Notes a prediction that met its label; see `learners.base.Folded.scored`."""
+    scored[t, 0] = value
+    scored[t, 1] = code
+    scored[t, 2] = base
+    scored[t, 3] = y
+    scored[t, 4] = sure
 
 
 @nb.njit(**INLINE)
@@ -166,13 +169,13 @@ def _observe(cell, head, config, shared, rows, events, out, s, t, slot):
         carry_all(cell, config, body, s)
         if events.kind[t] == 0:
             if config.pending > 0:
-                _hold(cell, config, shared, rows, events, s, t, slot, base, value, code, sure)
+                _hold(cell, config, shared, rows, events, out, s, t, slot, base, value, code, sure)
         else:
             outcome |= CLASS_LIMIT
     else:
         known = config.task != MULTICLASS or y < shared.counters[C_CLASSES]
         given = (s.logits[int(y)] if known else 0.0) if config.task == MULTICLASS else value
-        score(out, t, given, code, base, y, sure)
+        score(out.scored, t, given, code, base, y, sure)
         if config.task == MULTICLASS:
             _meet_class(head, config, shared, base, y, draw, elapsed, s)
         if _refused(head, config, shared, row, base, y, s):
@@ -183,17 +186,21 @@ def _observe(cell, head, config, shared, rows, events, out, s, t, slot):
             learned = carry_and_learn(cell, head, config, shared, base, y, draw, elapsed, body, s)
             outcome |= LEARNED if learned else NONFINITE
             _note_label(shared, row, y, row[H_SEEN], time)
+    if config.defaults > 0:
+        _expire(cell, head, config, shared, rows, events, out, s, t, slot)
     out.outcome[t] = outcome
 
 
-@nb.njit(**JIT)
-def _hold(cell, config, shared, rows, events, s, t, slot, base, value, code, sure):
+@nb.njit(**CALL)
+def _hold(cell, config, shared, rows, events, out, s, t, slot, base, value, code, sure):
     """Keeps an observation for its label: a ring per key, so the oldest goes first."""
     ring = int(rows.head[slot, H_PENDING])
     rows.head[slot, H_PENDING] = (ring + 1) % config.pending
     rows.pending_id[slot, ring, 0] = events.id[t, 0]
     rows.pending_id[slot, ring, 1] = events.id[t, 1]
     note = rows.pending_head[slot, ring]
+    if note[P_AT] > 0:
+        leave(config, note, out, t)
     note[P_AT] = shared.counters[C_POSITION]
     note[P_BASE] = base
     note[P_VALUE] = value
@@ -201,58 +208,126 @@ def _hold(cell, config, shared, rows, events, s, t, slot, base, value, code, sur
     note[P_SEEN] = rows.head[slot, H_SEEN]
     note[P_SURE] = sure
     note[P_DRAW] = shared.counters[C_OBSERVED] - 1
-    hold(cell, config, rows.body[slot], s, rows.pending_body[slot, ring])
+    note[P_TIME] = events.time[t]
+    if config.head_credit > 0:
+        hold_features(config, s, rows.pending_body[slot, ring])
+    else:
+        hold(cell, config, rows.body[slot], s, rows.pending_body[slot, ring])
 
 
 @nb.njit(**INLINE)
-def find(config, rows, events, t, slot, position):
-    """The ring place of the pending observation with this label's id, or -1."""
+def leave(config, note, out, t):
+    """Says of a pending observation that it left without a label."""
+    given = math.nan if config.task == MULTICLASS else note[P_VALUE]
+    score(out.expired, t, given, note[P_CODE], note[P_BASE], math.nan, note[P_SURE])
+
+
+@nb.njit(**INLINE)
+def expired(config, row, note, position, time):
+    """Whether a pending observation is past the horizon at an event of its key."""
+    if config.horizon > 0.0 and position - note[P_AT] > config.horizon:
+        return True
+    return (
+        config.horizon_time > 0.0
+        and note[P_TIME] > 0.0
+        and max(row[H_TIME], float(time)) - note[P_TIME] > config.horizon_time
+    )
+
+
+@nb.njit(**CALL)
+def _expire(cell, head, config, shared, rows, events, out, s, t, slot):
+    """Learns the key's oldest pending observation with the default label, if it has expired or has to make room."""
+    row = rows.head[slot]
+    first = int(row[H_PENDING])
+    for k in range(config.pending):
+        place = (first + k) % config.pending
+        note = rows.pending_head[slot, place]
+        if note[P_AT] > 0:
+            if k == 0 or expired(config, row, note, shared.counters[C_POSITION], events.time[t]):
+                _learn_default(cell, head, config, shared, rows, events, out, s, t, slot, place)
+            return
+
+
+@nb.njit(**CALL)
+def _learn_default(cell, head, config, shared, rows, events, out, s, t, slot, place):
+    """A pending observation leaves; the default label is learned in place of its own."""
+    note = rows.pending_head[slot, place]
+    leave(config, note, out, t)
+    note[P_AT] = -note[P_AT]
+    y = float(len(events.classes) - 1) if config.task == MULTICLASS else config.default_label
+    _teach(cell, head, config, shared, rows, events, out.expired, s, t, slot, place, y)
+
+
+@nb.njit(**INLINE)
+def find(config, rows, events, t, slot):
+    """The ring place of the observation with this label's id, of two the one that still waits; or -1."""
     a = events.id[t, 0]
     b = events.id[t, 1]
+    expired = -1
     for p in range(config.pending):
         at = rows.pending_head[slot, p, P_AT]
-        if at > 0 and rows.pending_id[slot, p, 0] == a and rows.pending_id[slot, p, 1] == b:
-            return -1 if config.horizon > 0 and position - at > config.horizon else p
-    return -1
+        if at != 0 and rows.pending_id[slot, p, 0] == a and rows.pending_id[slot, p, 1] == b:
+            if at > 0:
+                return p
+            expired = p
+    return expired
 
 
-@nb.njit(**JIT)
+@nb.njit(**CALL)
 def _label(cell, head, config, shared, rows, events, out, s, t, slot):
-    """A label for an earlier observation: the gradient comes from the state as it stood at the prediction."""
+    """A label for an earlier observation."""
     out.value[t] = math.nan
     out.code[t] = -1
-    place = find(config, rows, events, t, slot, shared.counters[C_POSITION]) if slot >= 0 else -1
+    place = find(config, rows, events, t, slot) if slot >= 0 else -1
     if place < 0:
         out.outcome[t] = UNKNOWN_ID
         return
-    y = events.y[t]
     row = rows.head[slot]
     note = rows.pending_head[slot, place]
+    waits = note[P_AT] > 0
+    if not waits or expired(config, row, note, shared.counters[C_POSITION], events.time[t]):
+        out.outcome[t] = LATE
+        if waits and config.defaults > 0:
+            row[H_POSITION] = shared.counters[C_POSITION]
+            _learn_default(cell, head, config, shared, rows, events, out, s, t, slot, place)
+        return
     row[H_POSITION] = shared.counters[C_POSITION]
     note[P_AT] = 0.0
+    out.outcome[t] = _teach(cell, head, config, shared, rows, events, out.scored, s, t, slot, place, events.y[t])
+
+
+@nb.njit(**CALL)
+def _teach(cell, head, config, shared, rows, events, scored, s, t, slot, place, y):
+    """Learns a label from what was held at its prediction, which is scored as it was made. Returns the outcome."""
+    row = rows.head[slot]
+    note = rows.pending_head[slot, place]
     if config.task == MULTICLASS:
         y = class_of(config, shared, events, y)
         if y < 0:
-            out.outcome[t] = CLASS_LIMIT
-            return
+            return CLASS_LIMIT
     held = rows.pending_body[slot, place]
-    take_up(cell, config, shared.cell, held, s)
-    body = held[s.plan[config.layers, L_HELD] :]
+    if config.head_credit > 0:
+        take_up_features(config, held, s)
+    else:
+        take_up(cell, config, shared.cell, held, s)
     base = note[P_BASE]
     given = math.nan if config.task == MULTICLASS else note[P_VALUE]
-    score(out, t, given, note[P_CODE], base, y, note[P_SURE])
+    score(scored, t, given, note[P_CODE], base, y, note[P_SURE])
     draw = int(note[P_DRAW])
     elapsed = elapsed_of(config, shared, shared.counters[C_OBSERVED], events.time[t])
     if config.task == MULTICLASS and y >= shared.counters[C_CLASSES]:
         shared.counters[C_CLASSES] = int(y) + 1
     predict(head, config, shared, base, s.phi[config.layers - 1], s.inputs, draw, elapsed, s)
     if _refused(head, config, shared, row, base, y, s):
-        out.outcome[t] = OUTLIER
-        return
+        return OUTLIER
     observe_change(config, shared, row, y)
-    learned = learn_held(cell, head, config, shared, base, y, draw, elapsed, body, s)
-    out.outcome[t] = LEARNED if learned else NONFINITE
+    if config.head_credit > 0:
+        learned = learn_head(head, config, shared, base, y, draw, elapsed, s)
+    else:
+        body = held[s.plan[config.layers, L_HELD] :]
+        learned = learn_held(cell, head, config, shared, base, y, draw, elapsed, body, s)
     _note_label(shared, row, y, note[P_SEEN], events.time[t])
+    return LEARNED if learned else NONFINITE
 
 
 @nb.njit(**JIT)
@@ -262,6 +337,9 @@ def fold(cell, head, config, shared, rows, events, out, s):
         shared.counters[C_POSITION] += 1
         for i in range(5):
             out.scored[t, i] = math.nan
+        if len(out.expired) > 0:
+            for i in range(5):
+                out.expired[t, i] = math.nan
         if events.kind[t] == 2:
             _label(cell, head, config, shared, rows, events, out, s, t, events.slot[t])
         else:

@@ -115,6 +115,24 @@ def hold(cell, config, body, s, held):
 
 
 @nb.njit(**INLINE)
+def hold_features(config, s, held):
+    """Copies what a label that comes later needs to teach the head alone: features and inputs."""
+    for i in range(config.hidden):
+        held[i] = s.phi[config.layers - 1, i]
+    for j in range(config.width):
+        held[config.hidden + j] = s.inputs[j]
+
+
+@nb.njit(**INLINE)
+def take_up_features(config, held, s):
+    """Brings features and inputs in `s` to what they were when `held` was held."""
+    for i in range(config.hidden):
+        s.phi[config.layers - 1, i] = held[i]
+    for j in range(config.width):
+        s.inputs[j] = held[config.hidden + j]
+
+
+@nb.njit(**INLINE)
 def take_up(cell, config, cell_weights, held, s):
     """Brings `s` to where it was when `held` was held, the features by today's weights.
 

@@ -18,17 +18,20 @@ SGD, ADAM, RMSPROP, OBGD, EKF = range(5)
 LEARNED, OBSERVED, UNKNOWN_ID, OUT_OF_ORDER, NONFINITE, CLASS_LIMIT, QUARANTINED, OUTLIER = (1 << i for i in range(8))
 """Outcome flags, as in the wire format."""
 
+LATE = UNKNOWN_ID | OUT_OF_ORDER
+"""Outcome of a label whose observation is still held, but past the horizon: neither flag alone."""
+
 # Columns of `Rows.head`: observations, largest event time, labels, last label, its change from the one before, the
 # observation it belongs to, next place of the pending ring, position + 1 of the last event folded into the row, labels
 # that were refused as outliers since the last one that was not.
 H_SEEN, H_TIME, H_LABELS, H_LABEL, H_CHANGE, H_LABEL_AT, H_PENDING, H_POSITION, H_REFUSED = range(9)
 HEAD = 9
 
-# Columns of `Rows.pending_head`: position + 1 of the observation (0: free), the key's last label then (the base of a
-# regression), the prediction as it was made, its class, the key's count of observations, how sure the prediction was
-# (column 4 of `Out.scored`), and the number of the observation in the log.
-P_AT, P_BASE, P_VALUE, P_CODE, P_SEEN, P_SURE, P_DRAW = range(7)
-PENDING_HEAD = 7
+# Columns of `Rows.pending_head`: position + 1 of the observation (0: free; negative: it has expired), the key's last
+# label then (the base of a regression), the prediction as it was made, its class, the key's count of observations, how
+# sure the prediction was (column 4 of `Out.scored`), the number of the observation in the log, and its time.
+P_AT, P_BASE, P_VALUE, P_CODE, P_SEEN, P_SURE, P_DRAW, P_TIME = range(8)
+PENDING_HEAD = 8
 
 # Entries of `Shared.target`: events and second moment of the change, events and mean of the label; of the read-out's
 # output o and the change z that it should have said, in deviations, the means of o z, o o, |z - a o| with a the slope
@@ -93,7 +96,17 @@ class Config(NamedTuple):
     """Bound on a regression residual in running deviations (Huber's loss)."""
     ignore_out_of_order: int
     pending: int
+    """P; with a default label one more than wait, so that the oldest can be learned before its place is taken."""
+    head_credit: int
+    """1: a label by id teaches the head alone, from the features of its prediction; 0: everything, exactly."""
     horizon: float
+    """Events of the log after which a pending observation expires; 0: never."""
+    horizon_time: float
+    """The same in event time."""
+    defaults: int
+    """1: an observation that expires is learned with `default_label`."""
+    default_label: float
+    """Not of a multi-class target, where the last of `Events.classes` is the default one."""
     max_classes: int
     encoded: int
     """U, outputs of the encoder of inputs; 0: the first layer sees the inputs themselves."""
@@ -137,9 +150,10 @@ class Rows(NamedTuple):
     pending_id: np.ndarray
     """uint64 [S, P, 2]."""
     pending_head: np.ndarray
-    """float64 [S, P, 7]."""
+    """float64 [S, P, 8]."""
     pending_body: np.ndarray
-    """T [S, P, ...]: inputs and factors of each layer, then `body`, as they stood at the prediction."""
+    """T [S, P, ...]: inputs and factors of each layer, then `body`, as they stood at the prediction; with credit to the
+    head alone, the features of the top layer and the inputs [H + J]."""
 
 
 class Events(NamedTuple):
@@ -172,6 +186,9 @@ class Out(NamedTuple):
     probability given to this label, NaN for a label by id), its class, the key's label before (NaN: none), the label
     itself (multi-class: the model's index of its class), and how sure the prediction was: the probability of its class,
     or the half-width of a regression's 90 % interval (NaN: unknown). NaN rows elsewhere."""
+    expired: np.ndarray
+    """float64 [n, 5], [0, 5] where none can wait: the same of the observation that left without a label at this event,
+    with the default label that was learned in its place, or NaN where it was dropped."""
 
 
 class Scratch(NamedTuple):

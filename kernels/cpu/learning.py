@@ -15,7 +15,7 @@ from kernels.cpu.encoder import categories_named, encoder_step
 from kernels.cpu.heads import error, step
 from kernels.cpu.layers import backward_all, layer, output_norms, output_step
 from kernels.cpu.layout import C_OBSERVED, C_STEPS, C_UPDATED, L_BODY, L_WEIGHTS, L_WIDTH
-from kernels.cpu.numerics import INLINE, JIT
+from kernels.cpu.numerics import CALL, INLINE
 from kernels.cpu.optimizers import needs_whole_gradient, scale_of, step_scalars
 from kernels.cpu.rtrl import LARGEST_ERROR
 
@@ -34,7 +34,7 @@ def _write_state(order, contracts, config, body, s, k):
     return at + order * config.units
 
 
-@nb.njit(**JIT)
+@nb.njit(**CALL)
 def carry_all(cell, config, body, s):
     """Writes the new states and carries all traces, without learning."""
     kind = made_of(cell)
@@ -54,7 +54,7 @@ def _errors(cell, head, config, shared, base, y, draw, elapsed, s):
     return rows, finite
 
 
-@nb.njit(**JIT)
+@nb.njit(**CALL)
 def _scale_errors(cell, config, body, rows, s):
     """Scales all errors, so that the gradient of all weights has the size that the optimizer allows."""
     kind = made_of(cell)
@@ -90,7 +90,7 @@ def _scale_errors(cell, config, body, rows, s):
         s.d_encoded[i] *= factor
 
 
-@nb.njit(**JIT)
+@nb.njit(**CALL)
 def _step_all(cell, head, config, shared, base, y, elapsed, body, rows, s):
     """One step on every weight, with the traces in `body` as they are."""
     kind = made_of(cell)
@@ -107,6 +107,31 @@ def _step_all(cell, head, config, shared, base, y, elapsed, body, rows, s):
     if config.encoded > 0:
         encoder_step(config, shared, s, r, q)
     step(head, config, shared, base, y, s.phi[config.layers - 1], s.inputs, elapsed, rows, r, q, s)
+
+
+@nb.njit(**CALL)
+def learn_head(head, config, shared, base, y, draw, elapsed, s):
+    """Teaches the head alone the label `y`, by the features in `s`. Returns whether the update was applied."""
+    phi = s.phi[config.layers - 1]
+    rows, finite = error(head, config, shared, base, y, phi, s.inputs, draw, elapsed, s.d_phi[config.layers - 1], s)
+    absolute = squares = largest = 0.0
+    for k in range(rows):
+        d = abs(s.d_logits[k])
+        finite = finite and d <= LARGEST_ERROR
+        largest = d if d > largest else largest
+        absolute += d
+        squares += d * d
+    if finite:
+        if needs_whole_gradient(config):
+            a, b = rtrl.row_norms(phi, config.hidden)
+            c, d = rtrl.row_norms(s.inputs, config.width)
+            scale = scale_of(config, largest, absolute * (a + c), squares * (b + d))
+            for k in range(rows):
+                s.d_logits[k] *= scale
+        r, q = step_scalars(config, shared.decay)
+        step(head, config, shared, base, y, phi, s.inputs, elapsed, rows, r, q, s)
+    _note_step(shared, finite)
+    return finite
 
 
 @nb.njit(**INLINE)
@@ -183,7 +208,7 @@ def carry_and_learn(cell, head, config, shared, base, y, draw, elapsed, body, s)
     return finite
 
 
-@nb.njit(**JIT)
+@nb.njit(**CALL)
 def learn_held(cell, head, config, shared, base, y, draw, elapsed, body, s):
     """Learns the label `y` from states and traces that were held. Returns whether the update was applied."""
     finite = _learn_held(config.filter, cell, head, config, shared, base, y, draw, elapsed, body, s)

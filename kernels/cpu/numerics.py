@@ -14,11 +14,13 @@ import numpy as np
 from llvmlite import ir
 from numba.extending import intrinsic, overload
 
+from kernels.cpu.parts import PartCompiler
+
 JIT: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": False, "cache": True, "_nrt": False}
-"""Options of every compiled kernel. `error_model='numpy'` lets divisions vectorise; `fastmath` stays off because it
-lets the compiler delete the divergence guards (`isfinite(nan)` becomes true) and changes bits between machines.
-`_nrt=False` leaves out reference counting (kernels allocate nothing): with it, the atomic counts of array views cost
-several times the arithmetic of a small learner."""
+"""Options of the kernels that Python calls. `error_model='numpy'` lets divisions vectorise; `fastmath` stays off
+because it lets the compiler delete the divergence guards (`isfinite(nan)` becomes true) and changes bits between
+machines. `_nrt=False` leaves out reference counting (kernels allocate nothing): with it, the atomic counts of array
+views cost several times the arithmetic of a small learner."""
 
 SHORT: dict[str, Any] = {**JIT, "nogil": False}
 """Options of kernels of a few microseconds: giving up the interpreter lock costs a wait to get it back, which is far
@@ -30,9 +32,13 @@ INLINE: dict[str, Any] = {
     "cache": False,
     "no_cpython_wrapper": True,
     "no_cfunc_wrapper": True,
+    "pipeline_class": PartCompiler,
 }
-"""Options of the parts of a kernel: a call that is not inlined passes every array of its groups on the stack. They are
-called from compiled code only, and without the wrappers for other callers compile in half the time."""
+"""Options of the parts of a kernel, which compiled code alone calls: a call that is not inlined passes every array of
+its groups on the stack."""
+
+CALL: dict[str, Any] = {**INLINE, "forceinline": False}
+"""Options of parts that are large, and rare or called in several places: compiled once in a kernel."""
 
 
 def _bitcast(source: Any, target: Any, llvm_type: Any) -> Any:

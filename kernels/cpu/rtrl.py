@@ -15,7 +15,7 @@ import numba as nb
 
 from kernels.cpu.cells import columns, gather, made_of
 from kernels.cpu.layout import ADAM, SGD
-from kernels.cpu.numerics import INLINE, JIT, dot
+from kernels.cpu.numerics import CALL, INLINE, dot
 from kernels.cpu.optimizers import adam_element, adam_scalars, step_row
 
 LARGEST_TRACE = 1e6
@@ -127,7 +127,7 @@ def _carry_and_step_block(config, scalars, trace, w, m, v, first, rows, units, k
                 w[k] -= rate * (error[i] * t)
 
 
-@nb.njit(**JIT)
+@nb.njit(**CALL)
 def _carry_and_step_wide(config, scalars, trace, w, m, v, first, rows, units, keep, f, x, at_x, error):
     """The same for many units, `TILE` of them at a time, so that what all rows read stays in the nearest cache."""
     rate = scalars[0]

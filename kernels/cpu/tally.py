@@ -33,7 +33,7 @@ def tally(task, outcome, scored, outcomes, counts, sums, seen, bins, confidence)
     Args:
         task: kind of target, see `kernels.cpu.layout`.
         outcome: uint8 [n].
-        scored: float64 [n, 5], see `learners.base.Folded`.
+        scored: float64 [m, 5], see `learners.base.Folded`.
         outcomes: int64 [256], events by sum of outcome flags; changed.
         counts: int64 [8]; changed.
         sums: float64 [4]; changed.
@@ -43,8 +43,9 @@ def tally(task, outcome, scored, outcomes, counts, sums, seen, bins, confidence)
     """
     for t in range(len(outcome)):
         outcomes[outcome[t]] += 1
+    for t in range(len(scored)):
         value, code, before, label = scored[t, 0], scored[t, 1], scored[t, 2], scored[t, 3]
-        if math.isnan(code):
+        if math.isnan(code) or math.isnan(label):
             continue
         counts[LABELS] += 1
         sure = scored[t, 4]

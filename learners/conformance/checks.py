@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numba.core.dispatcher import Dispatcher
@@ -11,12 +12,15 @@ from numba.core.dispatcher import Dispatcher
 from kernels.cpu.layout import LEARNED, NONFINITE, OBSERVED, OUT_OF_ORDER, UNKNOWN_ID
 from learners.base import Folded, Learner, MemoryRows, Row
 from learners.conformance.crashes import fold_with_crashes
-from learners.conformance.logs import deliver, expected_outcomes, random_log
-from learners.spec import ModelSpec
+from learners.conformance.logs import DEFAULTED, deliver, expected_outcomes, random_log
+from learners.spec import BinaryTarget, ModelSpec
 from streams.batch import LABEL, LABELLED, OBSERVATION, Batch, Keys
 
 MANY = 1000
 """Slots enough for every key of a random log."""
+
+EVERYTHING = slice(None)
+"""`Folded.take` of it leaves the signals out."""
 
 _checks: dict[str, Callable[[ModelSpec, int], None]] = {}
 
@@ -60,7 +64,7 @@ def _bits(array: np.ndarray) -> bytes:
 
 
 def _assert_same(a: Folded, b: Folded, what: str) -> None:
-    for name in ("value", "code", "outcome", "scored"):
+    for name in Folded.__slots__:
         x, y = getattr(a, name), getattr(b, name)
         if _bits(x) != _bits(y):
             np.testing.assert_array_equal(x, y, err_msg=f"{what}: {name}")
@@ -178,7 +182,7 @@ def any_crash_gives_the_same(spec: ModelSpec, seed: int) -> None:
     crashes = snapshots = 0
     for run in range(6):
         done = fold_with_crashes(_with(spec, (4, 9, MANY)[run % 3]), log, 100 * seed + run)
-        _assert_same(done.folded, wanted, f"run {run} with {done.crashes} crashes")
+        _assert_same(done.folded, wanted.take(EVERYTHING), f"run {run} with {done.crashes} crashes")
         assert done.learner.digest() == whole.digest(), f"digest after {done.crashes} crashes (run {run})"
         crashes, snapshots = crashes + done.crashes, snapshots + done.snapshots
     assert crashes > 0 < snapshots, "the runs met no crash or no snapshot: take a longer log"
@@ -284,29 +288,44 @@ def keys_do_not_leak(spec: ModelSpec, seed: int) -> None:
 
 @_check
 def outcomes_follow_the_policy(spec: ModelSpec, seed: int) -> None:
-    """Late, repeated, unknown and unordered labels and events, under both policies, are answered as the spec says."""
-    for policy in ("learn", "ignore"):
-        for horizon in (0, 15):
-            some = _with(spec, out_of_order=policy, horizon=horizon)
-            log = random_log(some, seed)
-            folded = _build(some).fold(log)
-            wanted = expected_outcomes(some, log)
-            got = folded.outcome.astype(int)
-            got = np.where(got & NONFINITE, (got & ~NONFINITE) | LEARNED, got)
-            np.testing.assert_array_equal(got, wanted, err_msg=f"{policy}, horizon {horizon}")
-            by_id = log.kind == LABEL
-            assert np.isnan(folded.value[by_id]).all()
-            assert np.isfinite(folded.value[~by_id]).all(), "a prediction is not finite"
-            met = (wanted & LEARNED) > 0
-            np.testing.assert_array_equal(~np.isnan(folded.scored[:, 3]), met, err_msg="labels that met a prediction")
-            if not log.classes:
-                np.testing.assert_array_equal(folded.scored[met, 3], log.y[met])
+    """Late, repeated, unknown and unordered labels and events, under every policy, are answered as the spec says."""
+    policies: list[dict[str, Any]] = [{"horizon": 0}]
+    if spec.labels.pending:
+        policies += [{"horizon": 15}, {"horizon": 0, "horizon_time": 8000}]
+    if spec.labels.pending and spec.learner.default_labels:
+        label = spec.target.labels[0] if isinstance(spec.target, BinaryTarget) else 7
+        policies += [{"horizon": 25, "default_label": label}]
+        policies += [{"horizon": 0, "horizon_time": 12_000, "default_label": label, "pending": 1}]
+    for order in ("learn", "ignore"):
+        for policy in policies:
+            _check_outcomes(_with(spec, out_of_order=order, **policy), seed, f"{order}, {policy}")
+
+
+def _check_outcomes(spec: ModelSpec, seed: int, what: str) -> None:
+    log = random_log(spec, seed)
+    folded = _build(spec).fold(log)
+    wanted, left = expected_outcomes(spec, log)
+    got = folded.outcome.astype(int)
+    got = np.where(got & NONFINITE, (got & ~NONFINITE) | LEARNED, got)
+    np.testing.assert_array_equal(got, wanted, err_msg=what)
+    by_id = log.kind == LABEL
+    assert np.isnan(folded.value[by_id]).all()
+    assert np.isfinite(folded.value[~by_id]).all(), "a prediction is not finite"
+    met = (wanted & LEARNED) > 0
+    np.testing.assert_array_equal(~np.isnan(folded.scored[:, 3]), met, err_msg=f"labels that met a prediction, {what}")
+    if not log.classes:
+        np.testing.assert_array_equal(folded.scored[met, 3], log.y[met])
+    if not spec.labels.pending:
+        assert not len(folded.expired)
+        return
+    np.testing.assert_array_equal(~np.isnan(folded.expired[:, 1]), left > 0, err_msg=f"what left unlabelled, {what}")
+    np.testing.assert_array_equal(~np.isnan(folded.expired[:, 3]), left == DEFAULTED, err_msg=f"default labels, {what}")
 
 
 @_check
 def events_without_effect_have_none(spec: ModelSpec, seed: int) -> None:
     """Unknown labels and ignored events can be left out of the log: nothing else is answered differently."""
-    spec = _with(spec, out_of_order="ignore", horizon=0)
+    spec = _with(spec, out_of_order="ignore", horizon=0, horizon_time=0, default_label=None)
     log = random_log(spec, seed)
     learner, other = _build(spec), _build(spec)
     folded = learner.fold(log)
@@ -322,15 +341,15 @@ def events_without_effect_have_none(spec: ModelSpec, seed: int) -> None:
         log.id[kept],
         log.classes,
     )
-    columns = (folded.value, folded.code, folded.outcome, folded.scored)
-    _assert_same(other.fold(fewer), Folded(*(column[kept] for column in columns)), "without the events")
+    _assert_same(other.fold(fewer).take(EVERYTHING), folded.take(kept), "without the events")  # positions differ
     assert other.classes() == learner.classes()
 
 
 @_check
 def a_label_at_once_is_a_labelled_event(spec: ModelSpec, seed: int) -> None:
-    """An observation whose label follows at once teaches, bit for bit, what the labelled event teaches."""
-    spec = _with(spec, pending=max(1, spec.labels.pending), horizon=0)
+    """With exact credit: an observation whose label follows at once teaches, bit for bit, what the two in one teach."""
+    forever = {"horizon": 0, "horizon_time": 0, "default_label": None}
+    spec = _with(spec, pending=max(1, spec.labels.pending), credit="exact", **forever)
     log = random_log(spec, seed, plain=True)
     n = len(log)
     both = np.repeat(np.arange(n), 2)

@@ -155,13 +155,12 @@ class _Driver:
 
     def note(self, start: int, folded: Folded) -> None:
         for i in range(len(folded.value)):
-            answer = tuple(column[i].tobytes() for column in (folded.value, folded.code, folded.outcome, folded.scored))
+            one = folded.take(slice(i, i + 1))
+            answer = tuple(getattr(one, name).tobytes() for name in Folded.__slots__)
             before = self.answers[start + i]
             assert before is None or before == answer, f"the replay of event {start + i} gave another answer"
             self.answers[start + i] = answer
-            self.parts[start + i] = Folded(
-                folded.value[i : i + 1], folded.code[i : i + 1], folded.outcome[i : i + 1], folded.scored[i : i + 1]
-            )
+            self.parts[start + i] = one
 
 
 def fold_with_crashes(spec: ModelSpec, log: Batch, seed: int, crash: float = 0.02) -> CrashRun:

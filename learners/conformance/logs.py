@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
-from kernels.cpu.layout import CLASS_LIMIT, LEARNED, OBSERVED, OUT_OF_ORDER, UNKNOWN_ID
+from kernels.cpu.layout import CLASS_LIMIT, LATE, LEARNED, OBSERVED, OUT_OF_ORDER, UNKNOWN_ID
 from learners.spec import ModelSpec, MulticlassTarget
 from streams.batch import LABEL, LABELLED, OBSERVATION, Batch, Keys
+
+DROPPED, DEFAULTED = 1, 2
+"""What becomes of an observation that leaves without a label; see `expected_outcomes`."""
 
 CLASS_POOL: tuple[int | str, ...] = (7, "seven", "7", -1, "", 0, "naïve", 2**62, "a b", "z")
 
@@ -100,49 +105,83 @@ def _repacked(piece: Batch, rng: np.random.Generator) -> Batch:
     return Batch(x, kind, y, Keys(offsets, data), time, id, classes)
 
 
-def expected_outcomes(spec: ModelSpec, log: Batch) -> np.ndarray:
-    """The outcome flags of every event (uint8 [n]) by the label policy of the spec alone.
+@dataclass
+class _Held:
+    """An observation as the policy sees it: its row in the log, id and time, and whether it still waits."""
 
-    Learners may add NONFINITE, in the place of LEARNED.
+    row: int
+    id: tuple[int, int]
+    time: int
+    waits: bool = True
+
+
+def expected_outcomes(spec: ModelSpec, log: Batch) -> tuple[np.ndarray, np.ndarray]:
+    """What becomes of every event by the label policy of the spec alone.
+
+    Returns:
+        (outcomes, left): uint8 [n], the outcome flags, to which learners may add NONFINITE in the place of LEARNED; and
+        uint8 [n], whether an observation left without a label at the event: DROPPED, or DEFAULTED.
     """
     policy = spec.labels
+    places = policy.pending + (policy.default_label is not None)
     limit = spec.target.max_classes if isinstance(spec.target, MulticlassTarget) else None
-    known: set[int | str] = set()
+    known: set[Any] = set()
     last: dict[bytes, int] = {}
-    waiting: dict[bytes, list[tuple[int, tuple[int, int]] | None]] = {}
-    outcomes = np.zeros(len(log), np.uint8)
+    rings: dict[bytes, list[_Held]] = {}
+    outcomes, left = np.zeros((2, len(log)), np.uint8)
 
-    def learn(row: int) -> int:
+    def learn(label: Any) -> int:
         if limit is None:
             return LEARNED
-        label = log.classes[int(log.y[row])]
         if label not in known and len(known) >= limit:
             return CLASS_LIMIT
         known.add(label)
         return LEARNED
 
+    def label_of(row: int) -> Any:
+        return log.classes[int(log.y[row])] if limit is not None else log.y[row]
+
+    def past(held: _Held, row: int, now: int) -> bool:
+        by_log = policy.horizon > 0 and row - held.row > policy.horizon
+        return by_log or (policy.horizon_time > 0 and held.time > 0 and now - held.time > policy.horizon_time)
+
+    def expire(held: _Held, row: int) -> None:
+        held.waits = False
+        left[row] = DEFAULTED if learn(policy.default_label) == LEARNED else DROPPED
+
     for row in range(len(log)):
         key, time = log.key[row], int(log.time[row])
         id = (int(log.id[row, 0]), int(log.id[row, 1]))
-        ring = waiting.setdefault(key, [])
+        ring = rings.setdefault(key, [])
+        now = max(time, last.get(key, 0))
         if log.kind[row] == LABEL:
-            place = next((i for i, held in enumerate(ring) if held is not None and held[1] == id), None)
-            held = None if place is None else ring[place]
-            if place is None or held is None or (policy.horizon and row - held[0] > policy.horizon):
+            same = [held for held in ring if held.id == id]
+            held = next((held for held in same if held.waits), same[-1] if same else None)
+            if held is None:
                 outcomes[row] = UNKNOWN_ID
-                continue
-            ring[place] = None
-            outcomes[row] = learn(row)
+            elif not held.waits or past(held, row, now):
+                outcomes[row] = LATE
+                if held.waits and policy.default_label is not None:
+                    expire(held, row)
+            else:
+                ring[ring.index(held)] = _Held(held.row, (-1, -1), 0, waits=False)  # labelled: no id finds it again
+                outcomes[row] = learn(label_of(row))
             continue
         late = 0 < time < last.get(key, 0)
         outcomes[row] = OUT_OF_ORDER if late else 0
         if late and policy.out_of_order == "ignore":
             continue
         outcomes[row] |= OBSERVED
-        last[key] = max(time, last.get(key, 0))
+        last[key] = now
         if log.kind[row] == LABELLED:
-            outcomes[row] |= learn(row)
-        elif policy.pending:
-            ring.append((row, id))
-            del ring[: -policy.pending]
-    return outcomes
+            outcomes[row] |= learn(label_of(row))
+        elif places:
+            ring.append(_Held(row, id, time))
+            if len(ring) > places and ring.pop(0).waits:
+                left[row] = DROPPED
+        oldest = next((held for held in ring if held.waits), None)
+        if policy.default_label is None or oldest is None:
+            continue
+        if (oldest is ring[0] and len(ring) == places) or past(oldest, row, now):
+            expire(oldest, row)
+    return outcomes, left

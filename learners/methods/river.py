@@ -14,6 +14,7 @@ import json
 import logging
 import math
 import platform
+from dataclasses import replace
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -22,7 +23,8 @@ from pydantic import Field, TypeAdapter, field_validator
 from kernels.cpu import layout
 from kernels.cpu.layout import H_LABEL, H_LABEL_AT, H_LABELS, H_PENDING, H_POSITION, H_SEEN, H_TIME
 from learners.base import ColdRows, Folded, MemoryRows, Predicted
-from learners.keyed import CaptureActive, Columns, KeyedLearner, KeyedRows
+from learners.keyed import KeyedLearner, KeyedRows
+from learners.recurrence import places
 from learners.river import estimators, pickles, signing, trial
 from learners.river.served import Said, Served
 from learners.spec import LearnerSpec, ModelSpec, MulticlassTarget
@@ -34,9 +36,9 @@ LAST, AGE = "last_label", "last_label_age"
 """Inputs beside the features: the key's last label (of a multi-class target its number in order of appearance), and
 where labels are delayed its age of a events of the key, as a / (a + 10)."""
 
-NOTE = 6
-"""What is kept of a pending observation beside its inputs: position + 1 (0: free), base, value and class of its
-prediction and whether River's was finite, and the key's count of observations."""
+NOTE = 7
+"""What is kept of a pending observation beside its inputs: position + 1 (0: free; negative: it has expired), base,
+value and class of its prediction and whether River's was finite, the key's count of observations, and its time."""
 
 MAX_ROW_BYTES = 64 << 20
 """Bound on the row of a key: it is written to the store, and read from it, in one piece."""
@@ -89,7 +91,9 @@ class RiverSpec(LearnerSpec):
             raise ValueError(
                 f"features {LAST!r} and {AGE!r} are the learner's own: rename, or set previous_label: false"
             )
-        row = 8 * (layout.HEAD + model.labels.pending * (2 + NOTE + len(names)))
+        if model.labels.credit != "exact":
+            raise ValueError(f"labels.credit {model.labels.credit!r}: River's estimators accept 'exact' only")
+        row = 8 * (layout.HEAD + places(model.labels) * (2 + NOTE + len(names)))
         if row > MAX_ROW_BYTES:
             raise ValueError(
                 f"{len(names)} inputs and {model.labels.pending} pending observations take {row} bytes per key, at "
@@ -129,7 +133,7 @@ class RiverLearner(KeyedLearner):
         self.spec = model
         self._task = model.target.kind
         self._limit = model.target.max_classes if isinstance(model.target, MulticlassTarget) else 0
-        self._policy = model.labels
+        self._policy, self._default = model.labels, model.labels.default_label
         self._names, self._whole = spec.inputs(model), spec.whole(model)
         self._categories = {feature.name: feature.categories for feature in model.features if feature.categories}
         self._previous, self._aged = spec.previous_label, self._names[len(model.features) :] == (LAST, AGE)
@@ -141,7 +145,7 @@ class RiverLearner(KeyedLearner):
         self._position = 0
         self._labels, self._mean = 0, 0.0  # of a regression
         self._classes: dict[int | str, int] = {}
-        p = model.labels.pending
+        self._places = p = places(model.labels)
         shapes: dict[str, tuple[tuple[int, ...], np.dtype]] = {
             "head": ((layout.HEAD,), np.dtype(np.float64)),
             "pending_id": ((p, 2), np.dtype(np.uint64)),
@@ -156,81 +160,102 @@ class RiverLearner(KeyedLearner):
 
     # Folding
 
-    def fold(self, batch: Batch) -> Folded:
-        """See `learners.base.Learner`.
-
-        Raises:
-            learners.keyed.CaptureActive: a running snapshot must finish first; the events before the one that
-                raised are folded (`CaptureActive.folded`), the rest are not.
-        """
-        n = len(batch)
-        out = Folded(np.full(n, np.nan), np.full(n, -1, np.int32), np.zeros(n, np.uint8), np.full((n, 5), np.nan))
-        start = 0
-        while start < n:
-            rest = batch.slice(start, n) if start else batch
-            try:
-                slots, rows = self.rows.admit(rest.key, self.position)
-            except CaptureActive as stopped:
-                done = (column[:start] for column in (out.value, out.code, out.outcome, out.scored))
-                stopped.folded = Folded(*done) if start else None
-                raise
-            self.rows.before_write(slots)
-            self._fold_resident(rest.slice(0, rows) if rows < len(rest) else rest, slots.tolist(), out, start)
-            start += rows
-        return out
-
-    def _fold_resident(self, batch: Batch, slots: list[int], out: Folded, start: int) -> None:
+    def _fold_resident(self, batch: Batch, slots: np.ndarray) -> Folded:
         """Folds events whose keys are in memory; the heads of their rows are lists meanwhile."""
-        column = self.rows.columns["head"]
-        heads = {slot: column[slot].tolist() for slot in set(slots)}
+        out = Folded.passed_over(len(batch), 0)
+        if self._places:
+            out = replace(out, expired=np.full_like(out.scored, np.nan))
+        column, places = self.rows.columns["head"], slots.tolist()
+        heads = {slot: column[slot].tolist() for slot in set(places)}
         x, kind, y, time = (column.tolist() for column in (batch.x, batch.kind, batch.y, batch.time))
         events = _Events(x, kind, y, time, batch.id, batch.classes)
-        for t, slot in enumerate(slots):
+        for t, slot in enumerate(places):
             self._position += 1
             step = self._late_label if events.kind[t] == LABEL else self._observe
-            out.outcome[start + t] = step(events, t, heads[slot], slot, out, start + t)
+            out.outcome[t] = step(events, t, heads[slot], slot, out)
         for slot, head in heads.items():
             column[slot] = head
+        return out
 
-    def _observe(self, events: _Events, t: int, head: list[float], slot: int, out: Folded, at: int) -> int:
+    def _observe(self, events: _Events, t: int, head: list[float], slot: int, out: Folded) -> int:
         """An event with features, with or without its label; returns its outcome."""
         time = float(events.time[t])
         values = self._inputs(events.x[t], head)
         x, base = self._named(values), self._base(head)
         said = self._model.say(x, base, len(self._classes))
-        out.value[at], out.code[at] = said.value, said.code
+        out.value[t], out.code[t] = said.value, said.code
         late = layout.OUT_OF_ORDER if 0 < time < head[H_TIME] else 0
         if late and self._policy.out_of_order == "ignore":
             return late
         head[H_SEEN] += 1
         head[H_TIME] = max(head[H_TIME], time)
         head[H_POSITION] = self.position
+        outcome = late | layout.OBSERVED
         if events.kind[t] == OBSERVATION:
-            if self._policy.pending:
-                self._hold(slot, head, events.id[t], values, said, base)
-            return late | layout.OBSERVED
-        y = self._target(events, t)
-        if y < 0 and self._task == "multiclass":
-            return late | layout.OBSERVED | layout.CLASS_LIMIT
-        given = said.share(int(y)) if self._task == "multiclass" else said.value
-        out.scored[at] = given, said.code, base, y, self._sureness(said.value)
-        return late | layout.OBSERVED | self._learn(said.finite, x, y, base, head, head[H_SEEN])
+            if self._places:
+                self._hold(slot, head, events, t, values, said, base, out)
+        elif (y := self._target(events, t)) < 0 and self._task == "multiclass":
+            outcome |= layout.CLASS_LIMIT
+        else:
+            given = said.share(int(y)) if self._task == "multiclass" else said.value
+            out.scored[t] = given, said.code, base, y, self._sureness(said.value)
+            outcome |= self._learn(said.finite, x, y, base, head, head[H_SEEN])
+        if self._default is not None:
+            self._expire(head, slot, time, out, t)
+        return outcome
 
-    def _late_label(self, events: _Events, t: int, head: list[float], slot: int, out: Folded, at: int) -> int:
+    def _late_label(self, events: _Events, t: int, head: list[float], slot: int, out: Folded) -> int:
         """A label for an earlier observation, learned with the inputs of then; returns its outcome."""
         place = self._find(slot, events.id[t])
         if place < 0:
             return layout.UNKNOWN_ID
         note = self.rows.columns["pending_head"][slot, place]
-        _, base, value, code, finite, seen = note.tolist()
+        if note[0] < 0 or self._is_past(note, head, float(events.time[t])):
+            if note[0] > 0 and self._default is not None:
+                head[H_POSITION] = self.position
+                self._learn_default(head, slot, place, out, t)
+            return layout.LATE
         note[0] = 0.0
         head[H_POSITION] = self.position
-        y = self._target(events, t)
+        return self._teach(head, slot, place, self._target(events, t), out.scored, t)
+
+    def _teach(self, head: list[float], slot: int, place: int, y: float, scored: np.ndarray, at: int) -> int:
+        """Learns a label with what was held at its prediction, which is scored as it was made; returns the outcome."""
         if y < 0 and self._task == "multiclass":
             return layout.CLASS_LIMIT
-        out.scored[at] = math.nan if self._task == "multiclass" else value, code, base, y, self._sureness(value)
+        note = self.rows.columns["pending_head"][slot, place]
+        scored[at] = self._as_made(note, y)
+        _, base, _, _, finite, seen, _ = note.tolist()
         x = self._named(self.rows.columns["pending_x"][slot, place].tolist())
         return self._learn(finite > 0, x, y, base, head, seen)
+
+    def _as_made(self, note: np.ndarray, y: float) -> tuple[float, ...]:
+        """A row of `Folded.scored` for a pending observation."""
+        _, base, value, code, *_ = note.tolist()
+        return math.nan if self._task == "multiclass" else value, code, base, y, self._sureness(value)
+
+    def _expire(self, head: list[float], slot: int, time: float, out: Folded, at: int) -> None:
+        """Learns the key's oldest pending observation with the default label, if it has expired or must make room."""
+        first, notes = int(head[H_PENDING]), self.rows.columns["pending_head"][slot]
+        waiting = np.flatnonzero(np.roll(notes[:, 0], -first) > 0)
+        if len(waiting):
+            place = (first + int(waiting[0])) % self._places
+            if place == first or self._is_past(notes[place], head, time):
+                self._learn_default(head, slot, place, out, at)
+
+    def _learn_default(self, head: list[float], slot: int, place: int, out: Folded, at: int) -> None:
+        note = self.rows.columns["pending_head"][slot, place]
+        note[0] *= -1
+        out.expired[at] = self._as_made(note, math.nan)
+        assert self._default is not None
+        self._teach(head, slot, place, self._code_of(self._default), out.expired, at)
+
+    def _is_past(self, note: np.ndarray, head: list[float], time: float) -> bool:
+        """Whether a pending observation is past the horizon at an event or label of its key."""
+        by_log, by_time = self._policy.horizon, self._policy.horizon_time
+        if by_log and self.position - note[0] > by_log:
+            return True
+        return bool(by_time and note[6] > 0 and max(head[H_TIME], time) - note[6] > by_time)
 
     def _sureness(self, value: float) -> float:
         """The probability of the predicted class; River knows no interval of a regression."""
@@ -252,29 +277,45 @@ class RiverLearner(KeyedLearner):
 
     def _target(self, events: _Events, t: int) -> float:
         """The label; for a multi-class target its number, the next one for a new label, -1 where no more are held."""
-        if self._task != "multiclass":
-            return events.y[t]
-        label = events.classes[int(events.y[t])]
+        return self._code_of(events.classes[int(events.y[t])]) if self._task == "multiclass" else events.y[t]
+
+    def _code_of(self, label: Any) -> float:
+        """A label, which may be the default one, as River learns it."""
+        if self._task == "binary":
+            return float(label == self.spec.target.labels[1])
+        if self._task == "regression":
+            return float(label)
         if label not in self._classes and len(self._classes) < self._limit:
             self._classes[label] = len(self._classes)
         return self._classes.get(label, -1)
 
-    def _hold(self, slot: int, head: list[float], id: np.ndarray, values: list[float], said: Said, base: float) -> None:
+    def _hold(
+        self,
+        slot: int,
+        head: list[float],
+        events: _Events,
+        t: int,
+        values: list[float],
+        said: Said,
+        base: float,
+        out: Folded,
+    ) -> None:
         """Keeps an observation for its label: a ring per key, so the oldest goes first."""
         place, columns = int(head[H_PENDING]), self.rows.columns
-        head[H_PENDING] = (place + 1) % self._policy.pending
-        columns["pending_id"][slot, place] = id
-        columns["pending_head"][slot, place] = self.position, base, said.value, said.code, said.finite, head[H_SEEN]
+        head[H_PENDING] = (place + 1) % self._places
+        note = columns["pending_head"][slot, place]
+        if note[0] > 0:
+            out.expired[t] = self._as_made(note, math.nan)
+        note[:] = self.position, base, said.value, said.code, said.finite, head[H_SEEN], events.time[t]
+        columns["pending_id"][slot, place] = events.id[t]
         columns["pending_x"][slot, place] = values
 
     def _find(self, slot: int, id: np.ndarray) -> int:
-        """The ring place of the pending observation with this id, or -1."""
+        """The ring place of the observation with this id, of two the one that still waits; or -1."""
         at = self.rows.columns["pending_head"][slot, :, 0]
         same = (self.rows.columns["pending_id"][slot] == id).all(axis=1)
-        places = np.flatnonzero(same & (at > 0))
-        if not len(places) or (self._policy.horizon and self.position - at[places[0]] > self._policy.horizon):
-            return -1
-        return int(places[0])
+        found = [*np.flatnonzero(same & (at > 0)), *np.flatnonzero(same & (at < 0))[::-1], -1]
+        return int(found[0])
 
     # What River is given
 
@@ -320,12 +361,9 @@ class RiverLearner(KeyedLearner):
 
     def _heads(self, keys: Keys) -> list[list[float]]:
         """The head of each key's row, wherever it is."""
-        slots = self.rows.lookup(keys)
-        heads = self.rows.columns["head"][slots]
-        absent = np.flatnonzero(slots < 0)
-        if len(absent):
-            found: Columns = self.rows.peek([keys[row] for row in absent.tolist()], self.position)
-            heads[absent] = found["head"]
+        heads = np.empty((len(keys), layout.HEAD))
+        for columns, rows, slots in self.rows.where(keys, self.position):
+            heads[rows] = columns["head"][slots]
         return heads.tolist()
 
     # State

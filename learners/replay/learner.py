@@ -46,6 +46,7 @@ class MiniBatchLearner(KeyedLearner):
             ignore_out_of_order=int(labels.out_of_order == "ignore"),
             pending=labels.pending,
             horizon=float(labels.horizon),
+            horizon_time=float(labels.horizon_time),
             max_classes=model.target.max_classes if isinstance(model.target, MulticlassTarget) else 2,
             scaled=int(spec.standardise),
             window=float(spec.window),
@@ -113,7 +114,8 @@ class MiniBatchLearner(KeyedLearner):
         if self._config.task == layout.MULTICLASS:
             y, classes = self._class_indices(batch)
         unknown = classes < 0
-        out = Out(np.empty(n), np.empty(n, np.int32), np.empty(n, np.uint8), np.empty((n, 5)))
+        expired = np.empty((n if self._config.pending else 0, 5))
+        out = Out(np.empty(n), np.empty(n, np.int32), np.empty(n, np.uint8), np.empty((n, 5)), expired)
         events = Events._make(map(plain, (batch.x, batch.kind, y, slots, batch.time, batch.id, classes)))
         self._fold_stretches(events, out)
         learned = np.flatnonzero(unknown & (classes >= 0))

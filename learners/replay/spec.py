@@ -168,6 +168,8 @@ class MiniBatchSpec(LearnerSpec):
     clip: float = Field(5.0, gt=0, le=1e3, description="Bound on a standardised input, in deviations.")
     dtype: Literal["float32", "float64"] = Field("float32", description="Type of weights and buffer.")
 
+    default_labels: ClassVar[bool] = False
+
     def model(self, features: int) -> Model:
         """What is trained, fresh."""
         raise NotImplementedError(f"learner kind {self.kind!r} has no model")
@@ -188,7 +190,8 @@ class MiniBatchSpec(LearnerSpec):
         """See `learners.spec.LearnerSpec`.
 
         Raises:
-            ValueError: the target is a number, features have categories, or the state would be too large.
+            ValueError: the target is a number, features have categories, labels are to be learned in a way that it
+                cannot, or the state would be too large.
         """
         if model.target.kind == "regression":
             raise ValueError(f"learner {self.kind!r} learns classes; accepted targets: binary, multiclass")
@@ -197,6 +200,13 @@ class MiniBatchSpec(LearnerSpec):
             raise ValueError(
                 f"features {categorical[:10]} have categories, learner {self.kind!r} accepts numbers only: give one "
                 "feature of 0 or 1 for each category"
+            )
+        if model.labels.credit != "exact":
+            raise ValueError(f"labels.credit {model.labels.credit!r}: learner {self.kind!r} accepts 'exact' only")
+        if model.labels.default_label is not None:
+            raise ValueError(
+                f"labels.default_label {model.labels.default_label!r}: learner {self.kind!r} learns labels that came, "
+                "null is accepted"
             )
         held = np.dtype(self.dtype).itemsize * model.labels.pending * self.encoded(len(model.features))
         if held > 64 << 20:

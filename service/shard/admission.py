@@ -19,7 +19,7 @@ from streams.batch import LABEL, Batch
 MAX_PRODUCERS = 100_000
 """High-water marks kept per partition; beyond it the one idle for longest is forgotten."""
 
-SOURCES = ("kafka:", "redis:")
+SOURCES = ("kafka:", "redis:", "folder:")
 """Producers that are never forgotten: who takes up a source again knows nothing but its mark."""
 
 RECENT_REPLIES = 256

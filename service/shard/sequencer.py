@@ -175,7 +175,7 @@ def _post(taken: list[tuple[Batch, int, Done]], folded: Folded, classes: tuple[i
     at = 0
     for batch, number, done in taken:
         rows = slice(at, at + len(batch))
-        done(number, Folded(folded.value[rows], folded.code[rows], folded.outcome[rows], folded.scored[rows]), classes)
+        done(number, folded.take(rows), classes)
         at += len(batch)
 
 

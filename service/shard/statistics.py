@@ -26,7 +26,7 @@ from kernels.cpu.tally import (
     WIDTH,
     tally,
 )
-from learners.base import Folded
+from learners.base import SIGNALS, Folded
 
 _FLAGS = {
     "learned": layout.LEARNED,
@@ -38,7 +38,7 @@ _FLAGS = {
     "quarantined": layout.QUARANTINED,
     "outlier": layout.OUTLIER,
 }
-_CARRIED = ("outcomes", "labels", "sums", "seen", "bins", "confidence")
+_CARRIED = ("outcomes", "labels", "sums", "seen", "bins", "confidence", "expired", "signals")
 _TASKS = {"binary": layout.BINARY, "multiclass": layout.MULTICLASS, "regression": layout.REGRESSION}
 
 
@@ -53,28 +53,45 @@ class Statistics:
     seen: np.ndarray = field(default_factory=lambda: np.zeros((2, 2), np.int64))
     bins: np.ndarray = field(default_factory=lambda: np.zeros((BINS, 2), np.int64))
     confidence: np.ndarray = field(default_factory=lambda: np.zeros(BINS))
+    expired: np.ndarray = field(default_factory=lambda: np.zeros(2, np.int64))
+    """Observations that left without a label: dropped, and learned with the default one."""
+    signals: np.ndarray = field(default_factory=lambda: np.zeros((len(SIGNALS), 2), np.int64))
+    """Of each kind of signal how many there were, and the position of the last."""
 
     def update(self, folded: Folded) -> None:
         """Adds a fold."""
-        if self.kind == "multiclass" and len(folded.scored):
-            top = np.fmax.reduce(folded.scored[:, 3])  # NaN where no label met its prediction
+        scored = folded.met()
+        if len(folded.expired):
+            gone, defaulted = (~np.isnan(folded.expired[:, column]) for column in (1, 3))
+            self.expired += [np.count_nonzero(gone & ~defaulted), np.count_nonzero(defaulted)]
+        np.add.at(self.signals[:, 0], folded.signals[:, 1], 1)
+        np.maximum.at(self.signals[:, 1], folded.signals[:, 1], folded.signals[:, 0])
+        if self.kind == "multiclass" and len(scored):
+            top = np.fmax.reduce(scored[:, 3])  # NaN where no label met its prediction
             if top >= len(self.seen):
                 grown = np.zeros((2 * int(top) + 2, 2), np.int64)
                 grown[: len(self.seen)] = self.seen
                 self.seen = grown
         trust = (self.bins, self.confidence)
-        tally(
-            _TASKS[self.kind], folded.outcome, folded.scored, self.outcomes, self.labels, self.sums, self.seen, *trust
-        )
+        tally(_TASKS[self.kind], folded.outcome, scored, self.outcomes, self.labels, self.sums, self.seen, *trust)
 
     def quarantined(self, events: int) -> None:
         """Counts events that were taken out of the log's fold."""
         self.outcomes[layout.QUARANTINED] += events
 
     def counts(self) -> dict[str, int]:
-        """Events by outcome; one event may count in several."""
-        codes = np.arange(256)
+        """Events by outcome, of which one event may count in several, and observations that never got their label.
+
+        Of the signals that there were, how many, and the position after the event of the last of each kind.
+        """
+        late = np.arange(256) & layout.LATE == layout.LATE
+        codes = np.where(late, 0, np.arange(256))
         by_flag = {name: int(self.outcomes[(codes & flag) > 0].sum()) for name, flag in _FLAGS.items()}
+        dropped, defaulted = self.expired.tolist()
+        by_flag |= {"late": int(self.outcomes[late].sum()), "dropped": dropped, "defaulted": defaulted}
+        for name, (count, last) in zip(SIGNALS, self.signals.tolist()):
+            if count:
+                by_flag |= {name: count, f"{name}_last_position": last}
         return {"events": int(self.outcomes.sum()), "labels": int(self.labels[LABELS]), **by_flag}
 
     def metrics(self) -> dict[str, float]:

@@ -22,11 +22,12 @@ from service.client import AsyncClient, LearnResult, Numbered
 from service.errors import Refused
 from service.store.connect import connect
 from service.store.errors import StoreUnavailable
+from service.store.files import Files
 from service.store.letters import Letters
 from service.wire import Schema, encode_columns
 from streams.sources.messages import MessageParser, Messages
-from streams.sources.reader import Lost, Reader, Unavailable, open_reader
-from streams.sources.spec import KafkaSource, RedisStreamSource
+from streams.sources.reader import Lost, Reader, Rows, Unavailable, open_reader
+from streams.sources.spec import QueueSource, Source
 
 log = logging.getLogger(__name__)
 
@@ -70,16 +71,15 @@ class Consumer:
 
     def __init__(self, spec: ModelSpec, number: int, target: str, store: str) -> None:
         self.spec = spec
-        self.source: KafkaSource | RedisStreamSource = spec.deployment.sources[number]
+        self.source: Source = spec.deployment.sources[number]
         self.state = State()
         self._target = target
         self._store = store
         self._schema = Schema.of(spec)
         self._letters = Letters(connect(store), DEPLOYMENT, spec.name, "0")
-        mapping = source_mapping(spec, self.source)
-        label_as = self.source.fields.label_as
-        self._parser = MessageParser(mapping, self.source.envelope, label_as)
-        self._wants = {name for name in (mapping.key, mapping.time, mapping.id) if name and name.startswith("$")}
+        self._mapping = source_mapping(spec, self.source)
+        if isinstance(self.source, QueueSource):
+            self._parser = MessageParser(self._mapping, self.source.envelope, self.source.fields.label_as)
         self._rows = max(1, min(self.source.batch, BATCH_BYTES // (4 * len(spec.features) + 64)))
         self._reading = ThreadPoolExecutor(1, "read-source")  # the reader belongs to this one thread
         self._saying = ThreadPoolExecutor(1, "say-state")
@@ -147,7 +147,8 @@ class Consumer:
         reader = self._reader
         if reader is None:
             group = f"continual-{self.spec.name}"
-            opening = (open_reader, self.source, self._rows, group, self._store, self._wants)
+            files = Files(self._letters.client, DEPLOYMENT, self.spec.name, "0")
+            opening = (open_reader, self.source, self._rows, group, self._store, self._mapping, files)
             reader = await self._in_thread(*opening)
             self._reader = reader
         assert reader is not None
@@ -181,7 +182,7 @@ class Consumer:
             raise lost
         number = lost.first if self.source.lost == "earliest" else lost.end
         log.warning("%s; going on from %d", lost, number)
-        self.state.lost += number - lost.wanted
+        self.state.lost += lost.missed if self.source.lost == "earliest" else number - lost.wanted
         await self._in_thread(self._reader.seek, lost.producer, number)
         return number
 
@@ -226,21 +227,24 @@ class Consumer:
     def _read(self) -> list[Numbered]:
         """The next messages as requests; what does not fit is kept first. Runs in the reading thread."""
         assert self._reader is not None
-        ready = [self._numbered(messages) for messages in self._reader.read()]
+        ready = [self._numbered(held) for held in self._reader.read()]
         self.state.lag = self._reader.lag()
         return ready
 
-    def _numbered(self, messages: Messages) -> Numbered:
-        parsed = self._parser.parse(messages)
-        if parsed.bad:
+    def _numbered(self, held: Messages | Rows) -> Numbered:
+        if isinstance(held, Rows):
+            batch, ids = held.batch, held.ids
+            letters = [(number, str(bad), bad.original, "{}") for number, bad in held.bad]
+        else:
+            parsed = self._parser.parse(held)
+            batch, ids = parsed.batch, parsed.ids
             letters = [
-                (messages.numbers[index], str(bad), bad.original, messages.beside(index)) for index, bad in parsed.bad
+                (held.numbers[index], str(bad), bad.original, held.beside(index)) for index, bad in parsed.bad
             ]
-            self.state.dead_letters += self._letters.keep(messages.producer, self.source.dead_letters, letters)
-        columns = None
-        if parsed.batch is not None:
-            columns = encode_columns(parsed.batch, self._schema.target, parsed.ids)
-        return Numbered(columns, messages.producer, messages.first, messages.end)
+        if letters:
+            self.state.dead_letters += self._letters.keep(held.producer, self.source.dead_letters, letters)
+        columns = None if batch is None else encode_columns(batch, self._schema.target, ids)
+        return Numbered(columns, held.producer, held.first, held.end)
 
     # What it says
 

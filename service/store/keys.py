@@ -34,6 +34,7 @@ class PartitionKeys:
         letters: stream, the messages of sources that do not fit.
         letter_marks: hash, the last number kept there by producer.
         sources: hash, what each source says of itself.
+        files: hash, the files of folders that are read, by source and name.
 
     Raises:
         ValueError: if a name holds a character that a key or a hash tag cannot.
@@ -54,6 +55,7 @@ class PartitionKeys:
         self.letters = prefix + "letters"
         self.letter_marks = prefix + "letter-marks"
         self.sources = prefix + "sources"
+        self.files = prefix + "files"
 
     def arrays(self, position: int, nonce: str) -> str:
         """Key of the shared arrays of a snapshot at `position`; `nonce` tells it from others there."""
@@ -73,6 +75,7 @@ class PartitionKeys:
             self.letters,
             self.letter_marks,
             self.sources,
+            self.files,
         ]
 
 

@@ -19,6 +19,7 @@ import pyarrow.json
 
 from streams.batch import Batch
 from streams.columns import events
+from streams.files import check_utf8
 from streams.mapping import BadRow, Mapping
 from streams.sources.spec import TRANSPORT_ID, TRANSPORT_KEY, TRANSPORT_TIME
 
@@ -111,10 +112,9 @@ class MessageParser:
             if isinstance(item, BadRow):
                 parsed.bad.append((item.row, item))
                 continue
-            end, batch = item
-            batches.append(batch)
-            if parsed.ids is not None and self._mapping.id is not None:
-                parsed.ids += held.texts(range(end - len(batch), end), self._mapping.id)
+            batches.append(item.batch)
+            if parsed.ids is not None and item.ids is not None:
+                parsed.ids += item.ids.to_pylist()
         if batches:
             parsed.batch = Batch.concat(batches)
         return parsed
@@ -180,11 +180,6 @@ class _Held:
     def original(self, row: range) -> bytes:
         """The bytes of a message."""
         return payload_bytes(self._m.values[row[0]])
-
-    def texts(self, block: range, column: str) -> list[str]:
-        """A column of good messages as text."""
-        table = self.table(block, pa.schema([pa.field(column, pa.string())]))
-        return pc.fill_null(table.column(column).cast(pa.string()), "").to_pylist()
 
     # How
 
@@ -356,7 +351,7 @@ def _joined(values: Sequence[bytes | None]) -> bytes:
         if any(line[:1] != b"{" or line[-1:] != b"}" for line in lines):
             raise pa.ArrowInvalid("no JSON object")
         joined = b"\n".join(lines) + b"\n"
-    pa.array([joined], pa.large_binary()).cast(pa.large_string())  # it must be UTF-8, which parsing does not check
+    check_utf8(joined)
     return joined
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
+from streams.batch import Batch
+from streams.mapping import BadRow, Mapping
 from streams.sources.messages import Messages
-from streams.sources.spec import KafkaSource, RedisStreamSource
+from streams.sources.spec import FolderSource, KafkaSource, RedisStreamSource
 
 READ_SECONDS = 0.05
 """How long a reading waits for the first message."""
@@ -23,10 +27,17 @@ class Lost(Exception):  # noqa: N818 (says what is the case)
         wanted: the number that comes next.
         first: the first number retained.
         end: the number after the last message.
+        missed: how many messages (of a folder: files) are passed over by going on from `first`.
     """
 
-    def __init__(self, producer: str, wanted: int, first: int, end: int) -> None:
+    def __init__(
+        self, producer: str, wanted: int, first: int, end: int, *, why: str = "", missed: int | None = None
+    ) -> None:
         self.producer, self.wanted, self.first, self.end = producer, wanted, first, end
+        self.missed = first - wanted if missed is None else missed
+        if why:
+            super().__init__(why)
+            return
         if wanted > end:
             why = f"lies beyond the end, {end}: the source was made anew; give it another `name`"
         else:
@@ -37,6 +48,27 @@ class Lost(Exception):  # noqa: N818 (says what is the case)
     def anew(self) -> bool:
         """Whether the source was made anew: its numbers do not go on from those that are logged."""
         return self.wanted > self.end
+
+
+@dataclass(slots=True)
+class Rows:
+    """Consecutive rows of a source that are parsed already.
+
+    Attributes:
+        producer: the source's identity.
+        first: the number that it goes on with before these.
+        end: the one after them.
+        batch: the events among them; None where there is none.
+        ids: the id of each event, "" for none; None where the mapping has no ids.
+        bad: number and fault of each of the others.
+    """
+
+    producer: str
+    first: int
+    end: int
+    batch: Batch | None
+    ids: list[str] | None
+    bad: list[tuple[int, BadRow]]
 
 
 class Reader(Protocol):
@@ -54,11 +86,11 @@ class Reader(Protocol):
     def bounds(self, producer: str) -> tuple[int, int]:
         """The first number retained, and the one after the last message."""
 
-    def read(self) -> list[Messages]:
-        """The next messages, by partition; none after `READ_SECONDS`. Raises `Lost` where some went unread."""
+    def read(self) -> Sequence[Messages | Rows]:
+        """The next messages or rows, by partition; none after `READ_SECONDS`. Raises `Lost` where some went unread."""
 
     def lag(self) -> dict[str, int]:
-        """Messages not read yet, by partition, where known; of a Redis Stream an upper bound."""
+        """Messages not read yet, by partition, where known; of a Redis Stream an upper bound, of a folder its files."""
 
     def acknowledged(self, producer: str, number: int) -> None:
         """Everything before this number is logged: a sign for those who watch the lag."""
@@ -70,7 +102,14 @@ class Reader(Protocol):
         """Lets go of connections."""
 
 
-def open_reader(source: KafkaSource | RedisStreamSource, rows: int, group: str, store: str, wants: set[str]) -> Any:
+def open_reader(
+    source: KafkaSource | RedisStreamSource | FolderSource,
+    rows: int,
+    group: str,
+    store: str,
+    mapping: Mapping,
+    table: Any,
+) -> Any:
     """A reader for a source.
 
     Args:
@@ -78,8 +117,14 @@ def open_reader(source: KafkaSource | RedisStreamSource, rows: int, group: str, 
         rows: messages at a time, at most.
         group: name under which positions are shown to those who watch.
         store: URL of the deployment's store, for a source without one.
-        wants: which of `$key`, `$time`, `$id` are needed.
+        mapping: which field is what.
+        table: a `streams.sources.folder.FileTable`, for a folder.
     """
+    if isinstance(source, FolderSource):
+        from streams.sources.folder import FolderReader
+
+        return FolderReader(source, rows, mapping, table)
+    wants = {name for name in (mapping.key, mapping.time, mapping.id) if name and name.startswith("$")}
     if isinstance(source, KafkaSource):
         from streams.sources.kafka import KafkaReader
 

@@ -71,7 +71,15 @@ class SourceBase(Strict):
         pattern=r"^$|" + NAME_PATTERN,
         description="Part of the identity of what is read. A new name reads from `start` again (a topic made anew).",
     )
-    fields: Fields = Field(default_factory=Fields, description="Which field of a message is what.")
+    fields: Fields = Field(default_factory=Fields, description="Which field of a message or row is what.")
+    batch: int = Field(2048, ge=1, le=16_384, description="Messages or rows read and sent together, at most.")
+    in_flight: int = Field(8, ge=1, le=64, description="Batches that wait for their answer; then reading pauses.")
+    dead_letters: int = Field(10_000, ge=1, le=1_000_000, description="Events that do not fit, kept; the oldest go.")
+
+
+class QueueSource(SourceBase):
+    """What all queues have."""
+
     envelope: Literal["auto", "plain", "cloudevents"] = Field(
         "auto",
         description="`plain`: the payload is the event as a JSON object. `cloudevents`: it is a structured CloudEvent. "
@@ -87,12 +95,9 @@ class SourceBase(Strict):
         description="When what comes next is no longer retained: stop and say so, or go on from the first or last "
         "message that is, which is counted and reported.",
     )
-    batch: int = Field(2048, ge=1, le=16_384, description="Messages read and sent together, at most.")
-    in_flight: int = Field(8, ge=1, le=64, description="Batches that wait for their answer; then reading pauses.")
-    dead_letters: int = Field(10_000, ge=1, le=1_000_000, description="Events that do not fit, kept; the oldest go.")
 
 
-class RedisStreamSource(SourceBase):
+class RedisStreamSource(QueueSource):
     """A Redis Stream, read plainly (XREAD), without a consumer group."""
 
     kind: Literal["redis_stream"] = "redis_stream"
@@ -128,7 +133,7 @@ class RedisStreamSource(SourceBase):
         return self
 
 
-class KafkaSource(SourceBase):
+class KafkaSource(QueueSource):
     """A Kafka topic: all its partitions, committed messages only, without consumer-group assignment."""
 
     kind: Literal["kafka"] = "kafka"
@@ -161,4 +166,41 @@ class KafkaSource(SourceBase):
         return self
 
 
-Source = Annotated[RedisStreamSource | KafkaSource, Field(discriminator="kind")]
+class FolderSource(SourceBase):
+    """A folder that files of rows are put into: CSV, JSON Lines (also compressed) and Parquet, by their names."""
+
+    kind: Literal["folder"] = "folder"
+    path: str = Field(
+        min_length=1, max_length=150, pattern=r"^/", description="Of the folder, where the source runs; absolute."
+    )
+    pattern: str = Field("*", min_length=1, description="Names of the files to read, as a shell would match them.")
+    start: Literal["earliest", "latest"] = Field(
+        "earliest", description="`latest`: files that are there at the first reading are passed over."
+    )
+    lost: Literal["error", "earliest"] = Field(
+        "error",
+        description="When a file is gone or changed before it was read to its end: stop and say so, or go on with the "
+        "next file, which is counted and reported.",
+    )
+    settle: float = Field(
+        1.0, ge=0, le=3600, description="Seconds for which a new file must stay the same before it is read."
+    )
+    columns: tuple[str, ...] | None = Field(None, description="Names of the columns of CSV files without a header.")
+    delimiter: str | None = Field(
+        None, min_length=1, max_length=1, description="Of CSV files; null: a tab for .tsv, a comma for others."
+    )
+
+    @property
+    def producer(self) -> str:
+        """Identity of what is read."""
+        return f"folder:{self.name}:{self.path}" if self.name else f"folder:{self.path}"
+
+    @model_validator(mode="after")
+    def _sensible(self) -> FolderSource:
+        beside = [name for name in (self.fields.key, self.fields.time, self.fields.id) if name and name.startswith("$")]
+        if beside:
+            raise ValueError(f"fields: {', '.join(beside)} come with messages, and a row of a file has none")
+        return self
+
+
+Source = Annotated[RedisStreamSource | KafkaSource | FolderSource, Field(discriminator="kind")]

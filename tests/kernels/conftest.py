@@ -66,7 +66,11 @@ def make_config(task: int, cell: str, units: int, features: int, **changes) -> C
         "residual_clip": 3.0,
         "ignore_out_of_order": 0,
         "pending": 0,
+        "head_credit": 0,
         "horizon": 0.0,
+        "horizon_time": 0.0,
+        "defaults": 0,
+        "default_label": 0.0,
         "max_classes": 6 if task == MULTICLASS else 0,
         "encoded": 0,
         "encoder_tanh": 0,
@@ -169,14 +173,15 @@ def make_model(config: Config, cell: str, rng: np.random.Generator, keys: int = 
         np.zeros((keys, body), dtype),
         np.zeros((keys, p, 2), np.uint64),
         np.zeros((keys, p, PENDING_HEAD)),
-        np.zeros((keys, p, held + body if p else 0), dtype),
+        np.zeros((keys, p, (config.hidden + config.width if config.head_credit else held + body) * (p > 0)), dtype),
     )
     scratch = make_scratch(made, config, dtype)
     return SimpleNamespace(cell=made, config=config, shared=shared, rows=rows, scratch=scratch)
 
 
 def make_out(n: int) -> Out:
-    return Out(np.empty(n), np.empty(n, np.int32), np.empty(n, np.uint8), np.full((n, 5), np.nan))
+    scored, expired = np.full((2, n, 5), np.nan)
+    return Out(np.empty(n), np.empty(n, np.int32), np.empty(n, np.uint8), scored, expired)
 
 
 def make_events(config: Config, rng: np.random.Generator, n: int, keys: int = 1, labelled: float = 0.7) -> Events:

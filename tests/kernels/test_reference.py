@@ -8,6 +8,7 @@ import pytest
 from kernels.cpu.layout import (
     ADAM,
     C_STEPS,
+    LATE,
     LEARNED,
     NONFINITE,
     OBGD,
@@ -44,6 +45,7 @@ def assert_same_fold(build, config, cell, n=250, keys=3):
     np.testing.assert_array_equal(a.code, b.code)
     np.testing.assert_allclose(a.value, b.value, rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(a.scored, b.scored, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(a.expired, b.expired, rtol=1e-9, atol=1e-12)
     for group, other in ((ours.shared, theirs.shared), (ours.rows, theirs.rows)):
         for name, x, y in zip(group._fields, group, other):
             np.testing.assert_allclose(x, y, rtol=1e-8, atol=1e-10, err_msg=name)
@@ -51,6 +53,7 @@ def assert_same_fold(build, config, cell, n=250, keys=3):
     assert (a.outcome & LEARNED).any()
     assert (a.outcome & OBSERVED).any()
     assert bool((a.outcome & UNKNOWN_ID).any()) == (config.pending > 0)
+    return a
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
@@ -69,6 +72,33 @@ def test_compiled_fold_equals_reference(build, task, optimizer, pending, ignore)
         ignore_out_of_order=ignore,
         horizon=20.0 * ignore,
     )
+    assert_same_fold(build, config, "mingru")
+
+
+POLICIES = {
+    "head": {"head_credit": 1},
+    "head clipped": {"head_credit": 1, "clip_norm": 0.3, "layers": 2},
+    "head obgd": {"head_credit": 1, "optimizer": OBGD, "rate": 1.0},
+    "default": {"defaults": 1, "horizon": 5.0},
+    "default of the head, by time": {"defaults": 1, "default_label": 1.0, "horizon_time": 6.0, "head_credit": 1},
+    "dropped by time": {"horizon_time": 8.0},
+}
+
+
+@pytest.mark.parametrize("task", [0, 1, 2], ids=["binary", "multiclass", "regression"])
+@pytest.mark.parametrize("policy", POLICIES)
+def test_every_policy_of_late_labels_equals_reference(build, task, policy) -> None:
+    config = build.config(task, "mingru", units=6, features=4, pending=4, age_input=1, **POLICIES[policy])
+    out = assert_same_fold(build, config, "mingru")
+    left, learned = (~np.isnan(out.expired[:, column]) for column in (1, 3))
+    assert left.any()
+    assert learned.any() == ("default" in policy)
+    assert (out.outcome == LATE).any() == ("horizon" in str(POLICIES[policy]))
+
+
+@pytest.mark.parametrize("task", [0, 2], ids=["binary", "regression"])
+def test_with_an_encoder_the_head_alone_can_be_taught(build, task) -> None:
+    config = build.config(task, "mingru", units=6, features=5, encoded=4, head_credit=1, pending=3)
     assert_same_fold(build, config, "mingru")
 
 

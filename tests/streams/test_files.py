@@ -171,6 +171,25 @@ def test_bad_rows_are_reported_and_passed_over(tmp_path: Path, suffix: str) -> N
     assert all(at[row] == np.float32(rows[row]["a"]) for row in good)
 
 
+def test_text_that_is_not_utf8_is_a_bad_row(tmp_path: Path) -> None:
+    rows = rows_of(9)
+    for suffix in ("csv", "jsonl"):
+        path = write(tmp_path / f"bad.{suffix}", rows)
+        lines = path.read_bytes().split(b"\n")
+        broken = 4 + (suffix == "csv")
+        lines[broken] = lines[broken].replace(b"card", b"c\xffrd")
+        path.write_bytes(b"\n".join(lines))
+        dead: list[BadRow] = []
+        assert sum(len(batch) for _, batch in read_file(path, FULL, on_bad=dead.append)) == 8
+        assert [(bad.row, bad.original.strip()) for bad in dead] == [(4, lines[broken])]
+        with pytest.raises(BadRow, match=f"bad.{suffix}, row 4"):
+            list(read_file(path, FULL))
+    path = tmp_path / "header.csv"
+    path.write_bytes(b"a,\xff\n1,2\n")
+    with pytest.raises(ValueError, match=r"header.csv, the header: .* is not UTF-8"):
+        list(read_file(path, Mapping(("a",))))
+
+
 def test_labels_of_many_classes(tmp_path: Path) -> None:
     path = tmp_path / "m.csv"
     path.write_text("a,y\n" + "".join(f"1,{label}\n" for label in ["7", "3", "", "7", "12"]))
@@ -223,7 +242,7 @@ def test_what_is_not_there_is_named(tmp_path: Path) -> None:
         list(read_file(path, FULL, start=4))
     assert list(read_file(path, FULL, start=3)) == []
     with pytest.raises(ValueError, match="unknown kind of file"):
-        next(read_file(tmp_path / "e.parquet", FULL))
+        next(read_file(tmp_path / "e.orc", FULL))
     with pytest.raises(FileNotFoundError):
         next(read_file(tmp_path / "none.csv", FULL))
     empty = tmp_path / "empty.csv"

@@ -10,6 +10,7 @@ from streams.sources.spec import Source
 
 KAFKA = {"kind": "kafka", "bootstrap": "b:1", "topic": "t"}
 REDIS = {"kind": "redis_stream", "stream": "s"}
+FOLDER = {"kind": "folder", "path": "/in"}
 
 
 def model(*sources, **more):
@@ -23,6 +24,7 @@ def test_sources_are_no_part_of_the_digest_and_come_back_from_json():
     assert ModelSpec.model_validate_json(spec.to_json()) == spec
     assert spec.digest() == model().digest()
     assert [source.producer for source in spec.deployment.sources] == ["kafka:t", "redis:s"]
+    assert model(FOLDER).deployment.sources[0].producer == "folder:/in"
     assert model(KAFKA | {"name": "again"}).deployment.sources[0].producer == "kafka:again:t"
 
 
@@ -45,6 +47,11 @@ def test_sources_are_no_part_of_the_digest_and_come_back_from_json():
         (REDIS | {"payload": None, "envelope": "cloudevents"}, "payload"),
         (REDIS | {"batch": 0}, "batch"),
         (REDIS | {"unknown": 1}, "unknown"),
+        (FOLDER | {"path": "in"}, "path"),
+        (FOLDER | {"start": {"position": 1}}, "start"),
+        (FOLDER | {"lost": "latest"}, "lost"),
+        (FOLDER | {"envelope": "plain"}, "envelope"),
+        (FOLDER | {"fields": {"key": "$key"}}, "a row of a file has none"),
     ],
 )
 def test_what_does_not_fit_is_named(source, said):

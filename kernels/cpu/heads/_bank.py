@@ -9,7 +9,7 @@ import numba as nb
 import numpy as np
 
 from kernels.cpu.heads._filter import add_times, log, move_rows, rank_one, symmetric_product, times
-from kernels.cpu.numerics import INLINE, dot, exp
+from kernels.cpu.numerics import CALL, INLINE, dot, exp
 
 LEAST_SCORE = 1e-6
 """A probability, or a density over that of the best member, counts as at least this much for the bank."""
@@ -35,9 +35,6 @@ DECAY, VARIANCE, EXCESS, DEVIATION, POSTERIOR, D_SPREAD = range(6)
 
 # Entries of `Work.said`: value and half-width of the interval, scale, mean and variance of t, dL/dlog(alpha).
 VALUE, HALF, SCALE, MEAN, TOTAL, D_ALPHA = range(6)
-
-PART = {**INLINE, "forceinline": False}
-"""Large parts that a fold calls in several places: compiled once."""
 
 
 class State(NamedTuple):
@@ -88,7 +85,7 @@ class Work(NamedTuple):
     """float64 [6]."""
 
 
-@nb.njit(**PART)
+@nb.njit(**CALL)
 def carry(state, work, m, rows, elapsed):
     """The transition of every member as far as a prediction needs it: u, M- z and z' A- z."""
     z = work.z
@@ -110,7 +107,7 @@ def carry(state, work, m, rows, elapsed):
         note[DEVIATION] = math.sqrt(variance) if variance > 0.0 else 0.0
 
 
-@nb.njit(**PART)
+@nb.njit(**CALL)
 def back(state, work, rows, m, hidden, regression):
     """dL/dz of the first `hidden` features in `work.d_z`: through M- z, and through z' A- z whose gradient is 2 u."""
     d_z = work.d_z
@@ -170,7 +167,7 @@ def move_gamma(state, work, rows, noise, level, elapsed, rate):
     state.gamma[0] = exp(-0.5 * delta) if delta > 0.0 else 1.0
 
 
-@nb.njit(**PART)
+@nb.njit(**CALL)
 def update(state, work, m, rows, g, noise):
     """Filters the innovation `work.d_output[g]` with observation noise `noise`."""
     decay = work.member[g, DECAY]

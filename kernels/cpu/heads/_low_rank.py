@@ -10,7 +10,7 @@ import math
 import numba as nb
 
 from kernels.cpu.heads._linear_algebra import eigen
-from kernels.cpu.numerics import INLINE, JIT, dot
+from kernels.cpu.numerics import CALL, INLINE, dot
 from kernels.cpu.products import product
 
 _NO_DIRECTION = 1e-12
@@ -186,7 +186,7 @@ def _turn(head, basis, inputs, width, outputs, unit, output):
             place[j] = row[j]
 
 
-@nb.njit(**JIT)
+@nb.njit(**CALL)
 def update(head, m, outputs):
     """Lets the residual e of covariance F F' into weights and directions; nothing where that would not be finite."""
     state, work, n = head.state, head.work, head.units

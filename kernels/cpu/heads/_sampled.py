@@ -9,12 +9,12 @@ import math
 
 import numba as nb
 
-from kernels.cpu.heads._bank import D_ALPHA, D_SPREAD, DEVIATION, LEAST_SCORE, PART, POSTERIOR
+from kernels.cpu.heads._bank import D_ALPHA, D_SPREAD, DEVIATION, LEAST_SCORE, POSTERIOR
 from kernels.cpu.heads._filter import normals
-from kernels.cpu.numerics import dot, exp
+from kernels.cpu.numerics import CALL, dot, exp
 
 
-@nb.njit(**PART)
+@nb.njit(**CALL)
 def sampled_softmax(samples, seed, alpha, weights, work, classes, draw, p):
     """The mixture of the members' sampled softmaxes in `p` [classes], each sample's in `work.chance`."""
     wide = max(1, samples)
@@ -54,7 +54,7 @@ def sampled_softmax(samples, seed, alpha, weights, work, classes, draw, p):
                 row[j] *= inverse[j]
 
 
-@nb.njit(**PART)
+@nb.njit(**CALL)
 def sampled_error(alpha, weights, work, classes, y, p_y):
     """Posterior weights, dL/d(M- z), dL/d(deviation) and dL/dlog(alpha) of L = -log p_y.
 

@@ -35,7 +35,7 @@ from kernels.cpu.heads._closed_form import (
     take,
 )
 from kernels.cpu.heads._linear_algebra import cholesky, packed, solve
-from kernels.cpu.numerics import INLINE, JIT, dot
+from kernels.cpu.numerics import CALL, INLINE, dot
 
 EMPIRICAL, UNIFORM = 0, 1
 """Priors: the share of the examples, or equal."""
@@ -193,7 +193,7 @@ def _shrunk(head, m):
         factor[i * (i + 3) // 2] += ridge
 
 
-@nb.njit(**JIT)
+@nb.njit(**CALL)
 def rebuild(head, m, classes):
     """Weights, biases and centre from means, counts and scatter as they are; those before where it is not definite."""
     state = head.state

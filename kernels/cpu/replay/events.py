@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numba as nb
 import numpy as np
 
-from kernels.cpu.fold import class_of, find, score
+from kernels.cpu.fold import class_of, expired, find, leave, score
 from kernels.cpu.inputs import standardise
 from kernels.cpu.layout import (
     BINARY,
@@ -26,6 +26,7 @@ from kernels.cpu.layout import (
     H_POSITION,
     H_SEEN,
     H_TIME,
+    LATE,
     LEARNED,
     MULTICLASS,
     OBSERVED,
@@ -35,6 +36,7 @@ from kernels.cpu.layout import (
     P_CODE,
     P_SEEN,
     P_SURE,
+    P_TIME,
     P_VALUE,
     UNKNOWN_ID,
 )
@@ -52,6 +54,7 @@ class Config(NamedTuple):
     ignore_out_of_order: int
     pending: int
     horizon: float
+    horizon_time: float
     max_classes: int
     scaled: int
     """1: inputs are standardised by running moments; 0: they are the features, and the mean where one is missing."""
@@ -180,7 +183,7 @@ def _observe(config, shared, rows, events, x, logits, p, out, t, at):
     row[H_POSITION] = shared.counters[C_POSITION]
     if events.kind[t] == 0:
         if config.pending > 0:
-            _hold(config, shared, rows, events, x[at], t, slot, base, value, code, sure)
+            _hold(config, shared, rows, events, out, x[at], t, slot, base, value, code, sure)
         out.outcome[t] = outcome
         return
     y = class_of(config, shared, events, events.y[t]) if config.task == MULTICLASS else events.y[t]
@@ -188,22 +191,24 @@ def _observe(config, shared, rows, events, x, logits, p, out, t, at):
         out.outcome[t] = outcome | CLASS_LIMIT
         return
     given = value if config.task == BINARY else (p[int(y)] if y < classes else 0.0)
-    score(out, t, given, code, base, y, sure)
+    score(out.scored, t, given, code, base, y, sure)
     _gather(config, shared, row, x[at], y, row[H_SEEN])
     out.outcome[t] = outcome | LEARNED
 
 
 @nb.njit(**INLINE)
-def _hold(config, shared, rows, events, x, t, slot, base, value, code, sure):
+def _hold(config, shared, rows, events, out, x, t, slot, base, value, code, sure):
     """Keeps an observation for its label: a ring per key, so the oldest goes first."""
     ring = int(rows.head[slot, H_PENDING])
     rows.head[slot, H_PENDING] = (ring + 1) % config.pending
     rows.pending_id[slot, ring, 0] = events.id[t, 0]
     rows.pending_id[slot, ring, 1] = events.id[t, 1]
     note = rows.pending_head[slot, ring]
+    if note[P_AT] > 0:
+        leave(config, note, out, t)
     note[P_AT] = shared.counters[C_POSITION]
     note[P_BASE], note[P_VALUE], note[P_CODE], note[P_SURE] = base, value, code, sure
-    note[P_SEEN] = rows.head[slot, H_SEEN]
+    note[P_SEEN], note[P_TIME] = rows.head[slot, H_SEEN], events.time[t]
     for j in range(len(x)):
         rows.pending_body[slot, ring, j] = x[j]
 
@@ -213,11 +218,14 @@ def _label(config, shared, rows, events, out, t):
     """A label for an earlier observation, which joins the mini-batch with the inputs of then."""
     slot = events.slot[t]
     out.value[t], out.code[t] = math.nan, -1
-    place = find(config, rows, events, t, slot, shared.counters[C_POSITION])
+    place = find(config, rows, events, t, slot)
     if place < 0:
         out.outcome[t] = UNKNOWN_ID
         return
     row, note = rows.head[slot], rows.pending_head[slot, place]
+    if expired(config, row, note, shared.counters[C_POSITION], events.time[t]):
+        out.outcome[t] = LATE
+        return
     row[H_POSITION] = shared.counters[C_POSITION]
     note[P_AT] = 0.0
     y = class_of(config, shared, events, events.y[t]) if config.task == MULTICLASS else events.y[t]
@@ -225,7 +233,7 @@ def _label(config, shared, rows, events, out, t):
         out.outcome[t] = CLASS_LIMIT
         return
     given = note[P_VALUE] if config.task == BINARY else math.nan
-    score(out, t, given, note[P_CODE], note[P_BASE], y, note[P_SURE])
+    score(out.scored, t, given, note[P_CODE], note[P_BASE], y, note[P_SURE])
     _gather(config, shared, row, rows.pending_body[slot, place], y, note[P_SEEN])
     out.outcome[t] = LEARNED
 
@@ -250,6 +258,9 @@ def settle(config, shared, rows, events, start, stop, x, logits, p, out):
         shared.counters[C_POSITION] += 1
         for i in range(5):
             out.scored[t, i] = math.nan
+        if len(out.expired) > 0:
+            for i in range(5):
+                out.expired[t, i] = math.nan
         if events.kind[t] == 2:
             _label(config, shared, rows, events, out, t)
         else:

@@ -15,6 +15,7 @@ from service.api.continual_v1_pb2 import (
 
 X = dict(zip(FEATURES, (0.5, -0.25, 1.0)))
 DELAYED = {"arrive": "delayed", "pending": 2}
+LATE = OUTCOME_UNKNOWN_ID | OUTCOME_OUT_OF_ORDER
 
 
 def state(shard, model):
@@ -80,12 +81,14 @@ def test_a_label_for_an_id_that_is_not_pending_changes_nothing(shard, client, na
     before = state(shard, name)
     position = client.models.get(name).position
     answer = client.label(name, id, key, "UP")
-    assert outcome(answer) == OUTCOME_UNKNOWN_ID
+    assert outcome(answer) == (LATE if how == "expired" else OUTCOME_UNKNOWN_ID)
     assert np.isnan(answer.value[0])
     assert (answer.position, answer.code.tolist()) == (position, [-1])
     assert state(shard, name) == before
     assert client.models.get(name).position == position + 1
-    assert client.models.statistics(name).counts["unknown_id"] == 1
+    counts = client.models.statistics(name).counts
+    assert (counts["late"], counts["unknown_id"]) == ((1, 0) if how == "expired" else (0, 1))
+    assert (counts["out_of_order"], counts["dropped"], counts["defaulted"]) == (0, int(how == "pushed out"), 0)
     if how not in ("not kept", "expired"):
         assert outcome(client.label(name, "e1", "k", "UP")) == OUTCOME_LEARNED
 
@@ -100,7 +103,7 @@ def test_a_horizon_counts_events_of_the_log(client, name):
     client.update(name, X, key="k", id="e2")
     for _ in range(3):
         client.update(name, X, key="other")
-    assert outcome(client.label(name, "e2", "k", "UP")) == OUTCOME_UNKNOWN_ID
+    assert outcome(client.label(name, "e2", "k", "UP")) == LATE
 
 
 def test_a_second_label_for_an_observation_changes_nothing(shard, client, name):

@@ -99,6 +99,7 @@ CASES = (
     Case("digits-lda-forgetting", "digits-class", "lda", "forgetting", 1.0, least=False),
     _stream("stream-kalman", "recurrent-kalman", 0.0),
     _stream("stream-lofi", "recurrent+head.kind=lofi", 0.0),
+    _stream("stream-drift", "drift", 0.0),
     _stream("stream-river-tree", "river-tree", 0.0),
     *(_cell(kind, 0.0) for kind in ("elstm", "hgrn", "lru", "mingru", "minlstm", "rtu", "s5", "ssm")),
 )

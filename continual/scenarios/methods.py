@@ -139,6 +139,11 @@ _TABLE = (
         "The recurrent layer of the default with a bank of filters on top.",
     ),
     Method(
+        "drift",
+        {"kind": "drift"},
+        "The default recurrent learner, watched by ADWIN; what it does about a drift is a field (`reaction`).",
+    ),
+    Method(
         "river-linear",
         _river({"path": "river.linear_model.LogisticRegression"}),
         "River: standard scaler and logistic regression (two classes).",
@@ -225,9 +230,8 @@ def model(method: Method, scenario: Scenario, seed: int, name: str = "bench") ->
     if network.get("kind", "mlp") != "mlp" and len(scenario.shape) >= 2:
         channels = scenario.shape[:-2] or (1,)
         learner["network"] = {"image": [*channels, *scenario.shape[-2:]], **network}
-    return ModelSpec.model_validate(
-        {"name": name, "features": scenario.features, "target": target, "learner": learner}
-    )
+    features = [{"name": one, "missing": "mean"} if one in scenario.missing else one for one in scenario.features]
+    return ModelSpec.model_validate({"name": name, "features": features, "target": target, "learner": learner})
 
 
 def flops(method: Method, spec: ModelSpec, scenario: Scenario) -> float | None:

@@ -157,6 +157,7 @@ class Scenario:
         target: what is predicted.
         labels: the classes, as events name them; empty for numbers.
         shape: of one example.
+        missing: names of the columns in which a value may be missing.
         task_given: a prediction for a test set chooses among the classes of its experience only.
     """
 
@@ -169,6 +170,7 @@ class Scenario:
     labels: tuple[LabelValue, ...]
     shape: tuple[int, ...]
     task_given: bool = False
+    missing: tuple[str, ...] = ()
 
     @property
     def tested(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from continual import data
@@ -53,9 +54,10 @@ def table(path: Path, label: str | None, events: int | None = None) -> Scenario:
     Raises:
         continual.datasets.dataset.BadData: see `continual.datasets.tables.read`.
     """
-    held = read(path, label)
-    labels = held.batch.classes or ((0, 1) if held.target == "binary" else ())
-    return of(path.name, path.name, held.features, held.target, held.batch, labels, events)
+    mapping, batch = read(path, label)
+    labels = batch.classes or (mapping.labels if mapping.target == "binary" else ())
+    scenario = of(path.name, path.name, mapping.features, mapping.target, batch, labels, events)
+    return replace(scenario, missing=mapping.missing)
 
 
 

@@ -10,6 +10,7 @@ COMMANDS = {
     "serve": ("continual.commands.serve", "Run the service: store, shards and the gRPC port."),
     "demo": ("continual.commands.demo", "See it work, and survive the kill of a shard."),
     "bench": ("continual.bench", "Measure speed, accuracy and faults survived."),
+    "data": ("continual.commands.data", "List, fetch and check data sets."),
     "models": ("continual.commands.models", "Create, list, inspect, snapshot and delete models."),
     "events": ("continual.commands.events", "Send a file, or fold one; look at what did not fit."),
     "kernels": ("continual.commands.kernels", "Measure the fused numerics on this machine."),

@@ -12,13 +12,17 @@ from learners.spec import ModelSpec
 from streams.batch import Batch
 
 
-@cache
-def fingerprint() -> dict[str, str]:
+def fingerprint(spec: ModelSpec | None = None) -> dict[str, str]:
     """Backend, device kind, kernel version and the digest of a short canned fold, as plain values.
 
     The canned fold runs each kind of target in float32 on fixed events; its digest is what decides, the other
-    entries say where a difference comes from.
+    entries say where a difference comes from. With a spec, what its learner computes by other means is added.
     """
+    return _compiled() | (spec.learner.numerics() if spec is not None else {})
+
+
+@cache
+def _compiled() -> dict[str, str]:
     digests = [_canned(kind) for kind in ("binary", "multiclass", "regression")]
     return {
         "backend": "cpu",

@@ -251,6 +251,10 @@ class LearnerSpec(Registered):
         """Whether anything about the learner is random: another seed then gives another state."""
         return True
 
+    def numerics(self) -> dict[str, str]:
+        """What the bits of a fold depend on beside the compiled kernels; see `learners.fingerprint`."""
+        return {}
+
     def check(self, model: ModelSpec) -> None:
         """Refuses what only the whole model shows, such as a state too large to be held.
 

@@ -134,8 +134,9 @@ def audit(
     Raises:
         ValueError: the model was served by other numerics than those of this process.
     """
-    if json.loads(served.fingerprint) != fingerprint():
-        raise ValueError(f"fingerprint: served by {served.fingerprint}; accepted: this process' own, {fingerprint()}")
+    mine = fingerprint(spec)
+    if json.loads(served.fingerprint) != mine:
+        raise ValueError(f"fingerprint: served by {served.fingerprint}; accepted: this process' own, {mine}")
     logged = read_log(store, spec, ledger)
     learner, folded, statistics = fold(spec, logged.batches, logged.quarantined)
     acknowledged = lost = untold = mispredicted = 0

@@ -20,6 +20,10 @@ from rich.table import Table
 PACKAGES = ("continual", "numpy", "numba", "torch", "ray", "river", "redis", "grpcio", "vowpalwabbit")
 
 
+WIDE = 160
+"""Characters of a line where the output is no terminal."""
+
+
 def out_option(command: Any) -> Any:
     """The options `--out` and `--json` that every benchmark has."""
     command = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")(command)
@@ -103,7 +107,7 @@ def publish(
             table.add_column(column, justify="right" if numeric else "left", overflow="fold")
         for row in rows:
             table.add_row(*(_text(value) for value in row.values()))
-        console = Console()
+        console = Console(width=None if sys.stdout.isatty() else WIDE)
         console.print(table)
         for note in notes:
             console.print(note, style="dim")

@@ -53,7 +53,7 @@ class MiniBatchLearner(KeyedLearner):
             clip=spec.clip,
         )
         self._classes: dict[int | str, int] = {}
-        self._model = spec.model(features)
+        self._model, self._encode = spec.model(features), spec.encoder()
         measured = spec.standardise or any(feature.missing == "mean" for feature in model.features)
         width = spec.encoded(features)
         self._shared = kernel.Shared(
@@ -154,7 +154,7 @@ class MiniBatchLearner(KeyedLearner):
         """What is learned from events, [n, J]."""
         prepared = np.empty((len(features), self._features), self._dtype)
         kernel.prepare(self._config, self._shared.scaler, features, commit, prepared)
-        return self._own.encode(prepared)
+        return self._encode(prepared)
 
     def _logits(self, x: np.ndarray) -> np.ndarray:
         """[n, capacity]: logits of every class that there is room for."""

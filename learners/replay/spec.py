@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import pairwise
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
@@ -11,13 +13,22 @@ from learners.replay.classifier import Body, Classifier
 from learners.replay.learner import MiniBatchLearner
 from learners.replay.memory import Buffer, Memory
 from learners.replay.method import Method, Model, Replaying
-from learners.replay.network import Mlp
+from learners.replay.network import Mlp, RandomFilters
 from learners.spec import LearnerSpec, ModelSpec, MulticlassTarget, Strict
 
 MAX_BYTES = 1 << 30
 """Bound on the weights, and on the buffer."""
 
 Units = Annotated[int, Field(ge=1, le=65_536)]
+
+
+Image = Annotated[
+    tuple[Annotated[int, Field(ge=1, le=16)], Annotated[int, Field(ge=4, le=512)], Annotated[int, Field(ge=4, le=512)]],
+    Field(description="Channels, height and width: the features are the image, channel by channel and row by row."),
+]
+
+Encoder = Callable[[np.ndarray], np.ndarray]
+"""From prepared features [n, F] to what is learned from and kept [n, J], each row on its own."""
 
 
 class Perceptron(Strict):
@@ -30,9 +41,9 @@ class Perceptron(Strict):
         """J, how many numbers of an event are learned from and kept."""
         return features
 
-    def encode(self, x: np.ndarray) -> np.ndarray:
-        """[n, J]: what is learned from and kept of events."""
-        return x
+    def encoder(self, seed: int, dtype: np.dtype) -> Encoder:
+        """What is learned from and kept of events."""
+        return lambda x: x
 
     def body(self, features: int, seed: int, dtype: np.dtype) -> Body:
         """The network with its initial weights."""
@@ -41,13 +52,17 @@ class Perceptron(Strict):
     def numbers(self, features: int) -> int:
         """How many weights there are below the head."""
         sizes = [self.inputs(features), *self.hidden]
-        return sum(a * b + b for a, b in zip(sizes, sizes[1:]))
+        return sum(a * b + b for a, b in pairwise(sizes))
 
     def top(self, features: int) -> int:
         """H, how many numbers the head sees."""
         return self.hidden[-1] if self.hidden else self.inputs(features)
 
-    def check(self, model: ModelSpec) -> None:
+    def numerics(self) -> dict[str, str]:
+        """What its bits depend on beside the compiled kernels."""
+        return {}
+
+    def check(self, model: ModelSpec, batch: int) -> None:
         """Refuses a model that it does not fit.
 
         Raises:
@@ -55,7 +70,88 @@ class Perceptron(Strict):
         """
 
 
-Network = Perceptron
+def _check_image(image: tuple[int, int, int], features: int) -> None:
+    channels, height, width = image
+    if channels * height * width != features:
+        raise ValueError(
+            f"network.image {list(image)} has {channels * height * width} numbers; accepted: as many as there are "
+            f"features, {features}"
+        )
+
+
+class RandomConvolution(Perceptron):
+    """Fixed random filters over an image, rectified and averaged over a grid; a perceptron or a line on top learns."""
+
+    kind: Literal["random_conv"] = "random_conv"  # type: ignore[assignment]
+    image: Image
+    filters: int = Field(256, ge=1, le=65_536, description="Random filters.")
+    patch: int = Field(6, ge=1, le=64, description="Side of a filter.")
+    stride: int = Field(2, ge=1, le=64, description="How far apart filters are laid.")
+    pool: int = Field(2, ge=1, le=16, description="Cells of the grid along each side.")
+    hidden: tuple[Units, ...] = Field((), max_length=16, description="Units of each layer on top; none: linear.")
+
+    def inputs(self, features: int) -> int:
+        """See `Perceptron`."""
+        return self.filters * self.pool**2
+
+    def encoder(self, seed: int, dtype: np.dtype) -> Encoder:
+        """See `Perceptron`."""
+        return RandomFilters(self.image, self.filters, self.patch, self.stride, self.pool, seed, dtype)
+
+    def check(self, model: ModelSpec, batch: int) -> None:
+        """See `Perceptron`."""
+        _check_image(self.image, len(model.features))
+        laid = (min(self.image[1:]) - self.patch) // self.stride + 1
+        if laid < self.pool:
+            raise ValueError(
+                f"network.pool {self.pool}: patches of {self.patch} every {self.stride} are laid {max(0, laid)} times "
+                f"along the shorter side of the image; accepted: at most that many cells"
+            )
+
+
+class ResNet18(Strict):
+    """The reduced ResNet-18 of the online literature, trained from its first event on."""
+
+    kind: Literal["resnet18"] = "resnet18"
+    image: Image
+    width: int = Field(20, ge=1, le=256, description="Channels of the first stage.")
+
+    def inputs(self, features: int) -> int:
+        """See `Perceptron`."""
+        return features
+
+    def encoder(self, seed: int, dtype: np.dtype) -> Encoder:
+        """See `Perceptron`."""
+        return lambda x: x
+
+    def body(self, features: int, seed: int, dtype: np.dtype) -> Body:
+        """See `Perceptron`."""
+        from learners.replay.resnet import ResNet  # PyTorch is imported by those who need it
+
+        return ResNet(self.image, self.width, seed, dtype)
+
+    def numbers(self, features: int) -> int:
+        """See `Perceptron`: of the convolutions, about."""
+        return 9 * self.width * self.image[0] + 1232 * self.width**2
+
+    def top(self, features: int) -> int:
+        """See `Perceptron`."""
+        return 8 * self.width
+
+    def numerics(self) -> dict[str, str]:
+        """See `Perceptron`."""
+        from learners.replay.resnet import numerics
+
+        return numerics()
+
+    def check(self, model: ModelSpec, batch: int) -> None:
+        """See `Perceptron`."""
+        _check_image(self.image, len(model.features))
+        if batch < 2:
+            raise ValueError(f"batch {batch}: batch normalisation of network 'resnet18' accepts 2 or more")
+
+
+Network = Annotated[Perceptron | RandomConvolution | ResNet18, Field(discriminator="kind")]
 
 
 class MiniBatchSpec(LearnerSpec):
@@ -82,9 +178,9 @@ class MiniBatchSpec(LearnerSpec):
         """J, how many numbers of an event are learned from and kept."""
         return features
 
-    def encode(self, x: np.ndarray) -> np.ndarray:
-        """[n, J]: what is learned from and kept of events, each row on its own."""
-        return x
+    def encoder(self) -> Encoder:
+        """From prepared features to what is learned from and kept."""
+        return lambda x: x
 
     def build(self, model: ModelSpec) -> MiniBatchLearner:
         """A fresh learner for `model`."""
@@ -137,9 +233,13 @@ class NetworkSpec(MiniBatchSpec):
         """See `MiniBatchSpec`."""
         return self.network.inputs(features)
 
-    def encode(self, x: np.ndarray) -> np.ndarray:
+    def encoder(self) -> Encoder:
         """See `MiniBatchSpec`."""
-        return self.network.encode(x)
+        return self.network.encoder(self.seed, np.dtype(self.dtype))
+
+    def numerics(self) -> dict[str, str]:
+        """See `learners.spec.LearnerSpec`."""
+        return self.network.numerics()
 
     def classifier(self, features: int) -> Classifier:
         """The network with its head, fresh."""
@@ -157,7 +257,7 @@ class NetworkSpec(MiniBatchSpec):
     def check(self, model: ModelSpec) -> None:
         """See `MiniBatchSpec`."""
         super().check(model)
-        self.network.check(model)
+        self.network.check(model, self.batch)
         features, size = len(model.features), np.dtype(self.dtype).itemsize
         weights = size * (self.network.numbers(features) + classes_of(model) * (self.network.top(features) + 1))
         if weights > MAX_BYTES:

@@ -99,7 +99,7 @@ class Recovery:
         p.producers.logged.update((name, int(mark)) for name, mark in manifest["producers"])
         p.statistics = Statistics.from_dict(p.spec.target.kind, manifest["statistics"])
         p.snapshot_position = snapshot.position
-        self.same_numerics = manifest["fingerprint"] == fingerprint()
+        self.same_numerics = manifest["fingerprint"] == fingerprint(p.spec)
         if not self.same_numerics:
             log.warning("model %s: numerics differ from those of its snapshot", p.spec.name)
             p.store.discard_newer(p.token, snapshot.position)

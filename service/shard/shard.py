@@ -369,7 +369,7 @@ class Shard:
             metrics=metrics,
             keys_resident=resident,
             digest=value,
-            fingerprint=json.dumps(fingerprint()),
+            fingerprint=json.dumps(fingerprint(partition.spec)),
             sources=[pb.SourceState(name=name, **state) for name, state in said.items()],
             sinks=[sink_state(name, mark) for name, mark in marks.items()],
         )
@@ -422,7 +422,7 @@ def check_signing(spec: ModelSpec) -> None:
 
 def _compile(spec: ModelSpec) -> None:
     """Folds and predicts one event with a learner to be thrown away: what is compiled now stalls no request later."""
-    fingerprint()
+    fingerprint(spec)
     small = spec.model_copy(update={"deployment": spec.deployment.model_copy(update={"slots": 1})})
     learner = spec.learner.build(small)
     classes = (0,) if spec.target.kind == "multiclass" else ()

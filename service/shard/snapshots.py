@@ -82,7 +82,7 @@ class Snapshotter:
             "spec_digest": p.spec.digest(),
             "shared_digest": hash_shared(p.learner.shared_arrays()).hexdigest(),
             "statistics": p.statistics.to_dict(),
-            "fingerprint": fingerprint(),
+            "fingerprint": fingerprint(p.spec),
         }
         return p.learner.position, arrays, manifest
 

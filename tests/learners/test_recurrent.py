@@ -16,7 +16,7 @@ from kernels.cpu import keys as table
 from kernels.reference import cells as reference
 from learners import conformance, recurrence
 from learners.cells.base import CellSpec, Draws
-from learners.fingerprint import fingerprint
+from learners.fingerprint import _compiled, fingerprint
 from learners.keyed import CaptureActive
 from learners.spec import ModelSpec
 from streams.batch import Batch
@@ -196,7 +196,7 @@ def test_recovery_is_exact(target, seed, slots, pending) -> None:
 
 def test_the_fingerprint_is_small_and_repeatable() -> None:
     first = fingerprint()
-    fingerprint.cache_clear()
+    _compiled.cache_clear()
     assert fingerprint() == first
     assert set(first) == {"backend", "device", "kernels", "fold"}
     assert all(isinstance(value, str) and 0 < len(value) < 100 for value in first.values())
@@ -204,7 +204,7 @@ def test_the_fingerprint_is_small_and_repeatable() -> None:
 
 def test_the_fingerprint_covers_every_target(monkeypatch) -> None:
     def parts() -> list[str]:
-        fingerprint.cache_clear()
+        _compiled.cache_clear()
         whole = fingerprint()["fold"]
         return [whole[start : start + 16] for start in range(0, len(whole), 16)]
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import grpc
+import numpy as np
 
 from learners.spec import ModelSpec, source_mapping
 from service.client import AsyncClient, LearnResult, Numbered
@@ -197,7 +198,7 @@ class Consumer:
         async with client.learn(self.spec.name, self._batches(client), **options) as stream:
             async for result in stream:
                 self._note(result)
-                self._unanswered = len(stream.session.unanswered)
+                self._unanswered = stream.unanswered
 
     def _note(self, result: LearnResult) -> None:
         assert self._reader is not None
@@ -233,18 +234,20 @@ class Consumer:
 
     def _numbered(self, held: Messages | Rows) -> Numbered:
         if isinstance(held, Rows):
-            batch, ids = held.batch, held.ids
+            batch, ids, numbers = held.batch, held.ids, held.numbers
             letters = [(number, str(bad), bad.original, "{}") for number, bad in held.bad]
         else:
             parsed = self._parser.parse(held)
             batch, ids = parsed.batch, parsed.ids
+            bad = [index for index, _ in parsed.bad]
+            numbers = np.delete(np.fromiter(held.numbers, np.uint64, len(held.values)), bad)
             letters = [
                 (held.numbers[index], str(bad), bad.original, held.beside(index)) for index, bad in parsed.bad
             ]
         if letters:
             self.state.dead_letters += self._letters.keep(held.producer, self.source.dead_letters, letters)
         columns = None if batch is None else encode_columns(batch, self._schema.target, ids)
-        return Numbered(columns, held.producer, held.first, held.end)
+        return Numbered(columns, held.producer, held.first, held.end, numbers)
 
     # What it says
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
+
 from streams.batch import Batch
 from streams.mapping import BadRow, Mapping
 from streams.sources.messages import Messages
@@ -61,6 +63,7 @@ class Rows:
         batch: the events among them; None where there is none.
         ids: the id of each event, "" for none; None where the mapping has no ids.
         bad: number and fault of each of the others.
+        numbers: uint64 [n], of each event.
     """
 
     producer: str
@@ -69,6 +72,7 @@ class Rows:
     batch: Batch | None
     ids: list[str] | None
     bad: list[tuple[int, BadRow]]
+    numbers: np.ndarray
 
 
 class Reader(Protocol):

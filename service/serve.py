@@ -20,6 +20,9 @@ from service.store.embedded import AppendFsync, EmbeddedRedis
 from service.supervisor import Supervisor
 
 READY_SECONDS = 60.0
+ANY = ("0.0.0.0", "::")
+"""A shard that listens on every interface says where it answers by the address of its node."""
+
 STATE_FILE = "serve.json"
 LOGS = "logs"
 
@@ -165,7 +168,7 @@ class Deployment:
                 shards,
                 self.options.host,
                 self.options.port,
-                advertise=self.options.host,
+                advertise="" if self.options.host in ANY else self.options.host,
                 log=str(self.logs / f"shard-{index}.log") if self.options.ray is None else "",
                 signing_key=signing_key,
             )
@@ -178,6 +181,7 @@ class Deployment:
                 max_task_retries=0,
                 max_concurrency=4,
                 get_if_exists=True,
+                scheduling_strategy="SPREAD",
             ).remote(config)
         pids = ray.get([actor.ready.remote() for actor in self.actors.values()], timeout=READY_SECONDS)
         self._say(f"shards: {', '.join(f'{n} (process {p})' for n, p in zip(self.actors, pids))}")

@@ -21,7 +21,7 @@ from continual.bench._streams_peers import MockKafka, json_messages
 from continual.bench._streams_sinks import Topic, compare, redis_records
 from learners.spec import ModelSpec
 from service.api import continual_v1_pb2 as pb
-from service.shard.partition import decode_learn
+from service.shard.requests import decode_learn
 from service.store.partition import Partition as Store
 from service.wire import Schema
 from streams.batch import Batch

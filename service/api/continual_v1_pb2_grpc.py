@@ -318,6 +318,26 @@ class ModelsStub:
                 request_serializer=service_dot_api_dot_continual__v1__pb2.GetStatisticsRequest.SerializeToString,
                 response_deserializer=service_dot_api_dot_continual__v1__pb2.Statistics.FromString,
                 _registered_method=True)
+        self.Split = channel.unary_unary(
+                '/continual.v1.Models/Split',
+                request_serializer=service_dot_api_dot_continual__v1__pb2.SplitRequest.SerializeToString,
+                response_deserializer=service_dot_api_dot_continual__v1__pb2.ReshardReply.FromString,
+                _registered_method=True)
+        self.Move = channel.unary_unary(
+                '/continual.v1.Models/Move',
+                request_serializer=service_dot_api_dot_continual__v1__pb2.MoveRequest.SerializeToString,
+                response_deserializer=service_dot_api_dot_continual__v1__pb2.ReshardReply.FromString,
+                _registered_method=True)
+        self.Merge = channel.unary_unary(
+                '/continual.v1.Models/Merge',
+                request_serializer=service_dot_api_dot_continual__v1__pb2.MergeRequest.SerializeToString,
+                response_deserializer=service_dot_api_dot_continual__v1__pb2.ReshardReply.FromString,
+                _registered_method=True)
+        self.Rebalance = channel.unary_unary(
+                '/continual.v1.Models/Rebalance',
+                request_serializer=service_dot_api_dot_continual__v1__pb2.RebalanceRequest.SerializeToString,
+                response_deserializer=service_dot_api_dot_continual__v1__pb2.ReshardReply.FromString,
+                _registered_method=True)
         self.ListDeadLetters = channel.unary_unary(
                 '/continual.v1.Models/ListDeadLetters',
                 request_serializer=service_dot_api_dot_continual__v1__pb2.ListDeadLettersRequest.SerializeToString,
@@ -371,6 +391,32 @@ class ModelsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Split(self, request, context):
+        """Cut a partition in pieces that learn on apart, give it to another shard, make one of two neighbours; deal the
+        partitions of all models (or of one) out evenly over the shards. Each change is whole or not at all.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Move(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Merge(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Rebalance(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListDeadLetters(self, request, context):
         """Events that do not fit: messages of sources, and events that stopped the fold.
         """
@@ -417,6 +463,26 @@ def add_ModelsServicer_to_server(servicer, server):
                     servicer.GetStatistics,
                     request_deserializer=service_dot_api_dot_continual__v1__pb2.GetStatisticsRequest.FromString,
                     response_serializer=service_dot_api_dot_continual__v1__pb2.Statistics.SerializeToString,
+            ),
+            'Split': grpc.unary_unary_rpc_method_handler(
+                    servicer.Split,
+                    request_deserializer=service_dot_api_dot_continual__v1__pb2.SplitRequest.FromString,
+                    response_serializer=service_dot_api_dot_continual__v1__pb2.ReshardReply.SerializeToString,
+            ),
+            'Move': grpc.unary_unary_rpc_method_handler(
+                    servicer.Move,
+                    request_deserializer=service_dot_api_dot_continual__v1__pb2.MoveRequest.FromString,
+                    response_serializer=service_dot_api_dot_continual__v1__pb2.ReshardReply.SerializeToString,
+            ),
+            'Merge': grpc.unary_unary_rpc_method_handler(
+                    servicer.Merge,
+                    request_deserializer=service_dot_api_dot_continual__v1__pb2.MergeRequest.FromString,
+                    response_serializer=service_dot_api_dot_continual__v1__pb2.ReshardReply.SerializeToString,
+            ),
+            'Rebalance': grpc.unary_unary_rpc_method_handler(
+                    servicer.Rebalance,
+                    request_deserializer=service_dot_api_dot_continual__v1__pb2.RebalanceRequest.FromString,
+                    response_serializer=service_dot_api_dot_continual__v1__pb2.ReshardReply.SerializeToString,
             ),
             'ListDeadLetters': grpc.unary_unary_rpc_method_handler(
                     servicer.ListDeadLetters,
@@ -592,6 +658,114 @@ class Models:
             '/continual.v1.Models/GetStatistics',
             service_dot_api_dot_continual__v1__pb2.GetStatisticsRequest.SerializeToString,
             service_dot_api_dot_continual__v1__pb2.Statistics.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Split(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/continual.v1.Models/Split',
+            service_dot_api_dot_continual__v1__pb2.SplitRequest.SerializeToString,
+            service_dot_api_dot_continual__v1__pb2.ReshardReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Move(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/continual.v1.Models/Move',
+            service_dot_api_dot_continual__v1__pb2.MoveRequest.SerializeToString,
+            service_dot_api_dot_continual__v1__pb2.ReshardReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Merge(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/continual.v1.Models/Merge',
+            service_dot_api_dot_continual__v1__pb2.MergeRequest.SerializeToString,
+            service_dot_api_dot_continual__v1__pb2.ReshardReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Rebalance(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/continual.v1.Models/Rebalance',
+            service_dot_api_dot_continual__v1__pb2.RebalanceRequest.SerializeToString,
+            service_dot_api_dot_continual__v1__pb2.ReshardReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 import grpc
@@ -22,7 +22,8 @@ from service.client.core import (
     labelled_event,
     late_label,
 )
-from service.client.session import LearnResult, LearnSession, Restart
+from service.client.lanes_aio import END, AsyncLaneStreams
+from service.client.session import LearnResult, LearnSession, Restart, Several
 from service.client.sync import STUBS
 from service.wire import PredictionBatch
 
@@ -174,6 +175,7 @@ class AsyncLearnStream(AsyncIterator[LearnResult]):
         self._answered.set()
         self._requests: asyncio.Queue[pb.LearnRequest | None] = asyncio.Queue()
         self._closed = False
+        self._lanes: AsyncLaneStreams | None = None
 
     async def __aenter__(self) -> AsyncLearnStream:
         return self
@@ -181,7 +183,27 @@ class AsyncLearnStream(AsyncIterator[LearnResult]):
     async def __aexit__(self, *exception: object) -> None:
         await self.close()
 
+    @property
+    def unanswered(self) -> int:
+        """Batches that are sent and not answered."""
+        return len(self.session.unanswered if self._lanes is None else self._lanes.lanes.wholes)
+
     async def __anext__(self) -> LearnResult:
+        if self._lanes is None:
+            try:
+                return await self._next()
+            except Several:
+                await self._drop()
+                source = self._batches, self._later, self._pull
+                self._pull = None
+                self._lanes = AsyncLaneStreams(self._client, self.session, *source)
+        result = None if self._closed else await self._lanes.next()
+        if result is None:
+            await self.close()
+            raise StopAsyncIteration
+        return result
+
+    async def _next(self) -> LearnResult:
         while not self._closed:
             await self._fill()
             if not self.session.unanswered:
@@ -208,6 +230,8 @@ class AsyncLearnStream(AsyncIterator[LearnResult]):
         if self._pull is not None:
             self._pull.cancel()
         await self._drop()
+        if self._lanes is not None:
+            await self._lanes.close()
 
     async def _fill(self) -> None:
         """Sends batches until the window is full; from an async source only if nothing is unanswered."""
@@ -227,14 +251,14 @@ class AsyncLearnStream(AsyncIterator[LearnResult]):
     def _pulling(self) -> asyncio.Future[Any]:
         if self._pull is None:
             assert self._later is not None
-            self._pull = asyncio.ensure_future(anext(self._later, _END))
+            self._pull = asyncio.ensure_future(anext(self._later, END))
         return self._pull
 
     def _take(self) -> None:
         """Sends the batch that the async source has given."""
         assert self._pull is not None
         pull, self._pull = self._pull, None
-        if (batch := pull.result()) is _END:
+        if (batch := pull.result()) is END:
             self._later = None
         else:
             self._requests.put_nowait(self.session.offer(batch))
@@ -286,9 +310,6 @@ class AsyncLearnStream(AsyncIterator[LearnResult]):
             self._call = self._replies = self._reply = None
 
 
-_END = object()
-
-
 class AsyncModels:
     """Management of models: `client.models`. See `service.client.sync.Models`."""
 
@@ -333,3 +354,27 @@ class AsyncModels:
         """See `Models.statistics`."""
         request = pb.GetStatisticsRequest(name=name, digest=digest)
         return await self._client.run(self._client.core.model(request, "GetStatistics", timeout))
+
+    async def split(
+        self, name: str, partition: str = "", into: int = 2, shards: Sequence[str] = (), timeout: float = 300.0
+    ) -> pb.ReshardReply:
+        """See `Models.split`."""
+        request = pb.SplitRequest(name=name, partition=partition, into=into, shards=shards)
+        return await self._client.run(self._client.core.reshard(request, "Split", timeout))
+
+    async def move(
+        self, name: str, partition: str, shard: str = "", timeout: float = 300.0
+    ) -> pb.ReshardReply:
+        """See `Models.move`."""
+        request = pb.MoveRequest(name=name, partition=partition, shard=shard)
+        return await self._client.run(self._client.core.reshard(request, "Move", timeout))
+
+    async def merge(self, name: str, first: str, second: str, timeout: float = 300.0) -> pb.ReshardReply:
+        """See `Models.merge`."""
+        request = pb.MergeRequest(name=name, partitions=[first, second])
+        return await self._client.run(self._client.core.reshard(request, "Merge", timeout))
+
+    async def rebalance(self, name: str = "", timeout: float = 600.0) -> pb.ReshardReply:
+        """See `Models.rebalance`."""
+        request = pb.RebalanceRequest(name=name)
+        return await self._client.run(self._client.core.reshard(request, "Rebalance", timeout))

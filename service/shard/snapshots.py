@@ -59,7 +59,7 @@ class Snapshotter:
     async def _write(self) -> Written:
         p = self._p
         position, arrays, manifest = await p.sequencer.between_entries(self._begin)
-        manifest["producers"] = list(p.producers.logged.items())
+        manifest |= p.producers.to_dict()
         arrays |= p.window.arrays()
         committed = None
         try:

@@ -206,7 +206,7 @@ class Consumer:
         async with client.learn(self.spec.name, self._batches(client), **options) as stream:
             async for result in stream:
                 self._note(result)
-                self._unanswered = len(stream.session.unanswered)
+                self._unanswered = stream.unanswered
 
     def _note(self, result: LearnResult) -> None:
         assert self._reader is not None
@@ -248,7 +248,7 @@ class Consumer:
             letters = [(number, str(bad), bad.original, beside) for number, bad, beside in rows.bad]
             self.state.dead_letters += self._letters.keep(rows.producer, self.source.dead_letters, letters)
         columns = None if rows.batch is None else encode_columns(rows.batch, self._schema.target, rows.ids)
-        return Numbered(columns, rows.producer, rows.first, rows.end)
+        return Numbered(columns, rows.producer, rows.first, rows.end, rows.numbers)
 
     # What it says
 

@@ -94,7 +94,9 @@ class DeploymentKeys:
     Attributes:
         id: string, the deployment's random identity.
         models: hash, specs by model name.
-        map: hash, version and body of the partition map.
+        maps: hash, partition maps by model name.
+        shards: hash, where each shard answers.
+        generation: string, a number that rises with every change of `maps` and `shards`.
 
     Raises:
         ValueError: if the name holds a character that a key or a hash tag cannot.
@@ -104,4 +106,6 @@ class DeploymentKeys:
         prefix = "continual:{" + _check("deployment", deployment) + "}:"
         self.id = prefix + "id"
         self.models = prefix + "models"
-        self.map = prefix + "map"
+        self.maps = prefix + "maps"
+        self.shards = prefix + "shards"
+        self.generation = prefix + "generation"

@@ -12,6 +12,14 @@ from service.store.scripting import FENCE, Script
 from service.store.snapshot import Snapshots
 
 _DELETE = Script(FENCE + "redis.call('UNLINK', unpack(KEYS)) return {1}")
+_RETIRE = Script(
+    FENCE
+    + """
+redis.call('UNLINK', unpack(KEYS, 2))
+redis.call('HDEL', KEYS[1], 'token', 'record', 'confirmed')
+return {1}
+"""
+)
 
 
 class Partition(Ownership, Log, Rows, Snapshots, Poison, Letters, Answers):
@@ -29,5 +37,20 @@ class Partition(Ownership, Log, Rows, Snapshots, Poison, Letters, Answers):
             Fenced: if another owner holds the partition.
             StoreUnavailable: if Redis cannot serve now.
         """
-        arrays = [key for key in self._fields("pending_key", "key", "previous_key") if key is not None]
-        self._fenced(_DELETE, (*self.keys.all()[1:], *arrays), token)
+        self._fenced(_DELETE, (*self.keys.all()[1:], *self._arrays()), token)
+
+    def retire(self, token: str) -> None:
+        """Gives the partition up for good: its state lives on in others, only its log and dead letters are kept.
+
+        No owner, no writes: the log is read-only from now on.
+
+        Raises:
+            Fenced: if another owner holds the partition.
+            StoreUnavailable: if Redis cannot serve now.
+        """
+        gone = (*self.keys.rows, self.keys.snapshots, self.keys.attempts, *self._arrays())
+        self._fenced(_RETIRE, gone, token)
+
+    def _arrays(self) -> list[str]:
+        """Keys of the shared arrays of all snapshots."""
+        return [key for key in self._fields("pending_key", "key", "previous_key") if key is not None]

@@ -338,3 +338,59 @@ def slice_columns(columns: pb.Columns, start: int, schema: Schema) -> pb.Columns
     rest.id = columns.id[int(np.frombuffer(columns.id_length, "<u4")[:start].sum()) :]
     rest.labels.extend(columns.labels)
     return rest
+
+
+def keys_of(columns: pb.Columns) -> Keys:
+    """The key column.
+
+    Raises:
+        ValueError: lengths that contradict the rows or the bytes.
+    """
+    if not columns.key_length:
+        return Keys.empty(columns.rows)
+    offsets = np.zeros(columns.rows + 1, np.int64)
+    lengths = np.frombuffer(columns.key_length, "<u4")
+    if len(lengths) == columns.rows:
+        np.cumsum(lengths, out=offsets[1:])
+    if offsets[-1] != len(columns.key):
+        raise ValueError(f"key: got {len(lengths)} lengths, {len(columns.key)} bytes; accepted: {columns.rows} keys")
+    return Keys(offsets, np.frombuffer(columns.key, np.uint8))
+
+
+def first_key(request: Any) -> bytes:
+    """The key of the first event of a request with `columns` or `event`; empty where lengths do not fit."""
+    if "event" in request.DESCRIPTOR.fields_by_name and request.HasField("event"):
+        return request.event.key
+    raw = request.columns.key_length
+    return request.columns.key[: int.from_bytes(raw[:4], "little")] if raw else b""
+
+
+def take_columns(columns: pb.Columns, rows: np.ndarray) -> pb.Columns:
+    """Some rows as columns of their own.
+
+    Args:
+        columns: that can be decoded.
+        rows: int64 [m], which rows, in the order wanted.
+    """
+    out = pb.Columns(rows=len(rows), labels=columns.labels)
+    for name in ("x", "kind", "y", "code", "time_us"):
+        if raw := getattr(columns, name):
+            table = np.frombuffer(raw, np.uint8).reshape(columns.rows, -1)
+            setattr(out, name, table[rows].tobytes())
+    for name in ("key", "id"):
+        if raw := getattr(columns, name + "_length"):
+            lengths = np.frombuffer(raw, "<u4")
+            ends = np.cumsum(lengths.astype(np.int64))
+            taken = lengths[rows]
+            setattr(out, name + "_length", taken.tobytes())
+            setattr(out, name, _taken(getattr(columns, name), (ends - lengths)[rows], taken))
+    return out
+
+
+def _taken(data: bytes, starts: np.ndarray, lengths: np.ndarray) -> bytes:
+    """The stretches of `data` that begin at `starts`, one after the other."""
+    ends = np.cumsum(lengths.astype(np.int64))
+    if not len(ends):
+        return b""
+    places = np.arange(ends[-1]) + np.repeat(starts - (ends - lengths), lengths)
+    return np.frombuffer(data, np.uint8)[places].tobytes()

@@ -37,13 +37,14 @@ class ArrowParser:
         batches: list[Batch] = []
         ids: list[str] | None = None if self._mapping.id is None else []
         bad: list[tuple[int, BadRow, str]] = []
+        numbers: list[np.ndarray] = [np.zeros(0, np.uint64)]
         first = messages.first
 
         def end_at(number: int) -> None:
-            nonlocal first, batches, ids, bad
+            nonlocal first, batches, ids, bad, numbers
             whole = Batch.concat(batches) if batches else None
-            pieces.append(Rows(messages.producer, first, number, whole, ids, bad))
-            first, batches, ids, bad = number, [], None if ids is None else [], []
+            pieces.append(Rows(messages.producer, first, number, whole, ids, bad, np.concatenate(numbers)))
+            first, batches, ids, bad, numbers = number, [], None if ids is None else [], [], numbers[:1]
 
         for index, (number, value) in enumerate(zip(messages.numbers, messages.values)):
             held = self._events(messages.producer, number, value)
@@ -55,6 +56,7 @@ class ArrowParser:
                 end_at(number)
             if len(batch):
                 batches.append(batch)
+                numbers.append(np.full(len(batch), number, np.uint64))
                 if ids is not None:
                     ids += names
         end_at(messages.end)

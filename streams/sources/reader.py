@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
+
 from streams.batch import Batch
 from streams.mapping import BadRow, Mapping
 from streams.sources.messages import Messages, Parsed
@@ -61,6 +63,7 @@ class Rows:
         batch: the events among them; None where there is none.
         ids: the id of each event, "" for none; None where the mapping has no ids.
         bad: of each of the others its number, what is wrong with it, and what came beside it (see `Messages.beside`).
+        numbers: uint64 [n], of each event.
     """
 
     producer: str
@@ -69,12 +72,15 @@ class Rows:
     batch: Batch | None
     ids: list[str] | None
     bad: list[tuple[int, BadRow, str]]
+    numbers: np.ndarray
 
     @classmethod
     def of(cls, messages: Messages, parsed: Parsed) -> Rows:
         """What messages of one event each hold."""
         bad = [(messages.numbers[index], fault, messages.beside(index)) for index, fault in parsed.bad]
-        return cls(messages.producer, messages.first, messages.end, parsed.batch, parsed.ids, bad)
+        unfit = [index for index, _ in parsed.bad]
+        numbers = np.delete(np.fromiter(messages.numbers, np.uint64, len(messages.values)), unfit)
+        return cls(messages.producer, messages.first, messages.end, parsed.batch, parsed.ids, bad, numbers)
 
 
 class Reader(Protocol):

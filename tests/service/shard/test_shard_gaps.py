@@ -135,7 +135,7 @@ def test_the_mark_is_told_once_what_is_on_its_way_is_logged(server, shard, clien
     )
     with paused_writes(server):
         replies = stub.Learn(iter([request]), timeout=20)
-        until(lambda: shard.shard.partitions[spec.name].producers.next_sequence("kafka:t/0") == 33)
+        until(lambda: shard.partition(spec.name).producers.next_sequence("kafka:t/0") == 33)
         asked = stub.GetProducer.future(pb.GetProducerRequest(model=spec.name, producer="kafka:t/0"), timeout=20)
         assert not asked.done()
     assert asked.result().next_sequence == 33

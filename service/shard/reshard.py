@@ -1,0 +1,443 @@
+"""Splitting, merging and moving partitions while they serve.
+
+Three steps. (1) The log records "prepared" at its position p, and the partition takes no events. (2) What replaces it
+is written at p: shared arrays, keyed rows by hash, producer marks, the table of updates. (3) One compare-and-set of the
+model's map. Before it nobody reads what was written, and the partition goes on; after it nobody writes to the old log.
+Whoever opens a partition gives up a change that its map still has as prepared, so of a coordinator that came to its
+end and one that is only slow exactly one side holds (`settle`).
+
+Most of step 2 is done while the partition still serves: a snapshot is taken and its rows are copied; what changed since
+is copied once more while it stands still.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from service import errors
+from service.api import continual_v1_pb2 as pb
+from service.shard.admission import Producers, UpdateWindow
+from service.shard.partition import Partition
+from service.shard.requests import keys_inside
+from service.shard.statistics import Statistics
+from service.store.catalog import Catalog
+from service.store.errors import Fenced, MapConflict, StoreError, StoreUnavailable
+from service.store.ownership import OwnerRecord
+from service.store.partition import Partition as Store
+from service.store.partition_map import ModelMap, Prepared, Range
+from streams.batch import Keys
+
+if TYPE_CHECKING:
+    from service.shard.shard import Shard
+
+log = logging.getLogger(__name__)
+
+COPY_KEYS = 512
+"""Rows read and written at a time."""
+
+OPEN_SECONDS = 30.0
+
+
+def settle(catalog: Catalog, model: str, id: str, shard: str, record: OwnerRecord) -> bool:
+    """Says whether a partition that was just taken is the shard's to serve; a change of it that was begun is given up.
+
+    What that change may have left in the store is deleted.
+    """
+    while True:
+        held = catalog.map_of(model)
+        part = held.get(id) if held else None
+        if held is None or part is None or part.shard != shard:
+            return False
+        change = held.changing(id)
+        if change is None:
+            break
+        _replace(catalog, model, held, held.give_up(change))
+        log.warning("model %s: a change of partition %s was begun and not committed; it is given up", model, id)
+    if held.dropped:
+        _sweep(catalog, model, held.dropped, record)
+    return True
+
+
+def _replace(catalog: Catalog, model: str, before: ModelMap, after: ModelMap) -> bool:
+    """Sets a map; False where another one came first."""
+    try:
+        catalog.set_map(model, before, after)
+    except MapConflict:
+        return False
+    return True
+
+
+def _sweep(catalog: Catalog, model: str, ids: Sequence[str], record: OwnerRecord) -> None:
+    """Deletes what changes that were given up left, and says so in the map."""
+    for id in ids:
+        store = Store(catalog.client, catalog.name, model, id)
+        store.delete(store.acquire(record))
+    while (held := catalog.map_of(model)) is not None and set(ids) & set(held.dropped):
+        if _replace(catalog, model, held, held.forget(ids)):
+            return
+
+
+@dataclass
+class Child:
+    """A partition in the making: its range, its keys in the store and the token that may write them."""
+
+    part: Range
+    store: Store
+    token: str
+
+
+class Resharding:
+    """Changes of the partitions of one shard, one at a time."""
+
+    def __init__(self, shard: Shard) -> None:
+        self._s = shard
+        self.lock = asyncio.Lock()
+        self.doing = ""
+
+    async def step(self, name: str) -> None:
+        """Called between two writes."""
+        log.info("%s: %s", self.doing, name)
+
+    # What can be asked for
+
+    async def split(self, model: str, id: str, into: int, shards: Sequence[str]) -> float:
+        """Cuts a partition of this shard in `into`; the pieces go to `shards` in turn. Returns the seconds it stood.
+
+        Raises:
+            service.errors.Refused: it cannot be cut so, there is no such shard, or the store does not answer.
+        """
+        self._check_shards(shards)
+        async with self.lock:
+            self.doing = f"split {model}/{id}"
+            partition = self._mine(model, id)
+            try:
+                cuts = partition.part.pieces(into)
+            except ValueError as error:
+                raise errors.invalid("into", into, str(error).partition("accepted: ")[2]) from error
+            owners = [shards[i % len(shards)] for i in range(into)]
+
+            def parts(ids: Sequence[str], heads: list[int]) -> list[Range]:
+                counted = partition.part.events(heads[0])
+                return [
+                    Range(ids[i], low, high, owners[i], heads[0], counted if i == 0 else 0)
+                    for i, (low, high) in enumerate(cuts)
+                ]
+
+            return await self._replace([partition], into, parts)
+
+    async def merge(self, model: str, ids: Sequence[str]) -> float:
+        """Makes one of two neighbours that this shard owns both. Returns the seconds that they stood.
+
+        Raises:
+            service.errors.Refused: they are no neighbours, their classes contradict each other, or the store does not
+                answer.
+        """
+        async with self.lock:
+            self.doing = f"merge {model}/{'+'.join(ids)}"
+            first, second = sorted((self._mine(model, id) for id in ids), key=lambda one: one.part.low)
+            if first.part.high != second.part.low:
+                raise errors.invalid("partitions", ", ".join(ids), "two neighbours")
+
+            def parts(new: Sequence[str], heads: list[int]) -> list[Range]:
+                a, b = first.part, second.part
+                counted = a.events(heads[0]) + b.events(heads[1])
+                return [Range(new[0], a.low, b.high, a.shard, max(heads), counted)]
+
+            return await self._replace([first, second], 1, parts)
+
+    async def move(self, model: str, id: str, shard: str) -> float:
+        """Gives a partition of this shard to another one. Returns the seconds it stood.
+
+        Raises:
+            service.errors.Refused: there is no such shard, or the store does not answer.
+        """
+        self._check_shards([shard])
+        async with self.lock:
+            self.doing = f"move {model}/{id}"
+            partition = self._mine(model, id)
+            if partition.part.shard == shard:
+                return 0.0
+            self._s.maps.address(shard)
+            change = await self._prepare(model, [id], 0)
+            try:
+                began = await self._hand_over(partition, change, shard)
+            except BaseException:
+                await self._give_up(model, change)
+                raise
+            await self.step("committed")
+            await self._leave([partition], retire=False)
+            await self._wait_open(model, [replace(partition.part, shard=shard)])
+            return time.perf_counter() - began
+
+    async def _hand_over(self, partition: Partition, change: Prepared, shard: str) -> float:
+        """From a snapshot while the partition serves to the commit of its move; returns when it began to stand."""
+        model, id = partition.spec.name, partition.part.id
+        await self._s.snapshots[model, id].take()
+        await self.step("written ahead")
+        began = time.perf_counter()
+        await partition.freeze(json.dumps({"move": shard}).encode())
+        with self._thawed([partition]):
+            await self.step("prepared in the log")
+            await self._s.snapshots[model, id].take()
+            await self.step("written")
+
+            def done(held: ModelMap) -> bool:
+                part = held.get(id)
+                return part is not None and part.shard == shard
+
+            await self._commit(
+                model, lambda held: held.hand_over(change, shard), done, lambda held: change in held.prepared
+            )
+        return began
+
+    def _mine(self, model: str, id: str) -> Partition:
+        partition = self._s.owned(model, id)
+        partition.check_serving()
+        return partition
+
+    def _check_shards(self, shards: Sequence[str]) -> None:
+        live = self._s.maps.live()
+        for name in shards:
+            if name not in live:
+                raise errors.invalid("shard", name, ", ".join(live))
+
+    # Parents make room for children
+
+    async def _replace(
+        self, parents: list[Partition], many: int, parts: Callable[[Sequence[str], list[int]], list[Range]]
+    ) -> float:
+        model = parents[0].spec.name
+        if parents[0].outbox is not None:
+            message = f"model {model!r} has deployment.sinks, whose records follow one log: it stays one partition"
+            raise errors.failed_precondition("HAS_SINKS", model, message)
+        change = await self._prepare(model, [parent.part.id for parent in parents], many)
+        children: list[Child] = []
+        try:
+            await self.step("prepared in the map")
+            for part in parts(change.children, [parent.head for parent in parents]):
+                self._s.maps.address(part.shard)
+                children.append(await asyncio.to_thread(self._child, model, part))
+            since = [await self._copy_ahead(parent, children) for parent in parents]
+            await self.step("rows copied ahead")
+            began = time.perf_counter()
+            with self._thawed(parents):
+                await self._stand_still(parents, change, children, since, parts)
+        except BaseException:
+            await self._give_up(model, change)
+            raise
+        await self.step("committed")
+        await self._leave(parents, retire=True)
+        await self._wait_open(model, [child.part for child in children])
+        return time.perf_counter() - began
+
+    async def _prepare(self, model: str, parents: list[str], children: int) -> Prepared:
+        while True:
+            held = await asyncio.to_thread(self._s.catalog.map_of, model)
+            if held is None:
+                raise errors.model_not_found(model)
+            after, change = held.prepare(parents, children)
+            if await asyncio.to_thread(_replace, self._s.catalog, model, held, after):
+                await self._s.maps.look()
+                return change
+
+    def _child(self, model: str, part: Range) -> Child:
+        catalog = self._s.catalog
+        store = Store(catalog.client, catalog.name, model, part.id)
+        return Child(part, store, store.acquire(self._s.record()))
+
+    async def _copy_ahead(self, parent: Partition, children: list[Child]) -> int:
+        """Copies the rows of a fresh snapshot while the parent serves; returns its position."""
+        written = await self._s.snapshots[parent.spec.name, parent.part.id].take()
+        await asyncio.to_thread(copy_rows, parent.store, -1, written.position, children)
+        return written.position
+
+    async def _stand_still(
+        self,
+        parents: list[Partition],
+        change: Prepared,
+        children: list[Child],
+        since: list[int],
+        parts: Callable[[Sequence[str], list[int]], list[Range]],
+    ) -> None:
+        """From the last event of the parents to the commit."""
+        model = parents[0].spec.name
+        note = json.dumps({"parents": change.parents, "children": change.children}).encode()
+        heads = [await parent.freeze(note) for parent in parents]
+        donor = _donor(parents, heads)
+        await self.step("prepared in the log")
+        for parent, head, copied in zip(parents, heads, since):
+            await self._s.snapshots[model, parent.part.id].take()
+            await asyncio.to_thread(copy_rows, parent.store, copied, head, children)
+        await self.step("rows copied")
+        for child, part in zip(children, parts(change.children, heads)):
+            child.part = part
+        await asyncio.to_thread(_write, donor, parents, children)
+        await self.step("children written")
+        await self._commit(
+            model,
+            lambda held: held.commit(change, [child.part for child in children]),
+            lambda held: children[0].part in held.partitions,
+            lambda held: change in held.prepared,
+        )
+
+    async def _commit(
+        self,
+        model: str,
+        change: Callable[[ModelMap], ModelMap],
+        done: Callable[[ModelMap], bool],
+        possible: Callable[[ModelMap], bool],
+    ) -> None:
+        """Puts the changed map in place, through lost replies and the changes of others.
+
+        Raises:
+            service.errors.Refused: it is no longer possible: another owner has given the change up.
+        """
+        while True:
+            try:
+                held = await asyncio.to_thread(self._s.catalog.map_of, model)
+                if held is None or not (done(held) or possible(held)):
+                    raise errors.unavailable("CHANGE_GIVEN_UP", f"model {model!r}: another owner gave this change up")
+                if done(held) or await asyncio.to_thread(_replace, self._s.catalog, model, held, change(held)):
+                    await self._s.maps.look()
+                    return
+            except StoreUnavailable:
+                await asyncio.sleep(0.05)
+
+    async def _give_up(self, model: str, change: Prepared) -> None:
+        """Takes a prepared change out of the map and what it wrote out of the store; a later start may have to."""
+        try:
+            while (held := await asyncio.to_thread(self._s.catalog.map_of, model)) and change in held.prepared:
+                if await asyncio.to_thread(_replace, self._s.catalog, model, held, held.give_up(change)):
+                    await asyncio.to_thread(_sweep, self._s.catalog, model, change.children, self._s.record())
+            await self._s.maps.look()
+        except StoreError as error:
+            log.warning("model %s: a change that failed is left to the next start: %s", model, error)
+
+    @contextmanager
+    def _thawed(self, parents: list[Partition]) -> Iterator[None]:
+        """Partitions that were frozen take events again where what follows fails."""
+        try:
+            yield
+        except BaseException:
+            for parent in parents:
+                parent.thaw()
+            raise
+        for parent in parents:
+            parent.moved()
+
+    async def _leave(self, parents: list[Partition], retire: bool) -> None:
+        """This shard serves the parents no more."""
+        for parent in parents:
+            await self._s.close(parent)
+            try:
+                await asyncio.to_thread(parent.store.retire if retire else parent.store.release, parent.token)
+            except (Fenced, StoreUnavailable) as error:
+                log.warning("model %s: the partition was left, its owner's mark was not: %s", parent.name, error)
+
+    async def _wait_open(self, model: str, parts: Sequence[Range]) -> None:
+        """Waits until the new owners serve; what takes long is left to them."""
+        held = self._s.maps.of(model)
+        request = pb.GetPartitionMapRequest(model=model, version=held.version if held else 0)
+        deadline = time.monotonic() + OPEN_SECONDS
+        for part in parts:
+            while time.monotonic() < deadline:
+                if part.shard == self._s.config.name:
+                    partition = self._s.partitions.get((model, part.id))
+                    state = partition.state if partition else ""
+                else:
+                    state = await self._state_there(model, part, request)
+                if state == "serving":
+                    break
+                await asyncio.sleep(0.005)
+
+    async def _state_there(self, model: str, part: Range, request: pb.GetPartitionMapRequest) -> str:
+        path = "/continual.v1.OnlineLearning/GetPartitionMap"
+        try:
+            found = await self._s.ask(part.shard, path, request, pb.PartitionMap, timeout=5.0)
+        except errors.Refused:
+            return ""
+        return next((one.state for one in found.partitions if (one.model, one.id) == (model, part.id)), "")
+
+
+def _donor(parents: list[Partition], heads: list[int]) -> Partition:
+    """The parent whose weights stay: that which has folded more events.
+
+    Raises:
+        service.errors.Refused: rows of the other one name classes by numbers that mean others there.
+    """
+    donor = parents[heads.index(max(heads))]
+    classes = donor.learner.classes()
+    for parent in parents:
+        theirs = parent.learner.classes()
+        if theirs != classes[: len(theirs)]:
+            message = f"partitions {donor.part.id!r} and {parent.part.id!r} met their classes in another order"
+            raise errors.failed_precondition("CLASSES_DIFFER", donor.spec.name, message)
+    return donor
+
+
+def copy_rows(source: Store, since: int, at: int, children: Sequence[Child]) -> int:
+    """Copies rows that changed in (since, at], as they stood at `at`, to the children whose keys they are.
+
+    Returns:
+        How many.
+    """
+    keys = source.changed_keys(since, at)
+    count = 0
+    for start in range(0, len(keys), COPY_KEYS):
+        names = keys[start : start + COPY_KEYS]
+        found = [(name, *row) for name, row in zip(names, source.get_rows(names, at)) if row is not None]
+        column = Keys.pack(name for name, _, _ in found)
+        for child in children:
+            inside = keys_inside(column, child.part.low, child.part.high)
+            rows = [found[i] for i in np.flatnonzero(inside).tolist()]
+            count += child.store.put_rows(child.token, rows, -1)[0]
+    return count
+
+
+def _write(donor: Partition, parents: list[Partition], children: list[Child]) -> None:
+    """The snapshots of the children, each at the position where its log begins, and gives them free.
+
+    Counts and metrics of the past stay with the first child, so that the sums over partitions are those of the model.
+    """
+    snapshot = donor.store.load_snapshot()
+    assert snapshot is not None
+    assert snapshot.position == donor.head
+    window = parents[0].window
+    for parent in parents[1:]:
+        window = UpdateWindow.united(window, parent.window)
+    arrays = snapshot.arrays | window.arrays()
+    kept = {name: snapshot.manifest[name] for name in ("spec_digest", "shared_digest", "fingerprint")}
+    marks = united_marks([(parent.part, parent.producers) for parent in parents])
+    past = Statistics.united([parent.statistics for parent in parents])
+    for number, child in enumerate(children):
+        statistics = past if number == 0 else Statistics(past.kind)
+        manifest: dict[str, Any] = kept | {"statistics": statistics.to_dict()} | marks.to_dict()
+        child.store.begin_log(child.token, child.part.start)
+        writer = child.store.begin_snapshot(child.token, child.part.start)
+        writer.write(arrays)
+        writer.commit(manifest)
+        child.store.release(child.token)
+
+
+def united_marks(parts: Sequence[tuple[Range, Producers]]) -> Producers:
+    """The marks of several partitions in one: the lowest, and for which keys the log holds more."""
+    if len(parts) == 1:
+        return parts[0][1]
+    whole = Producers()
+    for name in dict.fromkeys(name for _, held in parts for name in held.logged):
+        marks = [(part, held.logged.get(name, 0), held.ahead.get(name, [])) for part, held in parts]
+        whole.logged[name] = least = min(mark for _, mark, _ in marks)
+        ahead = [(part.low, part.high, mark) for part, mark, _ in marks if mark > least]
+        ahead += [one for _, _, more in marks for one in more]
+        if ahead:
+            whole.ahead[name] = ahead
+    return whole

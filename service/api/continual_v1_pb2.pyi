@@ -178,6 +178,18 @@ class LearnRequest(_message.Message):
     number: bytes
     def __init__(self, route: _Optional[_Union[Route, _Mapping]] = ..., model: _Optional[str] = ..., producer: _Optional[str] = ..., sequence: _Optional[int] = ..., columns: _Optional[_Union[Columns, _Mapping]] = ..., next_sequence: _Optional[int] = ..., partition: _Optional[str] = ..., number: _Optional[bytes] = ...) -> None: ...
 
+class LearnRequests(_message.Message):
+    __slots__ = ("requests",)
+    REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    requests: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, requests: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class LearnReplies(_message.Message):
+    __slots__ = ("replies",)
+    REPLIES_FIELD_NUMBER: _ClassVar[int]
+    replies: _containers.RepeatedCompositeFieldContainer[LearnReply]
+    def __init__(self, replies: _Optional[_Iterable[_Union[LearnReply, _Mapping]]] = ...) -> None: ...
+
 class GetProducerRequest(_message.Message):
     __slots__ = ("route", "model", "producer", "partition")
     ROUTE_FIELD_NUMBER: _ClassVar[int]

@@ -50,6 +50,11 @@ class OnlineLearningStub:
                 request_serializer=service_dot_api_dot_continual__v1__pb2.LearnRequest.SerializeToString,
                 response_deserializer=service_dot_api_dot_continual__v1__pb2.LearnReply.FromString,
                 _registered_method=True)
+        self.LearnMany = channel.stream_stream(
+                '/continual.v1.OnlineLearning/LearnMany',
+                request_serializer=service_dot_api_dot_continual__v1__pb2.LearnRequests.SerializeToString,
+                response_deserializer=service_dot_api_dot_continual__v1__pb2.LearnReplies.FromString,
+                _registered_method=True)
         self.GetProducer = channel.unary_unary(
                 '/continual.v1.OnlineLearning/GetProducer',
                 request_serializer=service_dot_api_dot_continual__v1__pb2.GetProducerRequest.SerializeToString,
@@ -88,6 +93,14 @@ class OnlineLearningServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def LearnMany(self, request_iterator, context):
+        """The same with several requests in a message, and the replies that are ready together in one: what a message costs
+        is shared. The clients use it. A message that cannot be parsed is refused as one request.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetProducer(self, request, context):
         """What the log holds of a producer: where it goes on after a restart.
         """
@@ -119,6 +132,11 @@ def add_OnlineLearningServicer_to_server(servicer, server):
                     servicer.Learn,
                     request_deserializer=service_dot_api_dot_continual__v1__pb2.LearnRequest.FromString,
                     response_serializer=service_dot_api_dot_continual__v1__pb2.LearnReply.SerializeToString,
+            ),
+            'LearnMany': grpc.stream_stream_rpc_method_handler(
+                    servicer.LearnMany,
+                    request_deserializer=service_dot_api_dot_continual__v1__pb2.LearnRequests.FromString,
+                    response_serializer=service_dot_api_dot_continual__v1__pb2.LearnReplies.SerializeToString,
             ),
             'GetProducer': grpc.unary_unary_rpc_method_handler(
                     servicer.GetProducer,
@@ -213,6 +231,33 @@ class OnlineLearning:
             '/continual.v1.OnlineLearning/Learn',
             service_dot_api_dot_continual__v1__pb2.LearnRequest.SerializeToString,
             service_dot_api_dot_continual__v1__pb2.LearnReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LearnMany(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/continual.v1.OnlineLearning/LearnMany',
+            service_dot_api_dot_continual__v1__pb2.LearnRequests.SerializeToString,
+            service_dot_api_dot_continual__v1__pb2.LearnReplies.FromString,
             options,
             channel_credentials,
             insecure,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
@@ -23,7 +24,7 @@ from service.client.core import (
     late_label,
 )
 from service.client.lanes_aio import END, AsyncLaneStreams
-from service.client.session import LearnResult, LearnSession, Restart, Several
+from service.client.session import LearnResult, LearnSession, Packing, Restart, Several
 from service.client.sync import STUBS
 from service.wire import PredictionBatch
 
@@ -168,9 +169,10 @@ class AsyncLearnStream(AsyncIterator[LearnResult]):
         else:
             self._batches = iter(batches)
         self._pull: asyncio.Future[Any] | None = None
-        self._reply: asyncio.Future[Any] | None = None
+        self._message: asyncio.Future[Any] | None = None
         self._call: Any = None
-        self._replies: Any = None
+        self._messages: Any = None
+        self._replies: deque[pb.LearnReply] = deque()  # read, not yet returned
         self._answered = asyncio.Event()
         self._answered.set()
         self._requests: asyncio.Queue[pb.LearnRequest | None] = asyncio.Queue()
@@ -268,46 +270,59 @@ class AsyncLearnStream(AsyncIterator[LearnResult]):
         requests = self._requests = asyncio.Queue()
         for request in self.session.connect():
             requests.put_nowait(request)
-        self._call = self._client.stub(self.session.address, DATA).Learn(self._send(requests))
-        self._replies = aiter(self._call)
+        self._call = self._client.stub(self.session.address, DATA).LearnMany(self._send(requests))
+        self._messages = aiter(self._call)
 
-    async def _send(self, requests: asyncio.Queue[pb.LearnRequest | None]) -> AsyncIterator[pb.LearnRequest]:
-        """What goes into the stream. After a fault one batch probes: a write that fails hides the status."""
-        while (request := await requests.get()) is not None:
-            yield request
+    async def _send(self, requests: asyncio.Queue[pb.LearnRequest | None]) -> AsyncIterator[pb.LearnRequests]:
+        """What goes into the stream. After a fault one message probes: a write that fails hides the status."""
+        packing = Packing(requests.get_nowait, asyncio.QueueEmpty, self.session.together)
+        while not packing.ended:
+            request = packing.held or await requests.get()
+            if request is None:
+                return
+            yield packing.message(request)
             await self._answered.wait()
 
     async def _read(self) -> pb.LearnReply | None:
         """The next reply, None at the end of the stream; meanwhile an async source may fill the window."""
+        while not self._replies:
+            message = await self._read_message()
+            if message is None:
+                return None
+            self._replies.extend(message.replies)
+        return self._replies.popleft()
+
+    async def _read_message(self) -> pb.LearnReplies | None:
         try:
             async with asyncio.timeout(self.session.timeout):
-                if self._later is None and self._reply is None:
-                    return await anext(self._replies, None)
+                if self._later is None and self._message is None:
+                    return await anext(self._messages, None)
                 return await self._read_and_pull()
         except TimeoutError:
             self.session.timed_out = True
             return None
 
-    async def _read_and_pull(self) -> pb.LearnReply | None:
-        if self._reply is None:
-            self._reply = asyncio.ensure_future(anext(self._replies, None))
-        while not self._reply.done():
-            waited = {self._reply}
+    async def _read_and_pull(self) -> pb.LearnReplies | None:
+        if self._message is None:
+            self._message = asyncio.ensure_future(anext(self._messages, None))
+        while not self._message.done():
+            waited = {self._message}
             if self._later is not None and self.session.room:
                 waited.add(self._pulling())
             await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
             if self._pull is not None and self._pull.done():
                 self._take()
-        reply, self._reply = self._reply, None
-        return reply.result()
+        message, self._message = self._message, None
+        return message.result()
 
     async def _drop(self) -> None:
         if self._call is not None:
             self._requests.put_nowait(None)
             self._call.cancel()
-            if self._reply is not None:
-                await asyncio.gather(self._reply, return_exceptions=True)  # cancelled: nobody reads it
-            self._call = self._replies = self._reply = None
+            if self._message is not None:
+                await asyncio.gather(self._message, return_exceptions=True)  # cancelled: nobody reads it
+            self._call = self._messages = self._message = None
+            self._replies.clear()
 
 
 class AsyncModels:

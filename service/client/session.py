@@ -5,6 +5,7 @@ from __future__ import annotations
 import time as clock
 import uuid
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,6 +21,10 @@ _BROKEN = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCo
 
 _VANISHED = ("RST_STREAM", "Internal error from Core")
 """How gRPC reports a peer that ended the call while a message was being written."""
+
+
+MESSAGE_BYTES = 1 << 20
+"""Requests that wait together travel in one message of about this size at most."""
 
 
 def passes(refused: Refused) -> bool:
@@ -89,6 +94,48 @@ class Restart(Exception):  # noqa: N818 (a decision, raised where a reply calls 
         self.delay = delay
 
 
+class Packing:
+    """Takes requests that wait together into one message. Nothing waits for company.
+
+    Args:
+        waiting: gives the next request that waits, or None at the end; raises `empty` where there is none.
+        empty: see `waiting`.
+        most: requests in a message; fewer than the window holds, so that the server is never without one.
+
+    Attributes:
+        held: the request that the next message begins with, if it was taken already.
+        ended: whether the end was met.
+    """
+
+    def __init__(
+        self, waiting: Callable[[], pb.LearnRequest | None], empty: type[Exception], most: int
+    ) -> None:
+        self._waiting, self._empty, self._most = waiting, empty, most
+        self.held: pb.LearnRequest | None = None
+        self.ended = False
+
+    def message(self, first: pb.LearnRequest) -> pb.LearnRequests:
+        """A message of `first` and of what waits behind it."""
+        packed = [first.SerializeToString()]
+        size = len(packed[0])
+        self.held = None
+        while len(packed) < self._most:
+            try:
+                request = self._waiting()
+            except self._empty:
+                break
+            if request is None:
+                self.ended = True
+                break
+            data = request.SerializeToString()
+            size += len(data)
+            if size > MESSAGE_BYTES:
+                self.held = request
+                break
+            packed.append(data)
+        return pb.LearnRequests(requests=packed)
+
+
 class LearnSession:
     """Numbers batches, keeps the unanswered ones, and decides what a reply or a fault means.
 
@@ -120,6 +167,11 @@ class LearnSession:
         self._backoff: Backoff | None = None
         self.timed_out = False
         self._waiting_since: float | None = None
+
+    @property
+    def together(self) -> int:
+        """How many requests a message may hold: a quarter of the window, so that messages follow one another."""
+        return max(1, self.in_flight // 4)
 
     @property
     def room(self) -> bool:

@@ -6,6 +6,7 @@ import datetime
 import queue
 import threading
 import time as clock
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
@@ -28,7 +29,7 @@ from service.client.core import (
     late_label,
 )
 from service.client.lanes_sync import LaneStreams
-from service.client.session import LearnResult, LearnSession, Restart, Several
+from service.client.session import LearnResult, LearnSession, Packing, Restart, Several
 from service.wire import PredictionBatch
 
 T = TypeVar("T")
@@ -232,6 +233,7 @@ class LearnStream(Iterator[LearnResult]):
         self._batches: Iterator[Any] | None = iter(batches)
         self._call: Any = None
         self._requests: queue.SimpleQueue[pb.LearnRequest | None] = queue.SimpleQueue()
+        self._replies: deque[pb.LearnReply] = deque()  # read, not yet returned
         self._closed = threading.Event()
         self._lanes: LaneStreams | None = None
 
@@ -293,16 +295,30 @@ class LearnStream(Iterator[LearnResult]):
         requests = self._requests = queue.SimpleQueue()
         for request in self.session.connect():
             requests.put(request)
-        self._call = self._client.stub(self.session.address, DATA).Learn(iter(requests.get, None))
+        self._call = self._client.stub(self.session.address, DATA).LearnMany(self._messages(requests))
         threading.Thread(target=self._watch, args=(self._call,), daemon=True).start()
+
+    def _messages(self, requests: queue.SimpleQueue[pb.LearnRequest | None]) -> Iterator[pb.LearnRequests]:
+        """What goes into the stream, in a thread of gRPC."""
+        packing = Packing(requests.get_nowait, queue.Empty, self.session.together)
+        while not packing.ended:
+            request = packing.held or requests.get()
+            if request is None:
+                return
+            yield packing.message(request)
 
     def _read(self) -> pb.LearnReply | None:
         """The next reply, None at the end of the stream."""
-        self.session.waiting(True)
-        try:
-            return next(self._call, None)
-        finally:
-            self.session.waiting(False)
+        while not self._replies:
+            self.session.waiting(True)
+            try:
+                message = next(self._call, None)
+            finally:
+                self.session.waiting(False)
+            if message is None:
+                return None
+            self._replies.extend(message.replies)
+        return self._replies.popleft()
 
     def _watch(self, call: Any) -> None:
         """Cancels the call when its reply is overdue: a blocking read has no deadline of its own."""
@@ -315,6 +331,7 @@ class LearnStream(Iterator[LearnResult]):
             self._requests.put(None)
             self._call.cancel()
             self._call = None
+            self._replies.clear()
 
 
 class Models:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 import grpc
@@ -105,6 +105,7 @@ def _handlers(shard: Shard) -> list[grpc.GenericRpcHandler]:
         "Predict": _unary(_Forwarding(shard, DATA, "Predict", pb.PredictRequest, _predict)),
         "Update": _unary(_Forwarding(shard, DATA, "Update", pb.UpdateRequest, _update)),
         "Learn": _learn(shard),
+        "LearnMany": _learn_many(shard),
         "GetProducer": _unary(_Forwarding(shard, DATA, "GetProducer", pb.GetProducerRequest, _producer)),
         "GetPartitionMap": _unary(_Local(shard, pb.GetPartitionMapRequest, _map)),
     }
@@ -239,54 +240,108 @@ def _learn(shard: Shard) -> grpc.RpcMethodHandler:
     """The bidirectional stream: one reply for each request, in order; the reader runs ahead of the answers."""
 
     async def learn(requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> AsyncIterator[bytes]:
-        stream = _LearnStream(shard)
-        replies: asyncio.Queue[Any] = asyncio.Queue(IN_FLIGHT)
-        reader = asyncio.create_task(stream.read(requests, replies))
-        try:
-            while (entry := await replies.get()) is not None:
-                yield (await stream.reply(*entry)).SerializeToString()
-        except errors.Refused as refused:
-            reader.cancel()
-            await errors.abort(context, refused)
-        finally:
-            reader.cancel()
+        async with _LearnStream(shard, requests, lambda raw: (raw,)) as stream:
+            async for ready in stream.replies(context):
+                for reply in ready:
+                    yield reply.SerializeToString()
+
+    return grpc.stream_stream_rpc_method_handler(learn)
+
+
+def _learn_many(shard: Shard) -> grpc.RpcMethodHandler:
+    """The same with several requests in a message, and in one whatever replies are ready together."""
+
+    async def learn(requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> AsyncIterator[bytes]:
+        async with _LearnStream(shard, requests, lambda raw: parse(pb.LearnRequests, raw).requests) as stream:
+            async for ready in stream.replies(context):
+                yield pb.LearnReplies(replies=ready).SerializeToString()
 
     return grpc.stream_stream_rpc_method_handler(learn)
 
 
 class _LearnStream:
-    """One open `Learn` stream."""
+    """One open stream of `LearnRequest`, read while in `async with`.
 
-    def __init__(self, shard: Shard) -> None:
+    Args:
+        shard: that owns the model.
+        messages: what comes.
+        unpack: the requests in a message.
+    """
+
+    def __init__(
+        self, shard: Shard, messages: AsyncIterator[bytes], unpack: Callable[[bytes], Sequence[bytes]]
+    ) -> None:
         self._shard = shard
+        self._messages = messages
+        self._unpack = unpack
+        self._queue: asyncio.Queue[Any] = asyncio.Queue(IN_FLIGHT)
+        self._last: tuple[str, str, str, int] | None = None
         self._ended = False
 
-    async def read(self, requests: AsyncIterator[bytes], replies: asyncio.Queue[Any]) -> None:
+    async def __aenter__(self) -> _LearnStream:
+        self._reader = asyncio.create_task(self._read())
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        self._reader.cancel()
+
+    async def _read(self) -> None:
         """Admits requests as they come and queues (request, future answer or refusal)."""
-        last: tuple[str, str, str, int] | None = None
         try:
-            async for raw in requests:
-                if self._ended:
-                    return
-                request = pb.LearnRequest()
+            async for message in self._messages:
                 try:
-                    request = parse(pb.LearnRequest, raw)
-                    self._check_sequence(request, last)
-                    outcome: Any = await self._admit(request, raw)
+                    requests = self._unpack(message)
                 except errors.Refused as refused:
-                    outcome = refused
-                except StoreError as error:
-                    outcome = errors.unavailable("STORE_UNAVAILABLE", str(error), 0.25)
-                last = (request.model, request.partition, request.producer, _end(request))
-                await replies.put((request, outcome))
-                if isinstance(outcome, errors.Refused) and outcome.code in _ENDS_THE_STREAM:
-                    return  # a later batch must not pass the mark of one that the client will send again
-            await replies.put(None)
+                    await self._queue.put((pb.LearnRequest(), refused))
+                    continue
+                for raw in requests:
+                    if self._ended or not await self._take(raw):
+                        return
+            await self._queue.put(None)
         except asyncio.CancelledError:
             raise
         except BaseException as error:
             log.exception("reading a Learn stream failed")
-            await replies.put((pb.LearnRequest(), errors.unavailable("STREAM_FAILED", str(error))))
+            await self._queue.put((pb.LearnRequest(), errors.unavailable("STREAM_FAILED", str(error))))
+
+    async def _take(self, raw: bytes) -> bool:
+        """Admits a request. Returns whether a later one may be admitted."""
+        request = pb.LearnRequest()
+        try:
+            request = parse(pb.LearnRequest, raw)
+            self._check_sequence(request, self._last)
+            outcome: Any = await self._admit(request, raw)
+        except errors.Refused as refused:
+            outcome = refused
+        except StoreError as error:
+            outcome = errors.unavailable("STORE_UNAVAILABLE", str(error), 0.25)
+        self._last = (request.model, request.partition, request.producer, _end(request))
+        await self._queue.put((request, outcome))
+        # A later batch must not pass the mark of one that the client will send again.
+        return not (isinstance(outcome, errors.Refused) and outcome.code in _ENDS_THE_STREAM)
+
+    async def replies(self, context: grpc.aio.ServicerContext) -> AsyncIterator[list[pb.LearnReply]]:
+        """The replies in order, those that are ready together; aborts the call where it cannot go on in order."""
+        entry = await self._queue.get()
+        while entry is not None:
+            ready: list[pb.LearnReply] = []
+            try:
+                ready.append(await self._reply(*entry))
+                entry = _NONE_YET
+                while not self._queue.empty():
+                    entry = self._queue.get_nowait()
+                    if entry is None or not _is_there(entry[1]):
+                        break
+                    ready.append(await self._reply(*entry))
+                    entry = _NONE_YET
+            except errors.Refused as refused:
+                if ready:
+                    yield ready
+                self._reader.cancel()
+                await errors.abort(context, refused)
+            yield ready
+            if entry is _NONE_YET:
+                entry = await self._queue.get()
 
     async def _admit(self, request: pb.LearnRequest, raw: bytes) -> asyncio.Future[Answer]:
         await self._shard.maps.check(request.route, request.model)
@@ -309,7 +364,7 @@ class _LearnStream:
         if last is not None and same and request.sequence > last[3]:
             raise errors.wrong_sequence(request.producer, request.sequence, last[3])
 
-    async def reply(self, request: pb.LearnRequest, outcome: Any) -> pb.LearnReply:
+    async def _reply(self, request: pb.LearnRequest, outcome: Any) -> pb.LearnReply:
         """The reply to a request once its answer is there.
 
         Raises:
@@ -320,7 +375,8 @@ class _LearnStream:
             refused = outcome
         else:
             try:
-                answer = await asyncio.shield(outcome)  # a call given up does not take the answer from others
+                # A call that is given up does not take the answer from others.
+                answer = outcome.result() if outcome.done() else await asyncio.shield(outcome)
                 return pb.LearnReply(
                     sequence=request.sequence,
                     accepted=_predictions(answer),
@@ -332,6 +388,14 @@ class _LearnStream:
         if refused.code in _ENDS_THE_STREAM:
             raise refused
         return pb.LearnReply(sequence=request.sequence, refused=refused.to_status(), next_sequence=end)
+
+
+_NONE_YET = (pb.LearnRequest(), None)
+
+
+def _is_there(outcome: Any) -> bool:
+    """Whether the reply to a request can be made at once."""
+    return isinstance(outcome, errors.Refused) or outcome.done()
 
 
 def _end(request: pb.LearnRequest) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -32,31 +33,41 @@ def encode_columns(batch: Batch, target: TargetSpec, ids: Sequence[str] | None =
     Raises:
         ValueError: label rows without ids, or a number of ids that is not n.
     """
-    columns = pb.Columns(rows=len(batch), x=_bytes(batch.x, "<f4"))
-    labelled = batch.kind != OBSERVATION
-    if labelled.any():
-        _put_labels(columns, batch, target, labelled)
-    if not (batch.kind == (LABELLED if labelled.any() else OBSERVATION)).all():
+    rows = len(batch)
+    columns = pb.Columns(rows=rows, x=_bytes(batch.x, "<f4"))
+    of_kind = np.bincount(batch.kind, minlength=3).tolist()
+    if of_kind[OBSERVATION] < rows:
+        _put_labels(columns, batch, target)
+    if max(of_kind[LABELLED], of_kind[OBSERVATION]) < rows:
         columns.kind = _bytes(batch.kind, "u1")
     _put_keys(columns, batch.key)
-    if batch.time.any():
+    if np.count_nonzero(batch.time):
         columns.time_us = _bytes(batch.time, "<i8")
     if ids is not None:
         _put_ids(columns, ids)
-    elif (batch.kind == LABEL).any():
+    elif of_kind[LABEL]:
         raise ValueError(
             "ids: none given; accepted: one for each row, since the batch has labels for earlier events"
         )
     return columns
 
 
-def _put_labels(columns: pb.Columns, batch: Batch, target: TargetSpec, labelled: np.ndarray) -> None:
+def _put_labels(columns: pb.Columns, batch: Batch, target: TargetSpec) -> None:
     if target.kind == "regression":
         columns.y = _bytes(batch.y, "<f8")
         return
     classes: Sequence[int | str] = target.labels if target.kind == "binary" else batch.classes
-    columns.code = _bytes(np.where(labelled, np.nan_to_num(batch.y), -1), "<i4")
-    columns.labels.extend(label_to_proto(value) for value in classes)
+    with np.errstate(invalid="ignore"):  # what NaN becomes is replaced
+        code = batch.y.astype("<i4")
+    code[batch.kind == OBSERVATION] = -1
+    columns.code = code.tobytes()
+    columns.labels.extend(_label_messages(tuple(classes)))
+
+
+@lru_cache(maxsize=64)
+def _label_messages(classes: tuple[int | str, ...]) -> tuple[pb.Label, ...]:
+    """The label dictionary, to be copied: it is the same from batch to batch."""
+    return tuple(map(label_to_proto, classes))
 
 
 def _put_keys(columns: pb.Columns, key: Keys) -> None:

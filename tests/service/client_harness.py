@@ -101,6 +101,15 @@ class Server(api.OnlineLearningServicer, api.ModelsServicer):
             await self._enter("Learn reply", context)
             yield reply
 
+    async def LearnMany(self, messages, context):
+        async def requests():
+            async for message in messages:
+                for raw in message.requests:
+                    yield pb.LearnRequest.FromString(raw)
+
+        async for reply in self.Learn(requests(), context):
+            yield pb.LearnReplies(replies=[reply])
+
     def _learn(self, request):
         mark, rows = self.marks.get(request.producer, 0), request.columns.rows
         applied = min(max(mark - request.sequence, 0), rows)

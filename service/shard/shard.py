@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import grpc
 import numpy as np
@@ -24,6 +24,7 @@ from learners.river import signing
 from learners.spec import ModelSpec
 from service import errors
 from service.api import continual_v1_pb2 as pb
+from service.shard.answers import sinks_of
 from service.shard.partition import Partition
 from service.shard.recovery import Recovery
 from service.shard.snapshots import Snapshotter, Written
@@ -357,9 +358,8 @@ class Shard:
             value = learner.digest() if digest else ""
             return learner.position, sums.counts(), sums.metrics(), learner.resident_keys(), value
 
-        declared = partition.spec.deployment
-        said = await asyncio.to_thread(partition.store.said) if declared.sources else {}
-        marks = await asyncio.to_thread(partition.store.marks) if declared.sinks else {}
+        said = await asyncio.to_thread(partition.store.said) if partition.spec.deployment.sources else {}
+        sinks = await asyncio.to_thread(sinks_of, partition.store) if partition.outbox else []
         position, counts, metrics, resident, value = await partition.sequencer.visit(read)
         return pb.Statistics(
             name=name,
@@ -371,7 +371,7 @@ class Shard:
             digest=value,
             fingerprint=json.dumps(fingerprint()),
             sources=[pb.SourceState(name=name, **state) for name, state in said.items()],
-            sinks=[sink_state(name, mark) for name, mark in marks.items()],
+            sinks=sinks,
         )
 
     def describe(self, partition: Partition) -> pb.Model:
@@ -383,12 +383,6 @@ class Shard:
             snapshot_position=max(0, partition.snapshot_position),
             state=partition.state,
         )
-
-
-def sink_state(name: str, mark: dict[str, Any]) -> pb.SinkState:
-    """What a sink said of itself, without what its mark holds for the target."""
-    known = pb.SinkState.DESCRIPTOR.fields_by_name
-    return pb.SinkState(name=name, **{part: value for part, value in mark.items() if part in known})
 
 
 def parse_spec(spec_json: str) -> ModelSpec:

@@ -12,6 +12,7 @@ from collections import deque
 import redis.asyncio
 
 from learners.base import Folded
+from service.api import continual_v1_pb2 as pb
 from service.store.answers import Said
 from service.store.errors import StoreUnavailable
 from service.store.partition import Partition as Store
@@ -144,3 +145,12 @@ class Outbox:
         async with self._written:
             self._stopped = True
             self._written.notify_all()
+
+
+def sinks_of(store: Store) -> list[pb.SinkState]:
+    """What the sinks of a model said of themselves, without what their marks hold for their targets."""
+    known = pb.SinkState.DESCRIPTOR.fields_by_name
+    return [
+        pb.SinkState(name=name, **{part: value for part, value in mark.items() if part in known})
+        for name, mark in store.marks().items()
+    ]

@@ -15,6 +15,7 @@ from google.protobuf.message import Message
 from learners.fingerprint import fingerprint
 from service import errors
 from service.api import continual_v1_pb2 as pb
+from service.shard.answers import sinks_of
 from service.shard.shard import DEPLOYMENT, Shard
 from service.shard.statistics import Statistics
 from service.store.partition import Partition as Store
@@ -186,11 +187,10 @@ async def _statistics(shard: Shard, model: str, part: Range, digest: bool) -> pb
         raw = "" if part.whole else json.dumps(sums.to_dict())
         return learner.position, sums.counts(), sums.metrics(), learner.resident_keys(), value, raw
 
-    said, marks = {}, {}
+    said = {}
     if partition.spec.deployment.sources:
         said = await asyncio.to_thread(Store(shard.client, DEPLOYMENT, model, "0").said)
-    if partition.spec.deployment.sinks:
-        marks = await asyncio.to_thread(partition.store.marks)
+    sinks = await asyncio.to_thread(sinks_of, partition.store) if partition.outbox else []
     position, counts, metrics, resident, value, raw = await partition.sequencer.visit(read)
     return pb.Statistics(
         name=model,
@@ -202,16 +202,10 @@ async def _statistics(shard: Shard, model: str, part: Range, digest: bool) -> pb
         digest=value,
         fingerprint=json.dumps(fingerprint(partition.spec)),
         sources=[pb.SourceState(name=name, **state) for name, state in said.items()],
-        sinks=[_sink_state(name, mark) for name, mark in marks.items()],
+        sinks=sinks,
         partition=part.id,
         sums=raw,
     )
-
-
-def _sink_state(name: str, mark: dict[str, Any]) -> pb.SinkState:
-    """What a sink said of itself, without what its mark holds for the target."""
-    known = pb.SinkState.DESCRIPTOR.fields_by_name
-    return pb.SinkState(name=name, **{part: value for part, value in mark.items() if part in known})
 
 
 # Changes of the partitions

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -77,9 +78,19 @@ class Drifting:
         return change + (later[0] - change) // 2
 
 
-def sea() -> Drifting:
-    """SEA (Street & Kim 2001), the published file: thresholds change at 10,000, 20,000 and 30,000."""
-    return Drifting("SEA", data.sea(), (10_000, 20_000, 30_000))
+def sea_file() -> Drifting:
+    """The SEA file: one and the same threshold fits all of its parts alike, so nothing is to be noticed in it."""
+    return Drifting("SEA file, no change", data.sea(), ())
+
+
+def sea(seed: int) -> Drifting:
+    """SEA (Street & Kim 2001) by River's generator, 10 % of noise: its four thresholds, one after the other."""
+    from river.datasets import synth
+
+    parts = [list(synth.SEA(variant, noise=0.1, seed=10 * seed + variant).take(PART)) for variant in range(4)]
+    x = np.array([list(features.values()) for part in parts for features, _ in part], np.float32)
+    y = np.array([label for part in parts for _, label in part], float)
+    return Drifting("SEA", Batch.of(x, y), tuple(range(PART, len(y), PART)))
 
 
 def generated(name: str, seed: int, gradual: bool = False, inputs: bool = False) -> Drifting:
@@ -102,10 +113,12 @@ def generated(name: str, seed: int, gradual: bool = False, inputs: bool = False)
     return Drifting(name, Batch.of(x.astype(np.float32), y.astype(float)), changes, width)
 
 
+@cache
 def streams(seed: int) -> list[Drifting]:
     """Those of a seed; the file is the same for all."""
     return [
-        sea(),
+        sea_file(),
+        sea(seed),
         generated("abrupt", seed),
         generated("gradual", seed, gradual=True),
         generated("inputs move", seed, inputs=True),
@@ -159,7 +172,7 @@ def run(stream: Drifting, learner: dict[str, Any], detector: dict[str, Any], rea
     folded = Folded.concat(parts)
     helpers.check(bool(np.isfinite(folded.value).all()), "finite predictions")
     right = (folded.value >= 0.5) == (stream.batch.y == 1)
-    after = np.concatenate([right[at : at + 2000] for at in stream.changes if at < len(right)] or [right])
+    after = np.concatenate([right[at : at + 2000] for at in stream.changes] or [np.full(1, np.nan)])
     counts = {name: int(np.count_nonzero(folded.signals[:, 1] == kind)) for kind, name in enumerate(SIGNALS)}
     positions = folded.signals[folded.signals[:, 1] == 0, 0]
     return {
@@ -185,9 +198,8 @@ def verdicts(stream: Drifting, positions: np.ndarray) -> Figures:
         false &= ~within
         if within.any():
             delays.append(int(at[within].min()) - change)
-    known = [change for change in stream.changes if change < len(stream.batch)]
     return {
-        "noticed": len(delays) / max(1, len(known)),
+        "noticed": len(delays) / len(stream.changes) if stream.changes else float("nan"),
         "delay": float(np.mean(delays)) if delays else float("nan"),
         "false": 1e5 * int(false.sum()) / len(stream.batch),
     }
@@ -234,13 +246,14 @@ def _detectors(seeds: int, events: int | None, say: Any, out: Path | None, as_js
                     "seeds": len(runs),
                 }
             )
-    rows.sort(key=lambda row: [stream.name for stream in streams(0)].index(str(row["stream"])))
+    rows.sort(key=lambda row: list(details["ADWIN"]).index(str(row["stream"])))
     notes = [
         "Detectors at their defaults on the losses of the default learner (DDM and HDDM: on its errors), which goes on "
         "learning: 'signal' changes nothing. us/event is that of learner and detector; KSWIN, nearly all of it, has "
         "one seed.",
-        f"SEA, abrupt and gradual (over {WIDTH:,} events) change the concept three times. 'inputs move' changes the "
-        "inputs and not what they mean: a detector of losses that keeps silent there is right.",
+        f"SEA (River's generator), abrupt and gradual (over {WIDTH:,} events) change the concept three times. 'inputs "
+        "move' changes the inputs and not what they mean: a detector of losses that keeps silent there is right. In "
+        "the SEA file nothing changes: one threshold fits all its parts.",
         "A change counts as noticed until half of the time to the next one has passed; delays are of those noticed.",
     ]
     publish("detection", "Drift noticed", rows, notes=notes, details={"runs": details}, out=out, as_json=as_json)
@@ -270,7 +283,7 @@ def _reactions(seeds: int, events: int | None, say: Any, out: Path | None, as_js
                         "seeds": len(runs),
                     }
                 )
-    rows.sort(key=lambda row: [stream.name for stream in streams(0)].index(str(row["stream"])))
+    rows.sort(key=lambda row: list(runs_of).index(str(row["stream"])))
     notes = [
         "ADWIN on errors, reactions at their defaults. Figures are means over seeds; +- is half of the 95 % interval "
         "of the mean accuracy (Student's t).",

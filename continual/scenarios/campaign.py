@@ -32,6 +32,9 @@ from learners.spec import ModelSpec
 LEAST_FREE = 64 << 20
 """Bytes that must be free in the folder before anything is run."""
 
+SAMPLE = 100
+"""Events of each part whose features are in the digest of a run; of labels all are."""
+
 VERSION = 1
 """Of what is written; another one is run again."""
 
@@ -63,10 +66,15 @@ class Task:
         spec = methods.model(method, scenario, self.seed)
         return (shuffled(scenario, self.seed) if method.joint else scenario), spec
 
-    def key(self, spec: ModelSpec) -> str:
-        """Digest of everything that decides the run."""
+    def key(self, scenario: Scenario, spec: ModelSpec) -> str:
+        """Digest of everything that decides the run, the data among it."""
         decides = asdict(self) | {"spec": spec.digest(), "target": bool(self.target), "version": VERSION}
-        return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
+        sha = hashlib.sha256(json.dumps(decides, sort_keys=True).encode())
+        for one in scenario.experiences:
+            for events in filter(None, (one.train, one.test)):
+                sha.update(events.labels().tobytes())
+                sha.update(events.batch(0, SAMPLE).x.tobytes())
+        return sha.hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -169,7 +177,7 @@ def perform(task: Task, folder: Path | None = None, say: Callable[[int], None] =
     """
     try:
         scenario, spec = task.build()
-        key = task.key(spec)
+        key = task.key(scenario, spec)
         kept = Folder(folder) if folder is not None else None
         held = kept.read(task, key) if kept is not None else None
         if held is not None:

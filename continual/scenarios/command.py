@@ -169,7 +169,7 @@ class Bench:
         tried = {
             method: [f"{method}+{found.rate}={rate:g}" for rate in rates]
             for method in asked
-            if (found := methods.find(method)).rate and not any(found.rate in change for change in found.changed)
+            if (found := methods.find(method)).rate and found.rate not in found.changed
         }
         tasks = [self._task(name, seed) for names in tried.values() for seed in seeds for name in names]
         scenario = catalog.build(self.name, 0, self.sizes)

@@ -34,7 +34,7 @@ class Method:
         cost: forward passes for one event of the stream, a step of plain descent being 3 (one forward, two backward);
             0: not counted this way.
         joint: the events are learned in a random order.
-        changed: fields that the name itself changes.
+        changed: fields that the name itself changes, by dots.
     """
 
     name: str
@@ -192,10 +192,11 @@ def find(name: str) -> Method:
         if not equals:
             raise UnknownMethod(f"{name!r}: {change!r} changes nothing; accepted: field=value, e.g. rate=0.1")
         learner = put(learner, path, yaml.safe_load(value))
-    note = found.note
+    changed = tuple(change.partition("=")[0] for change in changes)
+    note = found.note + (f" With {', '.join(changes)}." if changes else "")
     if joint:
         note += " Here on the events of all experiences in one random order: an upper bound."
-    return replace(found, name=name, learner=learner, note=note, joint=joint, changed=tuple(changes))
+    return replace(found, name=name, learner=learner, note=note, joint=joint, changed=changed)
 
 
 def put(learner: Mapping[str, Any], path: str, value: Any) -> dict[str, Any]:

@@ -26,7 +26,8 @@ def notes(
     said = [*_reading(scenario, protocol), *_baselines(done)]
     for pick in picked.values():
         tried = ", ".join(f"{rate}: {score:.4f}" for rate, score in pick["scores"].items())
-        said.append(f"{pick['of']}: rate picked on seeds {pick['seeds'][0]} to {pick['seeds'][-1]} ({tried}).")
+        edge = ", the best at an end of those tried" if _at_an_end(pick["scores"]) else ""
+        said.append(f"{pick['of']}: rate picked on seeds {pick['seeds'][0]} to {pick['seeds'][-1]} ({tried}){edge}.")
     shares = {one.task.method: one.run.cost["learned"] for one in done if one.task.protocol.cost > 1}
     if shares:
         told = ", ".join(f"{method} {100 * share:.0f} %" for method, share in shares.items())
@@ -43,6 +44,12 @@ def notes(
     if short:
         said.append(f"Fewer seeds than the {seeds} that were asked for: {', '.join(short)}.")
     return said
+
+
+def _at_an_end(scores: Mapping[str, float]) -> bool:
+    """Whether the best rate is the smallest or the largest one: a better one may lie beyond."""
+    rates = sorted(scores, key=float)
+    return max(rates, key=lambda rate: scores[rate]) in (rates[0], rates[-1])
 
 
 def _reading(scenario: Scenario, protocol: Protocol) -> list[str]:

@@ -177,7 +177,7 @@ def test_a_disk_that_fills_ends_the_bench_and_what_was_kept_is_whole(tmp_path: P
     folder = Folder(tmp_path)
     first = perform(TASK, tmp_path)
     second = Task(**{**vars(TASK), "seed": 1})
-    key = second.key(second.build()[1])
+    key = second.key(*second.build())
     target = folder.file(second, key)
     target.with_name(f".{target.name}.{os.getpid()}").symlink_to("/dev/full")
     with pytest.raises(DiskFull, match="what was kept before is whole"):
@@ -194,6 +194,16 @@ def test_a_run_that_was_cut_off_is_run_again(tmp_path: Path) -> None:
     again = perform(TASK, tmp_path)
     assert not again.kept
     assert again.run.matrix == first.run.matrix
+
+
+def test_a_file_that_changed_is_another_run(tmp_path: Path) -> None:
+    path, x = tmp_path / "own.csv", np.random.default_rng(0).normal(size=(40, 2))
+    keys = set()
+    for shift in (0.0, 0.5, 0.0):
+        path.write_text("\n".join(["a,b,y", *(f"{a + shift:.4f},{b:.4f},{int(a > b)}" for a, b in x)]) + "\n")
+        task = Task(str(path), Sizes(), "lda", 0, Protocol())
+        keys.add(task.key(*task.build()))
+    assert len(keys) == 2
 
 
 def test_a_run_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:

@@ -27,6 +27,9 @@ SOURCES = ("kafka:", "redis:", "folder:")
 RECENT_REPLIES = 256
 """Answers to stream batches that are kept to repeat them to a producer that lost one."""
 
+ANSWER_ROWS = 2048
+"""An entry is folded and answered in groups of requests of about this many events."""
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -269,3 +272,16 @@ class UpdateWindow:
         names = ("payload", "position", "value", "code", "outcome")
         rows = zip(*(arrays["window." + name].tolist() for name in names))
         self._answers = OrderedDict(zip((bytes(id) for id in arrays["window.id"]), rows))
+
+
+def groups_of(items: list[Item]) -> list[list[Item]]:
+    """The requests of an entry, cut into groups of about `ANSWER_ROWS` events."""
+    groups: list[list[Item]] = [[]]
+    rows = 0
+    for item in items:
+        if rows >= ANSWER_ROWS and len(item.batch):
+            groups.append([])
+            rows = 0
+        groups[-1].append(item)
+        rows += len(item.batch)
+    return groups

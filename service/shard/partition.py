@@ -25,6 +25,7 @@ from service.shard.admission import (
     Item,
     Producers,
     UpdateWindow,
+    groups_of,
     new_future,
     payload_hash,
     repeated,
@@ -52,9 +53,6 @@ from service.store.partition import Partition as Store
 from service.store.partition_map import Range
 from service.wire import Schema, decode_columns, decode_event, slice_columns
 from streams.batch import Batch
-
-ANSWER_ROWS = 2048
-"""An entry is folded and answered in groups of requests of about this many events."""
 
 MAX_PROBABILITIES = 8 << 20
 """Of one reply: its bytes fit a message, and its predictions do not keep the fold waiting for seconds."""
@@ -360,7 +358,7 @@ class Partition:
         """Takes over a logged entry: folds it here if it is small, else hands it to the fold thread in groups."""
         if self.outbox is not None:
             await self.outbox.room()
-        groups = _groups(items)
+        groups = groups_of(items)
         if not any(len(item.batch) for item in items):
             self._answer(position, items, NOTHING, self.classes)
             return
@@ -445,15 +443,3 @@ class Partition:
 
 NOTHING = Folded.passed_over(0, 0)
 """What is said of no events."""
-
-def _groups(items: list[Item]) -> list[list[Item]]:
-    """The requests of an entry, cut into groups of about `ANSWER_ROWS` events."""
-    groups: list[list[Item]] = [[]]
-    rows = 0
-    for item in items:
-        if rows >= ANSWER_ROWS and len(item.batch):
-            groups.append([])
-            rows = 0
-        groups[-1].append(item)
-        rows += len(item.batch)
-    return groups

@@ -42,7 +42,7 @@ class Topic:
         from confluent_kafka import Consumer, TopicPartition
 
         settings = {"bootstrap.servers": bootstrap, "group.id": "audit", "enable.partition.eof": True, "log_level": 0}
-        settings |= {"isolation.level": "read_committed", "fetch.wait.max.ms": 50}
+        settings |= {"isolation.level": "read_committed", "fetch.wait.max.ms": 50, "allow.auto.create.topics": True}
         self.name = name
         self.records: list[dict[str, Any]] = []
         self.headers: dict[str, bytes] = {}

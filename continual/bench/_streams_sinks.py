@@ -13,7 +13,7 @@ import numpy as np
 from continual.bench._faults_audit import fold
 from learners.spec import ModelSpec
 from service.api import continual_v1_pb2 as pb
-from service.shard.partition import LEARN, decode_learn
+from service.shard.requests import LEARN, decode_learn
 from service.store.partition import Partition as Store
 from service.wire import Schema, decode_event
 

@@ -13,7 +13,7 @@ import numpy as np
 from continual.bench._faults_audit import fold
 from learners.spec import ModelSpec
 from service.api import continual_v1_pb2 as pb
-from service.shard.partition import LEARN, decode_learn
+from service.shard.requests import LEARN, decode_learn
 from service.store.partition import Partition as Store
 from service.wire import Schema, decode_event
 
@@ -42,7 +42,7 @@ class Topic:
         from confluent_kafka import Consumer, TopicPartition
 
         settings = {"bootstrap.servers": bootstrap, "group.id": "audit", "enable.partition.eof": True, "log_level": 0}
-        settings |= {"isolation.level": "read_committed", "fetch.wait.max.ms": 50}
+        settings |= {"isolation.level": "read_committed", "fetch.wait.max.ms": 50, "allow.auto.create.topics": True}
         self.name = name
         self.records: list[dict[str, Any]] = []
         self.headers: dict[str, bytes] = {}

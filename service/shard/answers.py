@@ -69,8 +69,7 @@ class Outbox:
             return None
         if passed <= 0:
             return Said(position, folded)
-        columns = (folded.value, folded.code, folded.outcome, folded.scored)
-        return Said(self._end, Folded(*(column[passed:] for column in columns)))
+        return Said(self._end, folded.take(slice(passed, None)))
 
     # While it serves, on the event loop
 

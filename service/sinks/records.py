@@ -11,7 +11,7 @@ import numpy as np
 from learners.base import Folded
 from learners.spec import BinaryTarget, ModelSpec
 from service.api import continual_v1_pb2 as pb
-from service.shard.partition import LEARN, decode_learn
+from service.shard.requests import LEARN, PREPARED, decode_learn
 from service.store.answers import Said
 from service.store.partition import Partition as Store
 from service.wire import Schema, decode_event
@@ -49,7 +49,7 @@ class Records:
             return position, []
         end = said[-1].end
         folded = Folded.concat([one.folded for one in said]) if len(said) > 1 else said[0].folded
-        folded = _cut(folded, position - said[0].position, end - said[0].position)
+        folded = folded.take(slice(position - said[0].position, end - said[0].position))
         batch, ids = self._events(position, end)
         return end, list(self._records(Said(position, folded), batch, ids))
 
@@ -63,7 +63,7 @@ class Records:
                     request = pb.LearnRequest.FromString(message[1:])
                     batches.append(decode_learn(request, self._schema))
                     ids += _ids_of(request.columns, len(batches[-1]))
-                else:
+                elif message[:1] != PREPARED:
                     event = pb.UpdateRequest.FromString(message[1:]).event
                     batches.append(decode_event(event, self._schema))
                     ids.append(event.id)
@@ -122,11 +122,6 @@ def _ids_of(columns: pb.Columns, rows: int) -> list[str]:
         return [""] * rows
     ends = np.cumsum(np.frombuffer(columns.id_length, "<u4")).tolist()
     return [columns.id[start:end].decode() for start, end in zip([0, *ends], ends)]
-
-
-def _cut(folded: Folded, start: int, stop: int) -> Folded:
-    rows = slice(start, stop)
-    return Folded(folded.value[rows], folded.code[rows], folded.outcome[rows], folded.scored[rows])
 
 
 def _loss(kind: str, scored: np.ndarray) -> np.ndarray:

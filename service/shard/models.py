@@ -219,6 +219,7 @@ def widest(shard: Shard, model: str) -> Range:
 
 async def split(shard: Shard, request: pb.SplitRequest, raw: bytes) -> pb.ReshardReply:
     """Cuts a partition; without shards named its pieces go, but for the first, where the fewest partitions are."""
+    await shard.maps.look()
     part = shard.find(request.name, 0, request.partition) if request.partition else widest(shard, request.name)
     into = request.into or 2
     targets = list(request.shards)
@@ -234,6 +235,7 @@ async def split(shard: Shard, request: pb.SplitRequest, raw: bytes) -> pb.Reshar
 
 async def move(shard: Shard, request: pb.MoveRequest, raw: bytes) -> pb.ReshardReply:
     """Gives a partition to another shard, by default the one with the fewest."""
+    await shard.maps.look()
     part = shard.find(request.name, 0, request.partition)
     load = _load(shard)
     target = request.shard or min(load, key=lambda name: (load[name], name == part.shard))
@@ -243,6 +245,7 @@ async def move(shard: Shard, request: pb.MoveRequest, raw: bytes) -> pb.ReshardR
 
 async def merge(shard: Shard, request: pb.MergeRequest, raw: bytes) -> pb.ReshardReply:
     """Makes one of two neighbours; the second comes to the shard of the first before that."""
+    await shard.maps.look()
     if len(set(request.partitions)) != 2:
         raise errors.invalid("partitions", ", ".join(request.partitions) or "none", "two neighbours")
     first, second = (shard.find(request.name, 0, id) for id in request.partitions)
@@ -263,6 +266,7 @@ async def rebalance(shard: Shard, request: pb.RebalanceRequest, raw: bytes) -> p
 
     Any shard does it. A move that fails ends it; those before it stay.
     """
+    await shard.maps.look()
     if request.name:
         await shard.maps.check(request.route, request.name)
         _map_of(shard, request.name)

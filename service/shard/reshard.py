@@ -45,6 +45,7 @@ COPY_KEYS = 512
 """Rows read and written at a time."""
 
 OPEN_SECONDS = 30.0
+MAP_PATH = "/continual.v1.OnlineLearning/GetPartitionMap"
 
 
 def settle(catalog: Catalog, model: str, id: str, shard: str, record: OwnerRecord) -> bool:
@@ -115,7 +116,7 @@ class Resharding:
         Raises:
             service.errors.Refused: it cannot be cut so, there is no such shard, or the store does not answer.
         """
-        self._check_shards(shards)
+        await self._check_shards(shards)
         async with self.lock:
             self.doing = f"split {model}/{id}"
             partition = self._mine(model, id)
@@ -160,7 +161,7 @@ class Resharding:
         Raises:
             service.errors.Refused: there is no such shard, or the store does not answer.
         """
-        self._check_shards([shard])
+        await self._check_shards([shard])
         async with self.lock:
             self.doing = f"move {model}/{id}"
             partition = self._mine(model, id)
@@ -204,11 +205,14 @@ class Resharding:
         partition.check_serving()
         return partition
 
-    def _check_shards(self, shards: Sequence[str]) -> None:
+    async def _check_shards(self, shards: Sequence[str]) -> None:
+        """Raises INVALID_ARGUMENT for a shard that there is not, UNAVAILABLE for one that does not answer."""
         live = self._s.maps.live()
-        for name in shards:
+        for name in dict.fromkeys(shards):
             if name not in live:
                 raise errors.invalid("shard", name, ", ".join(live))
+            if name != self._s.config.name:
+                await self._s.ask(name, MAP_PATH, pb.GetPartitionMapRequest(), pb.PartitionMap, timeout=5.0)
 
     # Parents make room for children
 
@@ -360,9 +364,8 @@ class Resharding:
                 await asyncio.sleep(0.005)
 
     async def _state_there(self, model: str, part: Range, request: pb.GetPartitionMapRequest) -> str:
-        path = "/continual.v1.OnlineLearning/GetPartitionMap"
         try:
-            found = await self._s.ask(part.shard, path, request, pb.PartitionMap, timeout=5.0)
+            found = await self._s.ask(part.shard, MAP_PATH, request, pb.PartitionMap, timeout=5.0)
         except errors.Refused:
             return ""
         return next((one.state for one in found.partitions if (one.model, one.id) == (model, part.id)), "")

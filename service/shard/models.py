@@ -121,7 +121,8 @@ async def list_models(shard: Shard, request: pb.ListModelsRequest, raw: bytes) -
 async def delete(shard: Shard, request: pb.DeleteModelRequest, raw: bytes) -> pb.DeleteModelReply:
     """Deletes a model, or for the shard that does so one of its partitions."""
     if request.partition:
-        await shard.drop(request.name, request.partition)
+        async with shard.resharding.lock:
+            await shard.drop(request.name, request.partition)
     else:
         await shard.delete(request.name)
     return pb.DeleteModelReply()

@@ -37,7 +37,12 @@ from service.serve import Deployment, ServeOptions
 from service.wire import encode_columns
 from streams.batch import Batch, Keys
 
-PARTS = ("throughput", "changes", "nodes")
+TITLES = {
+    "throughput": "Two shards against one, on the same two cores",
+    "changes": "Partitions split, moved and merged under load",
+    "nodes": "Nodes of a Ray cluster killed under load",
+}
+PARTS = tuple(TITLES)
 SHARDS = ("shard-0", "shard-1")
 
 
@@ -67,12 +72,11 @@ def shards(
         "changes": lambda details: changes(cycles, details),
         "nodes": lambda details: nodes(kills, details),
     }
-    rows: list[Row] = []
-    details: dict[str, Any] = {}
     for name in only or PARTS:
-        rows += parts[name](details)
-    notes = [note for name in only or PARTS for note in _notes(name, events, keys, rounds)]
-    publish("shards", "More than one shard", rows, notes=notes, details=details, out=out, as_json=as_json)
+        details: dict[str, Any] = {}
+        rows = parts[name](details)
+        notes = _notes(name, events, keys, rounds)
+        publish(f"shards-{name}", TITLES[name], rows, notes=notes, details=details, out=out, as_json=as_json)
 
 
 @contextmanager

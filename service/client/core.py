@@ -50,6 +50,9 @@ CHANNEL_OPTIONS = [
     ("grpc.max_reconnect_backoff_ms", 1_000),
 ]
 
+NOT_CONNECTED = "failed to connect"
+"""In what gRPC says of a call that never left: it may be made again, whatever it does."""
+
 FIRST_BACKOFF, LONGEST_BACKOFF = 0.05, 2.0
 SHUN_SECONDS = 15.0
 DATA, MODELS, HEALTH = "OnlineLearning", "Models", "Health"
@@ -221,7 +224,8 @@ class Core:
                 continue
             if refused.reason == "NO_PARTITION" and "routes" in how:
                 raise Resplit
-            if refused.code not in codes and refused.reason != "WRONG_MAP":
+            unsent = NOT_CONNECTED in refused.message and service != HEALTH
+            if refused.code not in codes and refused.reason != "WRONG_MAP" and not unsent:
                 raise refused
             yield Pause(backoff.after(refused))
 

@@ -121,7 +121,8 @@ async def list_models(shard: Shard, request: pb.ListModelsRequest, raw: bytes) -
 async def delete(shard: Shard, request: pb.DeleteModelRequest, raw: bytes) -> pb.DeleteModelReply:
     """Deletes a model, or for the shard that does so one of its partitions."""
     if request.partition:
-        await shard.drop(request.name, request.partition)
+        async with shard.resharding.lock:
+            await shard.drop(request.name, request.partition)
     else:
         await shard.delete(request.name)
     return pb.DeleteModelReply()
@@ -219,6 +220,7 @@ def widest(shard: Shard, model: str) -> Range:
 
 async def split(shard: Shard, request: pb.SplitRequest, raw: bytes) -> pb.ReshardReply:
     """Cuts a partition; without shards named its pieces go, but for the first, where the fewest partitions are."""
+    await shard.maps.look()
     part = shard.find(request.name, 0, request.partition) if request.partition else widest(shard, request.name)
     into = request.into or 2
     targets = list(request.shards)
@@ -234,6 +236,7 @@ async def split(shard: Shard, request: pb.SplitRequest, raw: bytes) -> pb.Reshar
 
 async def move(shard: Shard, request: pb.MoveRequest, raw: bytes) -> pb.ReshardReply:
     """Gives a partition to another shard, by default the one with the fewest."""
+    await shard.maps.look()
     part = shard.find(request.name, 0, request.partition)
     load = _load(shard)
     target = request.shard or min(load, key=lambda name: (load[name], name == part.shard))
@@ -243,6 +246,7 @@ async def move(shard: Shard, request: pb.MoveRequest, raw: bytes) -> pb.ReshardR
 
 async def merge(shard: Shard, request: pb.MergeRequest, raw: bytes) -> pb.ReshardReply:
     """Makes one of two neighbours; the second comes to the shard of the first before that."""
+    await shard.maps.look()
     if len(set(request.partitions)) != 2:
         raise errors.invalid("partitions", ", ".join(request.partitions) or "none", "two neighbours")
     first, second = (shard.find(request.name, 0, id) for id in request.partitions)
@@ -263,6 +267,7 @@ async def rebalance(shard: Shard, request: pb.RebalanceRequest, raw: bytes) -> p
 
     Any shard does it. A move that fails ends it; those before it stay.
     """
+    await shard.maps.look()
     if request.name:
         await shard.maps.check(request.route, request.name)
         _map_of(shard, request.name)

@@ -16,83 +16,27 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from service import errors
 from service.api import continual_v1_pb2 as pb
-from service.shard.admission import Producers, UpdateWindow
+from service.shard.children import Child, copy_rows, donor_of, replace_map, sweep, write_children
 from service.shard.partition import Partition
-from service.shard.requests import keys_inside
-from service.shard.statistics import Statistics
-from service.store.catalog import Catalog
-from service.store.errors import Fenced, MapConflict, StoreError, StoreUnavailable
-from service.store.ownership import OwnerRecord
+from service.store.errors import Fenced, StoreError, StoreUnavailable
 from service.store.partition import Partition as Store
 from service.store.partition_map import ModelMap, Prepared, Range
-from streams.batch import Keys
 
 if TYPE_CHECKING:
     from service.shard.shard import Shard
 
 log = logging.getLogger(__name__)
 
-COPY_KEYS = 512
-"""Rows read and written at a time."""
-
 OPEN_SECONDS = 30.0
-
-
-def settle(catalog: Catalog, model: str, id: str, shard: str, record: OwnerRecord) -> bool:
-    """Says whether a partition that was just taken is the shard's to serve; a change of it that was begun is given up.
-
-    What that change may have left in the store is deleted.
-    """
-    while True:
-        held = catalog.map_of(model)
-        part = held.get(id) if held else None
-        if held is None or part is None or part.shard != shard:
-            return False
-        change = held.changing(id)
-        if change is None:
-            break
-        _replace(catalog, model, held, held.give_up(change))
-        log.warning("model %s: a change of partition %s was begun and not committed; it is given up", model, id)
-    if held.dropped:
-        _sweep(catalog, model, held.dropped, record)
-    return True
-
-
-def _replace(catalog: Catalog, model: str, before: ModelMap, after: ModelMap) -> bool:
-    """Sets a map; False where another one came first."""
-    try:
-        catalog.set_map(model, before, after)
-    except MapConflict:
-        return False
-    return True
-
-
-def _sweep(catalog: Catalog, model: str, ids: Sequence[str], record: OwnerRecord) -> None:
-    """Deletes what changes that were given up left, and says so in the map."""
-    for id in ids:
-        store = Store(catalog.client, catalog.name, model, id)
-        store.delete(store.acquire(record))
-    while (held := catalog.map_of(model)) is not None and set(ids) & set(held.dropped):
-        if _replace(catalog, model, held, held.forget(ids)):
-            return
-
-
-@dataclass
-class Child:
-    """A partition in the making: its range, its keys in the store and the token that may write them."""
-
-    part: Range
-    store: Store
-    token: str
+END_SECONDS = 20.0
+MAP_PATH = "/continual.v1.OnlineLearning/GetPartitionMap"
 
 
 class Resharding:
@@ -102,10 +46,23 @@ class Resharding:
         self._s = shard
         self.lock = asyncio.Lock()
         self.doing = ""
+        self._running: set[asyncio.Task[float]] = set()
 
     async def step(self, name: str) -> None:
         """Called between two writes."""
         log.info("%s: %s", self.doing, name)
+
+    async def _whole(self, change: Coroutine[Any, Any, float]) -> float:
+        """Makes a change to its end, whatever becomes of who asked for it: cut short, it might be committed or not."""
+        task = asyncio.get_running_loop().create_task(change)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return await asyncio.shield(task)
+
+    async def end(self) -> None:
+        """Waits for a change that is being made."""
+        if self._running:
+            await asyncio.wait(self._running, timeout=END_SECONDS)
 
     # What can be asked for
 
@@ -115,7 +72,10 @@ class Resharding:
         Raises:
             service.errors.Refused: it cannot be cut so, there is no such shard, or the store does not answer.
         """
-        self._check_shards(shards)
+        await self._check_shards(shards)
+        return await self._whole(self._split(model, id, into, shards))
+
+    async def _split(self, model: str, id: str, into: int, shards: Sequence[str]) -> float:
         async with self.lock:
             self.doing = f"split {model}/{id}"
             partition = self._mine(model, id)
@@ -141,6 +101,9 @@ class Resharding:
             service.errors.Refused: they are no neighbours, their classes contradict each other, or the store does not
                 answer.
         """
+        return await self._whole(self._merge(model, ids))
+
+    async def _merge(self, model: str, ids: Sequence[str]) -> float:
         async with self.lock:
             self.doing = f"merge {model}/{'+'.join(ids)}"
             first, second = sorted((self._mine(model, id) for id in ids), key=lambda one: one.part.low)
@@ -160,7 +123,10 @@ class Resharding:
         Raises:
             service.errors.Refused: there is no such shard, or the store does not answer.
         """
-        self._check_shards([shard])
+        await self._check_shards([shard])
+        return await self._whole(self._move(model, id, shard))
+
+    async def _move(self, model: str, id: str, shard: str) -> float:
         async with self.lock:
             self.doing = f"move {model}/{id}"
             partition = self._mine(model, id)
@@ -204,11 +170,14 @@ class Resharding:
         partition.check_serving()
         return partition
 
-    def _check_shards(self, shards: Sequence[str]) -> None:
+    async def _check_shards(self, shards: Sequence[str]) -> None:
+        """Raises INVALID_ARGUMENT for a shard that there is not, UNAVAILABLE for one that does not answer."""
         live = self._s.maps.live()
-        for name in shards:
+        for name in dict.fromkeys(shards):
             if name not in live:
                 raise errors.invalid("shard", name, ", ".join(live))
+            if name != self._s.config.name:
+                await self._s.ask(name, MAP_PATH, pb.GetPartitionMapRequest(), pb.PartitionMap, timeout=5.0)
 
     # Parents make room for children
 
@@ -245,7 +214,7 @@ class Resharding:
             if held is None:
                 raise errors.model_not_found(model)
             after, change = held.prepare(parents, children)
-            if await asyncio.to_thread(_replace, self._s.catalog, model, held, after):
+            if await asyncio.to_thread(replace_map, self._s.catalog, model, held, after):
                 await self._s.maps.look()
                 return change
 
@@ -272,7 +241,7 @@ class Resharding:
         model = parents[0].spec.name
         note = json.dumps({"parents": change.parents, "children": change.children}).encode()
         heads = [await parent.freeze(note) for parent in parents]
-        donor = _donor(parents, heads)
+        donor = donor_of(parents, heads)
         await self.step("prepared in the log")
         for parent, head, copied in zip(parents, heads, since):
             await self._s.snapshots[model, parent.part.id].take()
@@ -280,7 +249,7 @@ class Resharding:
         await self.step("rows copied")
         for child, part in zip(children, parts(change.children, heads)):
             child.part = part
-        await asyncio.to_thread(_write, donor, parents, children)
+        await asyncio.to_thread(write_children, donor, parents, children)
         await self.step("children written")
         await self._commit(
             model,
@@ -306,7 +275,7 @@ class Resharding:
                 held = await asyncio.to_thread(self._s.catalog.map_of, model)
                 if held is None or not (done(held) or possible(held)):
                     raise errors.unavailable("CHANGE_GIVEN_UP", f"model {model!r}: another owner gave this change up")
-                if done(held) or await asyncio.to_thread(_replace, self._s.catalog, model, held, change(held)):
+                if done(held) or await asyncio.to_thread(replace_map, self._s.catalog, model, held, change(held)):
                     await self._s.maps.look()
                     return
             except StoreUnavailable:
@@ -316,8 +285,8 @@ class Resharding:
         """Takes a prepared change out of the map and what it wrote out of the store; a later start may have to."""
         try:
             while (held := await asyncio.to_thread(self._s.catalog.map_of, model)) and change in held.prepared:
-                if await asyncio.to_thread(_replace, self._s.catalog, model, held, held.give_up(change)):
-                    await asyncio.to_thread(_sweep, self._s.catalog, model, change.children, self._s.record())
+                if await asyncio.to_thread(replace_map, self._s.catalog, model, held, held.give_up(change)):
+                    await asyncio.to_thread(sweep, self._s.catalog, model, change.children, self._s.record())
             await self._s.maps.look()
         except StoreError as error:
             log.warning("model %s: a change that failed is left to the next start: %s", model, error)
@@ -360,84 +329,8 @@ class Resharding:
                 await asyncio.sleep(0.005)
 
     async def _state_there(self, model: str, part: Range, request: pb.GetPartitionMapRequest) -> str:
-        path = "/continual.v1.OnlineLearning/GetPartitionMap"
         try:
-            found = await self._s.ask(part.shard, path, request, pb.PartitionMap, timeout=5.0)
+            found = await self._s.ask(part.shard, MAP_PATH, request, pb.PartitionMap, timeout=5.0)
         except errors.Refused:
             return ""
         return next((one.state for one in found.partitions if (one.model, one.id) == (model, part.id)), "")
-
-
-def _donor(parents: list[Partition], heads: list[int]) -> Partition:
-    """The parent whose weights stay: that which has folded more events.
-
-    Raises:
-        service.errors.Refused: rows of the other one name classes by numbers that mean others there.
-    """
-    donor = parents[heads.index(max(heads))]
-    classes = donor.learner.classes()
-    for parent in parents:
-        theirs = parent.learner.classes()
-        if theirs != classes[: len(theirs)]:
-            message = f"partitions {donor.part.id!r} and {parent.part.id!r} met their classes in another order"
-            raise errors.failed_precondition("CLASSES_DIFFER", donor.spec.name, message)
-    return donor
-
-
-def copy_rows(source: Store, since: int, at: int, children: Sequence[Child]) -> int:
-    """Copies rows that changed in (since, at], as they stood at `at`, to the children whose keys they are.
-
-    Returns:
-        How many.
-    """
-    keys = source.changed_keys(since, at)
-    count = 0
-    for start in range(0, len(keys), COPY_KEYS):
-        names = keys[start : start + COPY_KEYS]
-        found = [(name, *row) for name, row in zip(names, source.get_rows(names, at)) if row is not None]
-        column = Keys.pack(name for name, _, _ in found)
-        for child in children:
-            inside = keys_inside(column, child.part.low, child.part.high)
-            rows = [found[i] for i in np.flatnonzero(inside).tolist()]
-            count += child.store.put_rows(child.token, rows, -1)[0]
-    return count
-
-
-def _write(donor: Partition, parents: list[Partition], children: list[Child]) -> None:
-    """The snapshots of the children, each at the position where its log begins, and gives them free.
-
-    Counts and metrics of the past stay with the first child, so that the sums over partitions are those of the model.
-    """
-    snapshot = donor.store.load_snapshot()
-    assert snapshot is not None
-    assert snapshot.position == donor.head
-    window = parents[0].window
-    for parent in parents[1:]:
-        window = UpdateWindow.united(window, parent.window)
-    arrays = snapshot.arrays | window.arrays()
-    kept = {name: snapshot.manifest[name] for name in ("spec_digest", "shared_digest", "fingerprint")}
-    marks = united_marks([(parent.part, parent.producers) for parent in parents])
-    past = Statistics.united([parent.statistics for parent in parents])
-    for number, child in enumerate(children):
-        statistics = past if number == 0 else Statistics(past.kind)
-        manifest: dict[str, Any] = kept | {"statistics": statistics.to_dict()} | marks.to_dict()
-        child.store.begin_log(child.token, child.part.start)
-        writer = child.store.begin_snapshot(child.token, child.part.start)
-        writer.write(arrays)
-        writer.commit(manifest)
-        child.store.release(child.token)
-
-
-def united_marks(parts: Sequence[tuple[Range, Producers]]) -> Producers:
-    """The marks of several partitions in one: the lowest, and for which keys the log holds more."""
-    if len(parts) == 1:
-        return parts[0][1]
-    whole = Producers()
-    for name in dict.fromkeys(name for _, held in parts for name in held.logged):
-        marks = [(part, held.logged.get(name, 0), held.ahead.get(name, [])) for part, held in parts]
-        whole.logged[name] = least = min(mark for _, mark, _ in marks)
-        ahead = [(part.low, part.high, mark) for part, mark, _ in marks if mark > least]
-        ahead += [one for _, _, more in marks for one in more]
-        if ahead:
-            whole.ahead[name] = ahead
-    return whole

@@ -175,7 +175,11 @@ class _Forwarding(_Local):
         request: Any = parse(self.request, raw)
         model = _model_of(request)
         await self.shard.maps.check(request.route, model)
-        part = _part_of(self.shard, model, request)
+        try:
+            part = _part_of(self.shard, model, request)
+        except errors.Refused:  # it may be new
+            await self.shard.maps.look()
+            part = _part_of(self.shard, model, request)
         if self.shard.maps.is_mine(part):
             return (await self.work(self.shard, request, raw)).SerializeToString()
         if any(key == HOP[0] for key, _ in context.invocation_metadata() or ()):

@@ -24,10 +24,11 @@ from learners.river import signing
 from learners.spec import ModelSpec
 from service import errors
 from service.api import continual_v1_pb2 as pb
+from service.shard.children import settle
 from service.shard.maps import Maps, home
 from service.shard.partition import Partition
 from service.shard.recovery import Recovery
-from service.shard.reshard import Resharding, settle
+from service.shard.reshard import Resharding
 from service.shard.snapshots import Snapshotter
 from service.shard.specs import check_signing, compile_learner, parse_spec
 from service.store.catalog import Catalog
@@ -158,6 +159,7 @@ class Shard:
         """Answers what was admitted, writes a last snapshot, gives ownership up."""
         self._stopping = True
         self.on_health(False)
+        await self.resharding.end()
         for task in self._tasks:
             task.cancel()
         for place, partition in list(self.partitions.items()):

@@ -80,7 +80,7 @@ class ModelMap:
     """The partitions of a model.
 
     Attributes:
-        version: rises by one with every change.
+        version: rises by one with every change of ranges or owners.
         next: number of the next id.
         partitions: by range, in order.
         retired: ids whose logs are kept, read-only: what became of them is in other partitions.
@@ -133,23 +133,20 @@ class ModelMap:
 
     # Every change is a new map
 
-    def _changed(self, **fields: Any) -> ModelMap:
-        return replace(self, version=self.version + 1, **fields)
-
     def with_owner(self, id: str, shard: str) -> ModelMap:
         """The partition belongs to another shard."""
         parts = tuple(replace(part, shard=shard) if part.id == id else part for part in self.partitions)
-        return self._changed(partitions=parts)
+        return replace(self, version=self.version + 1, partitions=parts)
 
     def prepare(self, parents: Sequence[str], children: int) -> tuple[ModelMap, Prepared]:
         """A change of `parents` begins, and gets ids for its children."""
         ids = tuple(str(self.next + i) for i in range(children))
         change = Prepared(tuple(parents), ids)
-        return self._changed(next=self.next + children, prepared=(*self.prepared, change)), change
+        return replace(self, next=self.next + children, prepared=(*self.prepared, change)), change
 
     def give_up(self, change: Prepared) -> ModelMap:
         """The change does not take place."""
-        return self._changed(prepared=self._without(change), dropped=(*self.dropped, *change.children))
+        return replace(self, prepared=self._without(change), dropped=(*self.dropped, *change.children))
 
     def _without(self, change: Prepared) -> tuple[Prepared, ...]:
         return tuple(one for one in self.prepared if one != change)
@@ -160,7 +157,7 @@ class ModelMap:
 
     def forget(self, dropped: Sequence[str]) -> ModelMap:
         """What changes that were given up had left in the store is gone."""
-        return self._changed(dropped=tuple(id for id in self.dropped if id not in dropped))
+        return replace(self, dropped=tuple(id for id in self.dropped if id not in dropped))
 
     def commit(self, change: Prepared, children: Sequence[Range]) -> ModelMap:
         """The children take the place of their parents.
@@ -175,7 +172,9 @@ class ModelMap:
         bounds = [0, *(part.high for part in parts)]
         if bounds[-1] != END or any(part.low != low for part, low in zip(parts, bounds)):
             raise ValueError(f"children: got {children}; accepted: ranges that cover those of {change.parents}")
-        return self._changed(partitions=parts, prepared=self._without(change), retired=(*self.retired, *change.parents))
+        retired = (*self.retired, *change.parents)
+        prepared, version = self._without(change), self.version + 1
+        return replace(self, version=version, partitions=parts, prepared=prepared, retired=retired)
 
 
 def moves(owners: dict[tuple[str, str], str], shards: Sequence[str]) -> list[tuple[tuple[str, str], str]]:

@@ -21,10 +21,10 @@ def spec_schema() -> dict[str, Any]:
     learner = _registered(document, LearnerSpec.known())
     document["$defs"].pop("LearnerSpec", None)
     document["properties"]["learner"] = learner | {"description": "How it learns."}
-    for family in (CellSpec, HeadSpec):
-        document["$defs"][family.__name__] = _registered(document, family.known())
     watched = {kind: one for kind, one in LearnerSpec.known().items() if issubclass(one, CompiledSpec)}
     document["$defs"][WITHIN] = _registered(document, watched)
+    for family in (CellSpec, HeadSpec):
+        document["$defs"][family.__name__] = _registered(document, family.known())
     return document
 
 

@@ -168,7 +168,7 @@ def run(stream: Drifting, learner: dict[str, Any], detector: dict[str, Any], rea
             },
         }
     )
-    seconds, parts = helpers.fold(spec.learner.build(spec), helpers.cuts(stream.batch, SIZE))
+    _, parts = helpers.fold(spec.learner.build(spec), helpers.cuts(stream.batch, SIZE))
     folded = Folded.concat(parts)
     helpers.check(bool(np.isfinite(folded.value).all()), "finite predictions")
     right = (folded.value >= 0.5) == (stream.batch.y == 1)
@@ -179,7 +179,6 @@ def run(stream: Drifting, learner: dict[str, Any], detector: dict[str, Any], rea
         **verdicts(stream, positions),
         "accuracy": float(right.mean()),
         "after": float(after.mean()),
-        "us": 1e6 * seconds / len(right),
         **counts,
     }
 
@@ -228,66 +227,72 @@ def _number(value: float, digits: int) -> str:
 
 
 def _detectors(seeds: int, events: int | None, say: Any, out: Path | None, as_json: bool) -> None:
-    rows: list[Row] = []
-    details: dict[str, Any] = {}
+    found: dict[str, dict[str, list[Figures]]] = {}
     for name, detector in DETECTORS.items():
         few = 1 if name == "KSWIN" else seeds
-        details[name] = _runs(few, events, LEARNERS["default"], detector, "signal")
+        found[name] = _runs(few, events, LEARNERS["default"], detector, "signal")
         say(name)
-        for stream, runs in details[name].items():
-            rows.append(
-                {
-                    "stream": stream,
-                    "detector": name,
-                    "noticed, %": _number(100 * _mean(runs, "noticed"), 0),
-                    "delay, events": _number(_mean(runs, "delay"), 0),
-                    "false alarms per 1e5": _number(_mean(runs, "false"), 1),
-                    "us/event": _number(_mean(runs, "us"), 1),
-                    "seeds": len(runs),
-                }
-            )
-    rows.sort(key=lambda row: list(details["ADWIN"]).index(str(row["stream"])))
     notes = [
         "Detectors at their defaults on the losses of the default learner (DDM and HDDM: on its errors), which goes on "
-        "learning: 'signal' changes nothing. us/event is that of learner and detector; KSWIN, nearly all of it, has "
-        "one seed.",
+        "learning: 'signal' changes nothing. KSWIN, which takes a test of River's for each value, has one seed.",
         f"SEA (River's generator), abrupt and gradual (over {WIDTH:,} events) change the concept three times. 'inputs "
         "move' changes the inputs and not what they mean: a detector of losses that keeps silent there is right. In "
         "the SEA file nothing changes: one threshold fits all its parts.",
         "A change counts as noticed until half of the time to the next one has passed; delays are of those noticed.",
     ]
-    publish("detection", "Drift noticed", rows, notes=notes, details={"runs": details}, out=out, as_json=as_json)
+    details = {"runs": found}
+    publish("detection", "Drift noticed", detector_rows(found), notes=notes, details=details, out=out, as_json=as_json)
+
+
+def detector_rows(found: dict[str, dict[str, list[Figures]]]) -> list[Row]:
+    """The table of detectors, from the runs by detector and stream."""
+    return [
+        {
+            "stream": stream,
+            "detector": name,
+            "noticed, %": _number(100 * _mean(by[stream], "noticed"), 0),
+            "delay, events": _number(_mean(by[stream], "delay"), 0),
+            "false alarms per 1e5": _number(_mean(by[stream], "false"), 1),
+            "seeds": len(by[stream]),
+        }
+        for stream in next(iter(found.values()))
+        for name, by in found.items()
+    ]
 
 
 def _reactions(seeds: int, events: int | None, say: Any, out: Path | None, as_json: bool) -> None:
-    rows: list[Row] = []
-    details: dict[str, Any] = {}
+    found: dict[str, dict[str, dict[str, list[Figures]]]] = {}
     for learner, spec in LEARNERS.items():
-        kalman = learner == "Kalman"
-        for reaction in ("signal", "forget" if kalman else "rate", "challenger"):
-            runs_of = _runs(seeds, events, spec, DETECTORS["ADWIN, error"], reaction)
-            details[f"{learner}, {reaction}"] = runs_of
+        found[learner] = {}
+        for reaction in ("signal", "forget" if learner == "Kalman" else "rate", "challenger"):
+            found[learner][reaction] = _runs(seeds, events, spec, DETECTORS["ADWIN, error"], reaction)
             say(f"{learner}, {reaction}")
-            for stream, runs in runs_of.items():
-                rows.append(
-                    {
-                        "stream": stream,
-                        "learner": learner,
-                        "reaction": "none" if reaction == "signal" else reaction,
-                        "accuracy, %": _number(100 * _mean(runs, "accuracy"), 2),
-                        "+-": _number(100 * interval([one["accuracy"] for one in runs]), 2),
-                        "2,000 after a change, %": _number(100 * _mean(runs, "after"), 2),
-                        "drifts": _number(_mean(runs, "drift"), 1),
-                        "promoted": _number(_mean(runs, "challenger_promoted"), 1),
-                        "us/event": _number(_mean(runs, "us"), 1),
-                        "seeds": len(runs),
-                    }
-                )
-    rows.sort(key=lambda row: list(runs_of).index(str(row["stream"])))
     notes = [
         "ADWIN on errors, reactions at their defaults. Figures are means over seeds; +- is half of the 95 % interval "
         "of the mean accuracy (Student's t).",
         "The default learner follows a change by itself; the slow one does not soon; the filter with gamma 1 weighs "
         "all of the past alike.",
     ]
-    publish("reactions", "Drift answered", rows, notes=notes, details={"runs": details}, out=out, as_json=as_json)
+    details = {"runs": found}
+    publish("reactions", "Drift answered", reaction_rows(found), notes=notes, details=details, out=out, as_json=as_json)
+
+
+def reaction_rows(found: dict[str, dict[str, dict[str, list[Figures]]]]) -> list[Row]:
+    """The table of reactions, from the runs by learner, reaction and stream."""
+    names = next(iter(next(iter(found.values())).values()))
+    return [
+        {
+            "stream": stream,
+            "learner": learner,
+            "reaction": "none" if reaction == "signal" else reaction,
+            "accuracy, %": _number(100 * _mean(by[stream], "accuracy"), 2),
+            "+-": _number(100 * interval([one["accuracy"] for one in by[stream]]), 2),
+            "2,000 after a change, %": _number(100 * _mean(by[stream], "after"), 2),
+            "drifts": _number(_mean(by[stream], "drift"), 1),
+            "promoted": _number(_mean(by[stream], "challenger_promoted"), 1),
+            "seeds": len(by[stream]),
+        }
+        for stream in names
+        for learner, reactions in found.items()
+        for reaction, by in reactions.items()
+    ]

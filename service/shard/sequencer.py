@@ -141,7 +141,8 @@ class Sequencer:
         start = 0
         while start < len(batch):
             self._let_in()
-            stop = min(len(batch), start + max(64, int(PIECE_SECONDS / self._row_seconds)))
+            most = max(64, int(PIECE_SECONDS / self._row_seconds))
+            stop = start + most if len(batch) - start > 1.25 * most else len(batch)  # no crumbs
             part = self._fold_piece(batch.slice(start, stop) if stop - start < len(batch) else batch)
             if part is None:
                 with self._arrived:

@@ -145,7 +145,8 @@ class Sequencer:
         start = fetched = 0
         while start < len(batch):
             self._let_in()
-            stop = min(len(batch), start + max(64, int(PIECE_SECONDS / self._row_seconds)))
+            most = max(64, int(PIECE_SECONDS / self._row_seconds))
+            stop = start + most if len(batch) - start > 1.25 * most else len(batch)  # no crumbs
             if fetched < stop < len(batch):
                 fetched = min(len(batch), max(stop, start + FETCHED_ROWS))
                 self._fetch(batch.slice(start, fetched))

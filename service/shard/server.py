@@ -37,6 +37,9 @@ MAX_MESSAGE_BYTES = 16 << 20
 IN_FLIGHT = 64
 """Batches of one stream between admission and answer, at most; beyond it the stream is not read (back-pressure)."""
 
+TOGETHER_BYTES = 1 << 20
+"""Replies that are ready together travel in one message until it is as large."""
+
 OPTIONS = [
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", 4 * MAX_MESSAGE_BYTES),
@@ -329,15 +332,15 @@ class _LearnStream:
         entry = await self._queue.get()
         while entry is not None:
             ready: list[pb.LearnReply] = []
+            size = 0
             try:
-                ready.append(await self._reply(*entry))
-                entry = _NONE_YET
-                while not self._queue.empty():
-                    entry = self._queue.get_nowait()
-                    if entry is None or not _is_there(entry[1]):
-                        break
+                while entry is not None and (not ready or _is_there(entry[1])):
                     ready.append(await self._reply(*entry))
+                    size += ready[-1].ByteSize()
                     entry = _NONE_YET
+                    if self._queue.empty() or size > TOGETHER_BYTES:
+                        break
+                    entry = self._queue.get_nowait()
             except errors.Refused as refused:
                 if ready:
                     yield ready

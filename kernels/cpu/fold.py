@@ -77,6 +77,7 @@ def _note_label(shared, row, y, seen, time):
 
 @nb.njit(**INLINE)
 def score(out, t, value, code, base, y, sure):
+    """A label that met its prediction; see `Out.scored`."""
     out.scored[t, 0] = value
     out.scored[t, 1] = code
     out.scored[t, 2] = base

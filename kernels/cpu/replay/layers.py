@@ -14,7 +14,7 @@ from kernels.cpu.numerics import INLINE, JIT
 
 @nb.njit(**INLINE)
 def _add_rows(w, x, places, count, out):
-    """out += the sum over p < count of x[places[p]] w[places[p]]."""
+    """Out += the sum over p < count of x[places[p]] w[places[p]]."""
     size = len(out)
     whole = count - count % 8
     for p in range(0, whole, 8):
@@ -114,17 +114,17 @@ def input_gradient(d, w, x, turned, places, out):
 
 
 @nb.njit(**JIT)
-def finite(values):
-    """Whether every value is finite and at most 1e38 in magnitude."""
-    bad = False
+def within(values, most):
+    """Whether the magnitude of every value is at most `most`; that of NaN is not."""
+    bad, limit = False, values.dtype.type(most)
     for i in range(len(values)):
-        bad |= not (abs(values[i]) <= 1e38)
+        bad |= not (abs(values[i]) <= limit)
     return not bad
 
 
 @nb.njit(**JIT)
 def descend(w, g, rate):
-    """w -= rate g."""
+    """W -= rate g."""
     step = w.dtype.type(rate)
     for i in range(len(w)):
         w[i] -= step * g[i]

@@ -174,7 +174,7 @@ def product(a, b):
 
 @nb.njit(**JIT)
 def project(g, r, along):
-    """g -= along r."""
+    """G -= along r."""
     step = g.dtype.type(along)
     for i in range(len(g)):
         g[i] -= step * r[i]
@@ -182,6 +182,6 @@ def project(g, r, along):
 
 @nb.njit(**JIT)
 def add_squares(g, out):
-    """out += g^2."""
+    """Out += g^2."""
     for i in range(len(g)):
         out[i] += np.float64(g[i]) * np.float64(g[i])

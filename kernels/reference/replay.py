@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch.nn import functional as F
+from torch.nn import functional
 
 
 def perceptron(x: torch.Tensor, layers: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
@@ -25,7 +25,7 @@ def cosines(f: torch.Tensor, w: torch.Tensor, least: float = 1e-6) -> torch.Tens
 
 def cross_entropy(logits: torch.Tensor, y: torch.Tensor, mass: torch.Tensor | None = None) -> torch.Tensor:
     """The mean of -log(m_y exp(l_y) / sum_c m_c exp(l_c)); without masses all are 1."""
-    return F.cross_entropy(logits if mass is None else logits + mass.log(), y)
+    return functional.cross_entropy(logits if mass is None else logits + mass.log(), y)
 
 
 def squared_distance(logits: torch.Tensor, stored: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
@@ -39,15 +39,15 @@ def imitator(x: torch.Tensor, w: torch.Tensor, units: int, outputs: int) -> torc
     inputs = x.shape[1]
     sizes = [inputs * units, units, units, units, units * outputs, outputs]
     w1, b1, gamma, beta, w2, b2 = torch.split(w, sizes)
-    n = F.layer_norm(x @ w1.view(inputs, units) + b1, (units,), gamma, beta, 1e-5)
-    return F.gelu(n, approximate="tanh") @ w2.view(units, outputs) + b2
+    n = functional.layer_norm(x @ w1.view(inputs, units) + b1, (units,), gamma, beta, 1e-5)
+    return functional.gelu(n, approximate="tanh") @ w2.view(units, outputs) + b2
 
 
 def random_filters(
     x: torch.Tensor, w: torch.Tensor, b: torch.Tensor, image: tuple[int, int, int], patch: int, stride: int, cells: int
 ) -> torch.Tensor:
     """[n, cells cells filters]: the features of `kernels.cpu.replay.convolution` with filters `w` [C p p, filters]."""
-    p = F.unfold(x.view(len(x), *image), patch, stride=stride).transpose(1, 2)
+    p = functional.unfold(x.view(len(x), *image), patch, stride=stride).transpose(1, 2)
     p = (p - p.mean(2, keepdim=True)) / (p.var(2, unbiased=False, keepdim=True) + 1e-3).sqrt()
     down, across = ((side - patch) // stride + 1 for side in image[1:])
     maps = torch.relu(p @ w + b).view(len(x), down, across, -1)

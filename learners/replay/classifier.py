@@ -63,7 +63,7 @@ class Classifier:
         self._seed, self._bias = seed, bias
         self._dtype = body.theta.dtype
         self._rows: list[slice] = []
-        self.w = np.zeros((0, body.size), self._dtype)
+        self.w, self.b = np.zeros((0, body.size), self._dtype), np.zeros(0, self._dtype)
         self.reserve(2)
 
     def reserve(self, classes: int) -> None:
@@ -72,7 +72,7 @@ class Classifier:
         if classes <= old:
             return
         w, b = self._fresh(classes)
-        w[:old], b[:old] = (self.w, self.b) if old else (w[:0], b[:0])
+        w[:old], b[:old] = self.w, self.b
         self.w, self.b = w, b
         self.gw, self.gb = np.zeros_like(w), np.zeros_like(b)
         self._norms = np.zeros(classes, self._dtype)

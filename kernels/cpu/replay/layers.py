@@ -37,7 +37,8 @@ def forward(x, w, b, rectified, places, out):
 
     Args:
         x: [n, inputs].
-        w, b: [inputs, units] and [units].
+        w: [inputs, units].
+        b: [units].
         rectified: whether what is negative becomes zero (NaN stays).
         places: int64 [inputs], scratch.
         out: written.
@@ -62,9 +63,12 @@ def weight_gradient(x, d, places, column, gw, gb):
     """Writes dL/dW = x' d and dL/db = the sum of the rows of d.
 
     Args:
-        x, d: [n, inputs], and dL/d(x W + b) [n, units].
-        places, column: int64 [n] and [n], scratch.
-        gw, gb: [inputs, units] and [units], written.
+        x: [n, inputs].
+        d: [n, units], dL/d(x W + b).
+        places: int64 [n], scratch.
+        column: [n], scratch.
+        gw: [inputs, units], written.
+        gb: [units], written.
     """
     zero, n = d.dtype.type(0), len(x)
     for j in range(x.shape[1]):
@@ -89,7 +93,9 @@ def input_gradient(d, w, x, turned, places, out):
     """Writes dL/dz = (d W') where x > 0, else 0: through weights and the rectified units below, x = relu(z).
 
     Args:
-        d, w, x: [n, units], [inputs, units], [n, inputs].
+        d: [n, units].
+        w: [inputs, units].
+        x: [n, inputs].
         turned: [units, inputs], scratch: the weights transposed.
         places: int64 [units], scratch.
         out: [n, inputs], written.

@@ -115,7 +115,8 @@ def squared_distance(logits, stored, known, scale, d):
     """The mean of (l - stored)^2 over what was stored, and its gradient times `scale` with respect to logits.
 
     Args:
-        logits, stored: [n, classes].
+        logits: [n, classes].
+        stored: [n, classes].
         known: int64 [n], classes that there were when a row was stored; later columns do not count.
         scale: what gradients are multiplied with.
         d: [n, classes], written.

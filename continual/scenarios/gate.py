@@ -42,7 +42,7 @@ class Case:
     method: str
     figure: str
     bound: float
-    sizes: Sizes = SMALL
+    sizes: Sizes
     least: bool = True
     seeds: int = 1
 
@@ -64,8 +64,12 @@ class Case:
         return bool(value >= self.bound if self.least else value <= self.bound)
 
 
-def _final(id: str, method: str, bound: float, scenario: str = "digits-class", **more: Any) -> Case:
-    return Case(id, scenario, method, "average_accuracy", bound, **more)
+def _final(id: str, method: str, bound: float, scenario: str = "digits-class") -> Case:
+    return Case(id, scenario, method, "average_accuracy", bound, SMALL)
+
+
+def _replay(id: str, method: str, bound: float, scenario: str = "digits-class") -> Case:
+    return Case(id, scenario, method, "average_accuracy", bound, Sizes(tests=40), seeds=2)
 
 
 def _stream(id: str, method: str, bound: float) -> Case:
@@ -77,31 +81,39 @@ def _cell(kind: str, bound: float) -> Case:
 
 
 CASES = (
-    _final("digits-nearest-mean", "nearest-mean", 0.0),
-    _final("digits-lda", "lda", 0.0),
-    _final("digits-ridge", "ridge", 0.0),
-    _final("digits-neighbours", "neighbours", 0.0),
-    _final("digits-linear", "linear", 0.0),
-    _final("digits-finetune", "finetune+rate=0.1", 0.0),
-    _final("digits-er", "er+rate=0.1", 0.0),
-    _final("digits-er-ace", "er-ace+rate=0.1", 0.0),
-    _final("digits-der", "der+rate=0.1", 0.0),
-    _final("digits-agem", "agem+rate=0.1", 0.0),
-    _final("digits-mir", "mir+rate=0.1", 0.0),
-    _final("digits-uer", "uer", 0.0),
-    _final("digits-pcr", "pcr", 0.0),
-    _final("digits-ewc", "ewc+rate=0.1", 0.0),
-    _final("digits-pec", "pec", 0.0),
-    _final("digits-joint-er", "joint-er+rate=0.1", 0.0),
-    _final("digits-task-er", "er+rate=0.1", 0.0, "digits-task"),
-    _final("digits-rotated-er", "er+rate=0.1", 0.0, "digits-rotated"),
-    _final("digits-gradual-lda", "lda", 0.0, "digits-gradual"),
-    Case("digits-lda-forgetting", "digits-class", "lda", "forgetting", 1.0, least=False),
-    _stream("stream-kalman", "recurrent-kalman", 0.0),
-    _stream("stream-lofi", "recurrent+head.kind=lofi", 0.0),
+    _final("digits-nearest-mean", "nearest-mean", 0.85),
+    _final("digits-lda", "lda", 0.91),
+    _final("digits-ridge", "ridge", 0.92),
+    _final("digits-neighbours", "neighbours", 0.91),
+    _final("digits-linear", "linear", 0.69),
+    _final("digits-gradual-lda", "lda", 0.89, "digits-gradual"),
+    Case("digits-lda-forgetting", "digits-class", "lda", "forgetting", 0.05, SMALL, least=False),
+    # Those without a memory, and A-GEM on single classes, keep about the last experience: a fifth.
+    _replay("digits-finetune", "finetune+rate=0.1", 0.15),
+    _replay("digits-agem", "agem+rate=0.1", 0.15),
+    _replay("digits-ewc", "ewc+rate=0.1", 0.15),
+    _replay("digits-er", "er+rate=0.1", 0.72),
+    _replay("digits-er-ace", "er-ace+rate=0.1", 0.72),
+    _replay("digits-der", "der+rate=0.1", 0.5),
+    _replay("digits-mir", "mir+rate=0.1", 0.68),
+    _replay("digits-uer", "uer", 0.8),
+    _replay("digits-pcr", "pcr", 0.82),
+    _replay("digits-pec", "pec", 0.9),
+    _replay("digits-joint-er", "joint-er+rate=0.1", 0.88),
+    _replay("digits-task-er", "er+rate=0.1", 0.88, "digits-task"),
+    _replay("digits-rotated-er", "er+rate=0.1", 0.74, "digits-rotated"),
+    _stream("stream-kalman", "recurrent-kalman", 0.81),
+    _stream("stream-lofi", "recurrent+head.kind=lofi", 0.78),
+    _stream("stream-river-tree", "river-tree", 0.71),
     _stream("stream-drift", "drift", 0.0),
-    _stream("stream-river-tree", "river-tree", 0.0),
-    *(_cell(kind, 0.0) for kind in ("elstm", "hgrn", "lru", "mingru", "minlstm", "rtu", "s5", "ssm")),
+    _cell("elstm", 0.75),
+    _cell("hgrn", 0.785),
+    _cell("lru", 0.0),
+    _cell("mingru", 0.0),
+    _cell("minlstm", 0.0),
+    _cell("rtu", 0.0),
+    _cell("s5", 0.0),
+    _cell("ssm", 0.0),
 )
 
 EXCUSED: dict[str, str] = {}

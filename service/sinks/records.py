@@ -20,6 +20,7 @@ from streams.metrics import CLIP
 from streams.sinks.target import Record
 
 KINDS = ("observation", "labelled", "label")
+_ENCODE = json.JSONEncoder(separators=(",", ":")).encode
 OUTCOMES = [(pb.Outcome.Value(name), name.removeprefix("OUTCOME_").lower()) for name in pb.Outcome.keys()][1:]  # noqa: SIM118
 
 
@@ -99,7 +100,7 @@ class Records:
             held |= {name: column[row] for name, column in shown}
             held["label"] = labels[row]
             held["outcome"] = outcomes[outcome[row]]
-            yield Record(said.position + row, key, times[row], json.dumps(held, separators=(",", ":")).encode())
+            yield Record(said.position + row, key, times[row], _ENCODE(held).encode())
 
     def _named(self, codes: list[int]) -> list[int | str | None]:
         if isinstance(self._spec.target, BinaryTarget):

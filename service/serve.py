@@ -13,9 +13,9 @@ from typing import Any, Self
 
 from learners.river import signing
 from service.shard.actor import NAMESPACE, ShardActor
-from service.shard.shard import DEPLOYMENT, ShardConfig, until_served
+from service.shard.shard import DEPLOYMENT, ShardConfig
 from service.store.catalog import Catalog
-from service.store.connect import check_external, connect
+from service.store.connect import check_external, connect, until_served
 from service.store.embedded import AppendFsync, EmbeddedRedis
 from service.supervisor import Supervisor
 

@@ -225,12 +225,14 @@ class LearnReply(_message.Message):
     def __init__(self, sequence: _Optional[int] = ..., accepted: _Optional[_Union[Predictions, _Mapping]] = ..., refused: _Optional[_Union[_status_pb2.Status, _Mapping]] = ..., next_sequence: _Optional[int] = ..., duplicate: _Optional[bool] = ...) -> None: ...
 
 class GetPartitionMapRequest(_message.Message):
-    __slots__ = ("model", "version")
+    __slots__ = ("model", "version", "make_ready")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    MAKE_READY_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: int
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ...) -> None: ...
+    make_ready: bool
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., make_ready: _Optional[bool] = ...) -> None: ...
 
 class Partition(_message.Message):
     __slots__ = ("model", "first_hash", "last_hash", "shard", "address", "state", "id", "map_version", "start", "position", "snapshot_position")

@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 
 OPEN_SECONDS = 30.0
 END_SECONDS = 20.0
+READY_SECONDS = 120.0
 MAP_PATH = "/continual.v1.OnlineLearning/GetPartitionMap"
 
 
@@ -72,7 +73,7 @@ class Resharding:
         Raises:
             service.errors.Refused: it cannot be cut so, there is no such shard, or the store does not answer.
         """
-        await self._check_shards(shards)
+        await self._make_ready(model, shards)
         return await self._whole(self._split(model, id, into, shards))
 
     async def _split(self, model: str, id: str, into: int, shards: Sequence[str]) -> float:
@@ -123,7 +124,7 @@ class Resharding:
         Raises:
             service.errors.Refused: there is no such shard, or the store does not answer.
         """
-        await self._check_shards([shard])
+        await self._make_ready(model, [shard])
         return await self._whole(self._move(model, id, shard))
 
     async def _move(self, model: str, id: str, shard: str) -> float:
@@ -170,14 +171,19 @@ class Resharding:
         partition.check_serving()
         return partition
 
-    async def _check_shards(self, shards: Sequence[str]) -> None:
-        """Raises INVALID_ARGUMENT for a shard that there is not, UNAVAILABLE for one that does not answer."""
+    async def _make_ready(self, model: str, shards: Sequence[str]) -> None:
+        """Has the new owners load what the model needs (compiled folds, most of all) while the old one still serves.
+
+        Raises:
+            service.errors.Refused: there is no such shard, it does not answer, or cannot serve this model.
+        """
         live = self._s.maps.live()
+        request = pb.GetPartitionMapRequest(model=model, make_ready=True)
         for name in dict.fromkeys(shards):
             if name not in live:
                 raise errors.invalid("shard", name, ", ".join(live))
             if name != self._s.config.name:
-                await self._s.ask(name, MAP_PATH, pb.GetPartitionMapRequest(), pb.PartitionMap, timeout=5.0)
+                await self._s.ask(name, MAP_PATH, request, pb.PartitionMap, timeout=READY_SECONDS)
 
     # Parents make room for children
 

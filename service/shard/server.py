@@ -432,4 +432,6 @@ async def _producer(shard: Shard, request: pb.GetProducerRequest, raw: bytes) ->
 async def _map(shard: Shard, request: pb.GetPartitionMapRequest, raw: bytes) -> Message:
     if request.version:
         await shard.maps.look_for(request.model, request.version)
+    if request.make_ready:
+        await shard.make_ready(request.model)
     return shard.maps.message()

@@ -32,7 +32,7 @@ from service.shard.reshard import Resharding
 from service.shard.snapshots import Snapshotter
 from service.shard.specs import check_signing, compile_learner, parse_spec
 from service.store.catalog import Catalog
-from service.store.connect import RANK, connect, connect_async, durability
+from service.store.connect import RANK, connect, connect_async, durability, until_served
 from service.store.errors import MapConflict, ModelExists, OwnedElsewhere, StoreError, StoreUnavailable
 from service.store.ownership import OwnerRecord
 from service.store.partition import Partition as Store
@@ -51,7 +51,6 @@ OPENING_SECONDS = 2.0
 FORWARDING = [("grpc.max_receive_message_length", -1), ("grpc.enable_retries", 0)]
 """The owner has judged the size of its reply, and the caller knows what may be sent again."""
 
-T = TypeVar("T")
 M = TypeVar("M", bound=Message)
 
 
@@ -220,14 +219,25 @@ class Shard:
         finally:
             self._opening.discard((model, part.id))
 
-    async def open(self, model: str, part: Range) -> None:
-        """Takes ownership, recovers, serves; nothing where the maps say by then that it is not this shard's."""
+    async def make_ready(self, model: str) -> ModelSpec | None:
+        """Loads what it takes to serve a model; returns its spec, None if there is no such model.
+
+        Raises:
+            service.errors.Refused: there is no key to sign its state with.
+        """
         spec_json = await asyncio.to_thread(self.catalog.get, model)
         if spec_json is None:
-            return
+            return None
         spec = ModelSpec.model_validate_json(spec_json)
         check_signing(spec)
         await asyncio.to_thread(compile_learner, spec)
+        return spec
+
+    async def open(self, model: str, part: Range) -> None:
+        """Takes ownership, recovers, serves; nothing where the maps say by then that it is not this shard's."""
+        spec = await self.make_ready(model)
+        if spec is None:
+            return
         store = Store(self.client, DEPLOYMENT, model, part.id)
         record = self.record()
         while True:
@@ -419,22 +429,6 @@ class Shard:
     def _drop_retired(self, model: str, id: str) -> None:
         store = Store(self.client, DEPLOYMENT, model, id)
         store.delete(store.acquire(self.record()))
-
-
-def until_served(function: Callable[[], T], seconds: float = 10.0) -> T:
-    """Repeats a first call to a store that is still starting.
-
-    Raises:
-        service.store.errors.StoreUnavailable: it did not answer within `seconds`.
-    """
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            return function()
-        except StoreUnavailable:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)
 
 
 def _exit(cause: BaseException) -> None:

@@ -9,6 +9,7 @@ from learners.fingerprint import fingerprint
 from learners.river import signing
 from learners.spec import ModelSpec
 from service import errors
+from service.shard.requests import keys_inside
 from service.shard.statistics import Statistics
 from streams.batch import Batch
 
@@ -51,3 +52,4 @@ def compile_learner(spec: ModelSpec) -> None:
     event = Batch.of(np.zeros((1, len(spec.features))), np.zeros(1), classes=classes)
     learner.predict(event, probabilities=True)
     Statistics(spec.target.kind).update(learner.fold(event))
+    keys_inside(event.key, 0, 1)

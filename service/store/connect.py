@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import time
+from collections.abc import Callable
+from typing import Any, Literal, TypeVar
 
 import redis
 import redis.asyncio
@@ -10,7 +12,9 @@ from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from service.store.errors import StoreRefused, translated
+from service.store.errors import StoreRefused, StoreUnavailable, translated
+
+T = TypeVar("T")
 
 Durability = Literal["fsync", "everysec", "memory"]
 """What an acknowledged write survives: power loss; all but the last second or so of it; nothing."""
@@ -93,3 +97,19 @@ def check_external(client: redis.Redis, needed: Durability = "fsync") -> Durabil
             "(fsync: appendonly yes and appendfsync always; everysec: appendonly yes)"
         )
     return offered
+
+
+def until_served(function: Callable[[], T], seconds: float = 10.0) -> T:
+    """Repeats a first call to a store that is still starting.
+
+    Raises:
+        service.store.errors.StoreUnavailable: it did not answer within `seconds`.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return function()
+        except StoreUnavailable:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)

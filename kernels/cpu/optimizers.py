@@ -87,8 +87,8 @@ def adam_scalars(config, w, r, q):
 def adam_element(scalars, m, v, g):
     """New moments of one weight with the gradient g, and what is taken from the weight.
 
-    The second moment is of |g| + `least`, which is |g| but where that is far below any epsilon: the squares there would
-    be denormal numbers, on which processors are slow.
+    The second moment is of |g| + `least`, which is |g| but where that is below the epsilon of any spec: squares there
+    would be denormal numbers, on which processors are slow.
     """
     r, q, b1, c1, b2, c2, least = scalars
     m = b1 * m + c1 * g

@@ -214,3 +214,17 @@ def test_the_fingerprint_covers_every_target(monkeypatch) -> None:
     monkeypatch.undo()
     assert changed == [False, True, False]
     assert parts() == before
+
+
+def test_no_second_moment_becomes_a_denormal_number() -> None:
+    """Where nothing is left to learn the gradients vanish; arithmetic on denormal numbers is many times slower."""
+    spec = make_spec(optimizer={"kind": "adam", "betas": [0.9, 0.5]})
+    learner = spec.learner.build(spec)
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(400, 2)).astype(np.float32), rng.integers(0, 2, 400).astype(float)
+    x[100:] = np.nan  # missing: an input of exactly 0, so a gradient of exactly 0
+    for at in range(0, 400, 10):
+        learner.fold(Batch.of(x[at : at + 10], y[at : at + 10]))
+        moments = np.concatenate([array.ravel() for n, array in learner.shared_arrays().items() if n.startswith("v_")])
+        assert moments.dtype == np.float32
+        assert not ((moments > 0) & (moments < np.finfo(np.float32).tiny)).any()

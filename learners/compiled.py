@@ -24,7 +24,7 @@ from learners import recurrence as build
 from learners.base import ColdRows, Folded, MemoryRows, Predicted
 from learners.cells.base import CellSpec
 from learners.heads.base import HeadSpec, beside, state_arrays, with_room, with_state
-from learners.keyed import CaptureActive, KeyedLearner, KeyedRows
+from learners.keyed import KeyedLearner, KeyedRows
 from learners.optimizers import EKF, Adam, Optimizer
 from learners.spec import LearnerSpec, ModelSpec
 from streams.batch import OBSERVATION, Batch
@@ -189,28 +189,6 @@ class CompiledLearner(KeyedLearner):
         if self.spec.target.kind == "binary":
             return self.spec.target.labels
         return tuple(self._classes)
-
-    def fold(self, batch: Batch) -> Folded:
-        """See `learners.base.Learner`.
-
-        Raises:
-            learners.keyed.CaptureActive: a running snapshot must finish first; the events before the one that
-                raised are folded (`CaptureActive.folded`), the rest are not.
-        """
-        parts: list[Folded] = []
-        start = 0
-        while start < len(batch):
-            rest = batch.slice(start, len(batch)) if start else batch
-            try:
-                slots, rows = self.rows.admit(rest.key, self.position)
-            except CaptureActive as stopped:
-                stopped.folded = Folded.concat(parts) if parts else None
-                raise
-            piece = rest.slice(0, rows) if rows < len(rest) else rest
-            self.rows.before_write(slots)
-            parts.append(self._fold_resident(piece, slots))
-            start += rows
-        return Folded.concat(parts or [self._fold_resident(batch, np.zeros(0, np.int64))])
 
     def _fold_resident(self, batch: Batch, slots: np.ndarray) -> Folded:
         n = len(batch)

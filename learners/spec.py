@@ -251,6 +251,10 @@ class LearnerSpec(Registered):
         """Whether anything about the learner is random: another seed then gives another state."""
         return True
 
+    def rehearsal(self) -> int:
+        """Labelled events after which a fold has compiled all that it will ever run."""
+        return 1
+
     def numerics(self) -> dict[str, str]:
         """What the bits of a fold depend on beside the compiled kernels; see `learners.fingerprint`."""
         return {}

@@ -90,7 +90,8 @@ def draws(digits: Digits) -> list[tuple[np.ndarray, list[tuple[int, int]]]]:
 
 def initial(dtype: str = "float32") -> list[tuple[np.ndarray, np.ndarray]]:
     """The initial weights [units, inputs] and biases of each layer, the head last."""
-    return _layers(spec(dtype).learner.model(784), reserve=True)
+    learner: Any = spec(dtype).learner
+    return _layers(learner.model(784), reserve=True)
 
 
 def _layers(model: Any, reserve: bool = False) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -170,8 +171,8 @@ def _avalanche(python: str, digits: Digits) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "stream.npz"
         layers = {f"{n}{k}": a for k, pair in enumerate(initial()) for n, a in zip("wb", pair)}
-        columns = {"x": digits.x, "y": digits.y, "test_x": digits.test_x, "test_y": digits.test_y}
-        np.savez(path, first=FIRST, **columns, **layers)
+        columns: dict[str, Any] = {"x": digits.x, "y": digits.y, "test_x": digits.test_x, "test_y": digits.test_y}
+        np.savez(path, **columns, **layers, first=np.array(FIRST))
         done = subprocess.run([python, str(SCRIPT), str(path)], capture_output=True, text=True, check=False)
     if done.returncode:
         raise click.ClickException(f"{python} {SCRIPT.name} failed:\n{done.stderr[-2000:]}")

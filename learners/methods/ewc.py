@@ -75,7 +75,8 @@ class Consolidated(Descent):
         for w, anchor, fisher in zip(self.net.weights, self._known(self.anchor), self._known(self.fisher)):
             penalty(w, anchor, fisher, spec.rate, spec.strength)
         if self.labels >= spec.period:
-            for w, anchor, importance, squares in zip(self._all(), self.anchor, self.fisher, self.squares):
+            parts = (self._known(arrays) for arrays in (self.anchor, self.fisher, self.squares))
+            for w, anchor, importance, squares in zip(self.net.weights, *parts):
                 fresh = np.nan_to_num(squares / self.labels, nan=0.0, posinf=0.0)
                 importance[:] = spec.decay * importance + fresh
                 squares[:] = 0

@@ -14,6 +14,7 @@ Probabilities are no part of the paper: the softmax of score_c / (temperature me
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import numpy as np
@@ -88,7 +89,7 @@ class Students:
         """See `Model`."""
         spec, done, wanted = self.spec, True, self._wanted(x)
         for row, c in enumerate(y.tolist()):
-            rate = spec.rate if spec.schedule == "constant" else spec.rate / (self.steps[c] + 1) ** 0.5
+            rate = spec.rate if spec.schedule == "constant" else spec.rate / math.sqrt(self.steps[c] + 1)
             student = self.w[c], self.m[c], self.v[c]
             learned = students.learn(
                 *student, x[row], wanted[row], spec.units, int(self.steps[c]) + 1, float(rate), self._work

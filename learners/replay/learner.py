@@ -20,7 +20,7 @@ from kernels.cpu.layout import C_CLASSES, C_POSITION, Events, Out, Rows, plain
 from kernels.cpu.replay import events as kernel
 from kernels.cpu.replay.events import C_LABELS, C_SKIPPED, C_STEPS
 from learners.base import ColdRows, Folded, MemoryRows, Predicted
-from learners.keyed import CaptureActive, KeyedLearner, KeyedRows
+from learners.keyed import KeyedLearner, KeyedRows
 from learners.spec import ModelSpec, MulticlassTarget
 from streams.batch import OBSERVATION, Batch
 
@@ -85,28 +85,6 @@ class MiniBatchLearner(KeyedLearner):
         return self.spec.target.labels if self.spec.target.kind == "binary" else tuple(self._classes)
 
     # Folding
-
-    def fold(self, batch: Batch) -> Folded:
-        """See `learners.base.Learner`.
-
-        Raises:
-            learners.keyed.CaptureActive: a running snapshot must finish first; the events before the one that
-                raised are folded (`CaptureActive.folded`), the rest are not.
-        """
-        parts: list[Folded] = []
-        start = 0
-        while start < len(batch):
-            rest = batch.slice(start, len(batch)) if start else batch
-            try:
-                slots, rows = self.rows.admit(rest.key, self.position)
-            except CaptureActive as stopped:
-                stopped.folded = Folded.concat(parts) if parts else None
-                raise
-            piece = rest.slice(0, rows) if rows < len(rest) else rest
-            self.rows.before_write(slots)
-            parts.append(self._fold_resident(piece, slots))
-            start += rows
-        return Folded.concat(parts or [Folded.passed_over(0, 0)])
 
     def _fold_resident(self, batch: Batch, slots: np.ndarray) -> Folded:
         n = len(batch)

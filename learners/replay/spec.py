@@ -189,6 +189,10 @@ class MiniBatchSpec(LearnerSpec):
         """From prepared features to what is learned from and kept."""
         return lambda x: x
 
+    def rehearsal(self) -> int:
+        """See `learners.spec.LearnerSpec`: up to a step."""
+        return self.batch
+
     def build(self, model: ModelSpec) -> MiniBatchLearner:
         """A fresh learner for `model`."""
         return MiniBatchLearner(model)
@@ -278,6 +282,10 @@ class ReplaySpec(NetworkSpec):
     replay: int = Field(10, ge=1, le=4096, description="Events of the buffer that are learned again at a step.")
 
     method: ClassVar[type[Replaying]]  # type: ignore[assignment]
+
+    def rehearsal(self) -> int:
+        """See `learners.spec.LearnerSpec`: up to a step that has more to choose from than it replays."""
+        return self.batch * (self.replay // self.batch + 2)
 
     def model(self, features: int) -> Model:
         """See `MiniBatchSpec`."""

@@ -44,12 +44,12 @@ def check_signing(spec: ModelSpec) -> None:
 
 
 def compile_learner(spec: ModelSpec) -> None:
-    """Folds and predicts one event with a learner to be thrown away: what is compiled now stalls no request later."""
+    """Folds and predicts with a learner to be thrown away: what is compiled now stalls no request later."""
     fingerprint(spec)
     small = spec.model_copy(update={"deployment": spec.deployment.model_copy(update={"slots": 1})})
     learner = spec.learner.build(small)
     classes = (0,) if spec.target.kind == "multiclass" else ()
-    event = Batch.of(np.zeros((1, len(spec.features))), np.zeros(1), classes=classes)
-    learner.predict(event, probabilities=True)
-    Statistics(spec.target.kind).update(learner.fold(event))
-    keys_inside(event.key, 0, 1)
+    rows = spec.learner.rehearsal()
+    events = Batch.of(np.zeros((rows, len(spec.features))), np.zeros(rows), classes=classes)
+    learner.predict(events.slice(0, 1), probabilities=True)
+    Statistics(spec.target.kind).update(learner.fold(events))

@@ -9,6 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from kernels.cpu.layout import LEARNED, NONFINITE
+from kernels.cpu.replay.events import C_STEPS
 from learners import conformance
 from learners.replay.spec import MiniBatchSpec
 from learners.spec import LearnerSpec, ModelSpec
@@ -77,6 +78,18 @@ def test_images(network, name, monkeypatch) -> None:
     short = lambda spec, seed, events=400, **more: conformance.random_log(spec, seed, min(events, 120), **more)  # noqa: E731
     monkeypatch.setattr("learners.conformance.checks.random_log", short)
     conformance.check(name, make_spec(learner, features=24), seed=1)
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_a_rehearsal_ends_with_a_step_like_all_later_ones(kind) -> None:
+    """A shard folds so many events before it serves: what it compiles then stalls nobody."""
+    spec = make_spec({"kind": kind, **KINDS[kind]})
+    built, rows = spec.learner.build(spec), spec.learner.rehearsal()
+    built.fold(Batch.of(np.zeros((rows - 1, 3)), np.zeros(rows - 1), classes=(0,)))
+    memory, steps = getattr(built._model, "memory", None), built._shared.counters[C_STEPS]
+    assert memory is None or len(memory) > spec.learner.replay
+    built.fold(Batch.of(np.zeros((1, 3)), np.zeros(1), classes=(0,)))
+    assert built._shared.counters[C_STEPS] == steps + 1
 
 
 def test_a_step_that_is_not_finite_is_not_taken() -> None:

@@ -263,6 +263,20 @@ def test_ewc_holds_what_was_important() -> None:
     assert (np.concatenate(model._known(model.fisher)) >= 0.5 * fisher).all()
 
 
+@pytest.mark.parametrize("kind", ["er", "uer", "der", "ewc"])
+def test_room_for_classes_to_come_is_no_state(kind) -> None:
+    """However early there is room for a class, its state is the same when it comes."""
+    states = []
+    for room in ((2, 4, 9), (9, 9, 9)):
+        model = make(kind, held=0, **({"period": BATCH} if kind == "ewc" else {}))
+        model = model.spec.model(FEATURES)
+        for step, (classes, least, known) in enumerate(zip(room, (2, 4, 9), (2, 3, 6))):
+            model.reserve(classes)
+            states.append({name: array.tobytes() for name, array in model.arrays(least).items()})
+            assert model.step(*draws(step, BATCH, tuple(range(known))), known)
+    assert states[:3] == states[3:]
+
+
 def assert_descends_once(model: Any, oracle: Oracle, x: np.ndarray, y: np.ndarray) -> None:
     wanted = oracle.gradients(oracle.entropy(x, y))
     assert model.step(x, y, KNOWN)

@@ -162,6 +162,9 @@ class Learner(Protocol):
     def resident_keys(self) -> int:
         """Keys in memory."""
 
+    def fetch(self, keys: Keys) -> None:
+        """Brings rows of the leading keys into memory, as many as fit, in one round trip; changes nothing else."""
+
     def resident(self, keys: Keys) -> bool:
         """Whether all these keys are in memory: then folding or predicting them does not touch the store."""
 

@@ -11,7 +11,7 @@ A kind of learner is a `CompiledSpec` that says what the map is.
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, cast
 
 import numpy as np
 from pydantic import Field, SerializeAsAny, WrapValidator
@@ -210,8 +210,8 @@ class CompiledLearner(KeyedLearner):
         n = len(batch)
         y, labels, classes = batch.y, batch.classes, np.zeros(0, np.int64)
         if self._config.task == layout.MULTICLASS:
-            if self._config.defaults:
-                labels = (*labels, self.spec.labels.default_label)
+            if (default := self.spec.labels.default_label) is not None:
+                labels = (*labels, cast(int | str, default))
             y, classes = self._class_indices(batch, labels)
         new = classes < 0
         expired = np.empty((n if self._config.pending else 0, 5))

@@ -7,6 +7,7 @@ gives the same bits with 4 slots and with a million.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import ClassVar
 
 import numpy as np
@@ -394,6 +395,11 @@ class KeyedLearner:
     def resident_keys(self) -> int:
         """Keys in memory."""
         return len(self.rows)
+
+    def fetch(self, keys: Keys) -> None:
+        """See `learners.base.Learner`; a snapshot that holds rows in memory may leave no room."""
+        with suppress(CaptureActive):  # the fold will meet it, and can wait
+            self.rows.admit(keys, self.position)
 
     def resident(self, keys: Keys) -> bool:
         """See `learners.base.Learner`."""

@@ -16,6 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, WrapValidator, model_validator
 
 from streams.mapping import Mapping
+from streams.sinks.spec import Sink
 from streams.sources.spec import TRANSPORT_TIME, Source
 
 MAX_KEY_BYTES = 1024
@@ -209,14 +210,16 @@ class Deployment(Strict):
         "power loss but for the last second or so; `memory` nothing beyond the store's process. The store must offer "
         "least this.",
     )
-    sources: tuple[Source, ...] = Field((), max_length=16, description="Queues that events are taken from.")
+    sources: tuple[Source, ...] = Field((), max_length=16, description="Queues and folders that events are taken from.")
+    sinks: tuple[Sink, ...] = Field((), max_length=16, description="Queues that predictions are written to.")
 
     @model_validator(mode="after")
-    def _sources_differ(self) -> Deployment:
-        names = [source.producer for source in self.sources]
-        if len(set(names)) != len(names):
-            twice = sorted({name for name in names if names.count(name) > 1})
-            raise ValueError(f"sources must differ, these are there twice: {', '.join(twice)}")
+    def _queues_differ(self) -> Deployment:
+        sources, sinks = [one.producer for one in self.sources], [one.identity for one in self.sinks]
+        for what, names in (("sources", sources), ("sinks", sinks)):
+            if len(set(names)) != len(names):
+                twice = sorted({name for name in names if names.count(name) > 1})
+                raise ValueError(f"{what} must differ, these are there twice: {', '.join(twice)}")
         return self
 
 

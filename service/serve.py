@@ -14,12 +14,15 @@ from typing import Any, Self
 from learners.river import signing
 from service.shard.actor import NAMESPACE, ShardActor
 from service.shard.shard import DEPLOYMENT, ShardConfig, until_served
-from service.sources.supervisor import Sources
 from service.store.catalog import Catalog
 from service.store.connect import check_external, connect
 from service.store.embedded import AppendFsync, EmbeddedRedis
+from service.supervisor import Supervisor
 
 READY_SECONDS = 60.0
+ANY = ("0.0.0.0", "::")
+"""A shard that listens on every interface says where it answers by the address of its node."""
+
 STATE_FILE = "serve.json"
 LOGS = "logs"
 
@@ -71,7 +74,7 @@ class Deployment:
         self.store: EmbeddedRedis | None = None
         self.redis_url = options.redis or ""
         self.actors: dict[str, Any] = {}
-        self.sources: Sources | None = None
+        self.supervisor: Supervisor | None = None
         self.logs = options.data.resolve() / LOGS
         self._say = say
 
@@ -97,7 +100,7 @@ class Deployment:
         check_port(self.options.host, self.options.port)
         self._start_store()
         self._start_shards()
-        self._start_sources()
+        self._start_supervisor()
         self.options.data.mkdir(parents=True, exist_ok=True)
         state = {
             "pid": os.getpid(),
@@ -165,7 +168,7 @@ class Deployment:
                 shards,
                 self.options.host,
                 self.options.port,
-                advertise=self.options.host,
+                advertise="" if self.options.host in ANY else self.options.host,
                 log=str(self.logs / f"shard-{index}.log") if self.options.ray is None else "",
                 signing_key=signing_key,
             )
@@ -178,22 +181,23 @@ class Deployment:
                 max_task_retries=0,
                 max_concurrency=4,
                 get_if_exists=True,
+                scheduling_strategy="SPREAD",
             ).remote(config)
         pids = ray.get([actor.ready.remote() for actor in self.actors.values()], timeout=READY_SECONDS)
         self._say(f"shards: {', '.join(f'{n} (process {p})' for n, p in zip(self.actors, pids))}")
 
-    def _start_sources(self) -> None:
-        """A client of its own follows the catalog: the sources' actors come and go with the models."""
+    def _start_supervisor(self) -> None:
+        """A client of its own follows the catalog: the actors of sources and sinks come and go with the models."""
         catalog = Catalog(connect(self.redis_url), DEPLOYMENT)
         logs = self.logs if self.options.ray is None else None
-        self.sources = Sources(catalog, self.deployment, self.address, self.redis_url, logs, self._say)
-        self.sources.start()
+        self.supervisor = Supervisor(catalog, self.deployment, self.address, self.redis_url, logs, self._say)
+        self.supervisor.start()
 
     def stop(self) -> None:
-        """Sources end, shards answer what was admitted and write last snapshots; then Ray's actors and the store."""
-        if self.sources is not None:
-            self.sources.stop()
-            self.sources = None
+        """Sources and sinks end, shards answer what was admitted and write last snapshots; then actors and store."""
+        if self.supervisor is not None:
+            self.supervisor.stop()
+            self.supervisor = None
         if self.actors:
             import ray
 

@@ -53,9 +53,12 @@ class Keys:
     @classmethod
     def concat(cls, columns: Sequence[Keys]) -> Keys:
         """Several columns in one, in order."""
-        lengths = np.concatenate([np.diff(column.offsets) for column in columns])
-        offsets = np.zeros(len(lengths) + 1, np.int64)
-        np.cumsum(lengths, out=offsets[1:])
+        offsets = np.zeros(sum(map(len, columns)) + 1, np.int64)
+        row = end = 0
+        for column in columns:
+            rows = len(column)
+            np.add(column.offsets[1:], end, out=offsets[row + 1 : row + rows + 1])
+            row, end = row + rows, end + column.offsets.item(-1)
         return cls(offsets, np.concatenate([column.data for column in columns]))
 
     def slice(self, start: int, stop: int) -> Keys:

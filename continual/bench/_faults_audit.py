@@ -12,7 +12,7 @@ from learners.base import Folded, Learner
 from learners.fingerprint import fingerprint
 from learners.spec import ModelSpec
 from service.api import continual_v1_pb2 as pb
-from service.shard.partition import LEARN
+from service.shard.requests import LEARN
 from service.shard.statistics import Statistics
 from service.store.partition import Partition as Store
 from service.wire import Schema, decode_columns, decode_event

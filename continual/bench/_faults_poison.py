@@ -14,7 +14,7 @@ from continual.bench._faults_served import Served
 from continual.bench._faults_traffic import GIVE_UP_SECONDS, Acknowledged, Ledger, Stream, file_events, spec_of
 from learners.spec import ModelSpec
 from service.api import continual_v1_pb2 as pb
-from service.shard.partition import LEARN
+from service.shard.requests import LEARN
 from service.store.partition import Partition as Store
 from streams.batch import Batch
 

@@ -1,4 +1,4 @@
-"""Sources killed, and the shard that they fill: every message of both queues is in the log once."""
+"""Sources killed, the shard that they fill, and its sinks: every message is in the log once, and in every sink."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -17,16 +18,23 @@ from continual.bench._faults_audit import fold
 from continual.bench._faults_served import Served
 from continual.bench._faults_traffic import file_events
 from continual.bench._streams_peers import MockKafka, json_messages
+from continual.bench._streams_sinks import Topic, compare, redis_records
 from learners.spec import ModelSpec
 from service.api import continual_v1_pb2 as pb
-from service.shard.partition import decode_learn
+from service.shard.requests import decode_learn
 from service.store.partition import Partition as Store
 from service.wire import Schema
 from streams.batch import Batch
 
 T = TypeVar("T")
-KINDS = ("source", "shard", "both")
+KINDS = ("source", "shard", "sink", "both")
+"""What is killed; both: a source and the shard."""
+
+HANG_EVERY, HANG_SECONDS = 5, 1.0
+"""Every so many kills no broker answers for a while."""
+
 NAME, STREAM, TOPIC = "queues", "bench-stream", "bench-topic"
+OUT_STREAM, OUT_TOPIC = "bench-stream-out", "bench-topic-out"
 FEATURES = tuple(f"f{number}" for number in range(8))
 POISON = (b"", b"{", b"[1, 2]", b'{"f0": "one"}', b"\xff\xfe\x00", b'{"f0": 1}', b'{"f0": 1e39}')
 POISON_EVERY = 97
@@ -36,11 +44,18 @@ PATIENCE = 90.0
 
 
 def spec_of(bootstrap: str, features: Sequence[str] = FEATURES, name: str = NAME, **more: object) -> ModelSpec:
-    """A model that reads a Redis Stream of its own store and a Kafka topic; the event time is the event's number."""
+    """A model that reads a Redis Stream of its own store and a Kafka topic, and writes predictions to another of each.
+
+    The event time is the event's number.
+    """
     fields = {"key": "card", "time": "n", "label": "label"}
     sources = [
         {"kind": "redis_stream", "stream": STREAM, "fields": fields},
         {"kind": "kafka", "bootstrap": bootstrap, "topic": TOPIC, "fields": fields},
+    ]
+    sinks = [
+        {"kind": "redis_stream", "stream": OUT_STREAM},
+        {"kind": "kafka", "bootstrap": bootstrap, "topic": OUT_TOPIC},
     ]
     return ModelSpec.model_validate(
         {
@@ -48,7 +63,7 @@ def spec_of(bootstrap: str, features: Sequence[str] = FEATURES, name: str = NAME
             "features": list(features),
             "target": {"kind": "binary"},
             "learner": {"kind": "recurrent", "cell": {"units": 4}},
-            "deployment": {"sources": sources, "snapshot_every": 1000, "slots": 64, **KEPT, **more},
+            "deployment": {"sources": sources, "sinks": sinks, "snapshot_every": 1000, "slots": 64, **KEPT, **more},
         }
     )
 
@@ -66,6 +81,8 @@ class Outcome:
         poison: bad messages that were written.
         kept: how many of those are dead letters, each once and with its bytes.
         digest: whether the served state is the uninterrupted fold of the log.
+        sinks: of each sink, positions without a record, with several, and records that are not what the fold says.
+        hangs: how often the brokers did not answer.
         kills: how many of each kind.
         seconds: from each kill to the next event in the log.
     """
@@ -78,13 +95,16 @@ class Outcome:
     poison: int = 0
     kept: int = 0
     digest: bool = False
+    sinks: dict[str, tuple[int, int, int]] = field(default_factory=dict)
+    hangs: int = 0
     kills: Counter[str] = field(default_factory=Counter)
     seconds: list[float] = field(default_factory=list)
 
     @property
     def sound(self) -> bool:
         """Everything is there once, in order, and nothing else."""
-        return not (self.lost or self.doubled or self.disordered) and self.digest and self.kept == self.poison
+        exact = not (self.lost or self.doubled or self.disordered) and self.digest and self.kept == self.poison
+        return exact and not any(any(counts) for counts in self.sinks.values())
 
 
 class Writer:
@@ -138,7 +158,7 @@ def run_source_kills(
     Args:
         served: a running deployment without the model.
         kafka: brokers without the topic.
-        kills: how many, one in each of equal spans, of the source, the shard or both, at random.
+        kills: how many, one in each of equal spans, of a source, the shard, a sink, or source and shard, at random.
         events: good messages, half of them in each queue.
         seed: of events and kills.
         progress: called with the events that the log holds.
@@ -149,20 +169,25 @@ def run_source_kills(
     outcome = Outcome(events=events)
     writer = Writer(served, kafka, json_messages(batch, FEATURES))
     store = served.store(NAME)
-    with served.client() as client:
+    with served.client() as client, closing(Topic(kafka.bootstrap, OUT_TOPIC)) as topic:
         client.models.create(spec)
         span = int(events / (1.125 * kills + 1))  # an eighth of it follows each kill
         for index in range(kills):
             writer.write(span)
             threshold = span * index + int(rng.integers(1, span))
             _reaches(store, threshold, "progress")
-            kind = KINDS[index % 3] if index < 3 else str(rng.choice(KINDS))
-            before = _kill(served, kind, index)
+            kind = KINDS[index] if index < len(KINDS) else str(rng.choice(KINDS))
+            hang = index % HANG_EVERY == HANG_EVERY - 1
+            with kafka.hanging() if hang else nullcontext():
+                before = _kill(served, kind, index)
+                began = time.monotonic()
+                time.sleep(HANG_SECONDS * hang)
             outcome.kills[kind] += 1
-            began = time.monotonic()
+            outcome.hangs += hang
             writer.write(span // 8)  # the queues fill while nobody reads
             _reaches(store, before + 1, f"recovery from the kill of {kind}")
             outcome.seconds.append(time.monotonic() - began)
+            topic.read()
             progress(store.head().position)
         writer.write(events)
         _reaches(store, events, "the end")
@@ -171,9 +196,15 @@ def run_source_kills(
         outcome.kept = _kept(store.letters(count=10 * outcome.poison + 10), writer.poison)
         time.sleep(0.2)  # what is logged twice would be by now
         _until(lambda: client.models.statistics(NAME).position >= store.head().position, "the last fold")
+        _until(lambda: _written(client.models.statistics(NAME)), "the last record", fail=False)
         statistics = client.models.statistics(NAME, digest=True)
-    _account(outcome, served, spec, statistics)
+        sinks = {"Redis Stream": redis_records(store.client, OUT_STREAM), "Kafka": topic.read()}
+    _account(outcome, served, spec, statistics, sinks)
     return outcome
+
+
+def _written(statistics: pb.Statistics) -> bool:
+    return len(statistics.sinks) == 2 and all(sink.position >= statistics.position for sink in statistics.sinks)
 
 
 def _reaches(store: Store, position: int, what: str) -> None:
@@ -183,9 +214,10 @@ def _reaches(store: Store, position: int, what: str) -> None:
 def _kill(served: Served, kind: str, index: int) -> int:
     """SIGKILLs; returns the position of the log then."""
     pids = []
-    if kind in ("source", "both"):
-        readers = _until(lambda: source_processes(served), "a process of a source")
-        pids.append(readers[index % len(readers)])
+    actor = {"source": "SourceActor", "both": "SourceActor", "sink": "SinkActor"}.get(kind)
+    if actor is not None:
+        found = _until(lambda: actor_processes(served, actor), f"a process of a {actor}")
+        pids.append(found[index // 2 % len(found)])
     if kind in ("shard", "both"):
         pids.append(_until(lambda: _alive(served.owner(NAME).pid), "a shard"))
     ended = [psutil.Process(pid) for pid in pids]
@@ -200,13 +232,13 @@ def _alive(pid: int) -> int:
     return pid if psutil.pid_exists(pid) else 0
 
 
-def source_processes(served: Served) -> list[int]:
-    """Process ids of the actors that read sources."""
+def actor_processes(served: Served, actor: str) -> list[int]:
+    """Process ids of the actors of this class."""
     assert served._process is not None
     found = []
     for process in psutil.Process(served._process.pid).children(recursive=True):
         try:
-            if any("SourceActor" in part for part in process.cmdline()):
+            if any(actor in part for part in process.cmdline()):
                 found.append(process.pid)
         except psutil.NoSuchProcess:
             continue
@@ -230,7 +262,9 @@ def read_log(served: Served, spec: ModelSpec) -> Batch:
     return Batch.concat(batches)
 
 
-def _account(outcome: Outcome, served: Served, spec: ModelSpec, statistics: pb.Statistics) -> None:
+def _account(
+    outcome: Outcome, served: Served, spec: ModelSpec, statistics: pb.Statistics, sinks: dict[str, list[dict[str, Any]]]
+) -> None:
     logged = read_log(served, spec)
     numbers = logged.time
     counts = np.bincount(numbers, minlength=outcome.events)
@@ -239,7 +273,8 @@ def _account(outcome: Outcome, served: Served, spec: ModelSpec, statistics: pb.S
     outcome.doubled = int(np.maximum(counts - 1, 0).sum())
     for part in (numbers % 2 == 0, numbers % 4 == 1, numbers % 4 == 3):
         outcome.disordered += int((np.diff(numbers[part]) < 0).sum())
-    learner, _, _ = fold(spec, [logged], [])
+    learner, folded, _ = fold(spec, [logged], [])
+    outcome.sinks = {name: compare([logged], folded.value, records) for name, records in sinks.items()}
     outcome.digest = learner.digest() == statistics.digest and statistics.position == len(logged)
 
 

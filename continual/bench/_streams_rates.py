@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,13 +63,20 @@ def source_of(kind: str, queue: str, bootstrap: str) -> dict[str, Any]:
     return {"kind": "redis_stream", "stream": queue, "fields": fields}
 
 
-def ingest(deployment: Deployment, client: Client, name: str, source: dict[str, Any], batch: Batch) -> Rate:
+def ingest(
+    deployment: Deployment,
+    client: Client,
+    name: str,
+    source: dict[str, Any],
+    batch: Batch,
+    sinks: Sequence[dict[str, Any]] = (),
+) -> Rate:
     """Reads a queue into the log of a fresh model; from the first event in the log to the last.
 
     Raises:
         continual.bench._helpers.WrongResult: the log does not hold every event once, in order of its partition.
     """
-    spec = spec_of("", name=name, sources=[source], snapshot_every=10_000_000, slots=65_536)
+    spec = spec_of("", name=name, sources=[source], sinks=sinks, snapshot_every=10_000_000, slots=65_536)
     client.models.create(spec)
     store = connect(deployment.redis_url)
     head = f"continual:{{continual/{name}/0}}:head"
@@ -86,6 +94,7 @@ def ingest(deployment: Deployment, client: Client, name: str, source: dict[str, 
     after = cpu_seconds(measured)
     cpu = {who: (after[who] - spent[who]) / (events - first) for who in after}
     until(lambda: client.models.statistics(name).position >= events, PATIENCE, "folding what is logged")
+    until(lambda: all(sink.position >= events for sink in client.models.statistics(name).sinks), PATIENCE, "the sink")
     _check_log(deployment, spec, events)
     client.models.delete(name)
     return Rate((events - first) / seconds, cpu)
@@ -114,7 +123,7 @@ def bare(source: dict[str, Any], events: int, how: str, url: str) -> float:
 def main(source_json: str, events: int, how: str, url: str) -> None:
     """Reads and parses so many messages and prints how many in a second."""
     source = TypeAdapter(Source).validate_json(source_json)
-    spec = spec_of("", name="bare", sources=[json.loads(source_json)])
+    spec = spec_of("", name="bare", sources=[json.loads(source_json)], sinks=[])
     mapping = source_mapping(spec, source)
     parser = MessageParser(mapping)
     reader = open_reader(source, source.batch, "bare", url, mapping, None)

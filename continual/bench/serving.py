@@ -334,7 +334,8 @@ def _notes(calls: int, rounds: int, learned: int, in_flight: int) -> list[str]:
         "Appends of the same bytes go to the same store, through blocking redis-py over its unix socket; the store "
         "writes every one to the disk before it answers.",
         f"Throughput: {learned:,} events, {in_flight} batches in flight, blocking client, medians of {rounds} rounds "
-        "in turn with the fold; every served state has the digest of the fold.",
+        "in turn with the fold; every served state has the digest of the fold. The client sends batches that wait "
+        f"together in one message (`LearnMany`), at most {max(1, in_flight // 4)}; each batch has its own reply.",
         "Under load, the client that learns is a process of its own with 16 batches in flight; a shard, a store and "
         "two clients share the cores.",
     ]

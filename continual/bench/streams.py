@@ -35,9 +35,10 @@ KINDS = ("redis_stream", "kafka")
 def streams(part: str, events: int, repeats: int, kills: int, seed: int, out: Path | None, as_json: bool) -> None:
     """Read a Redis Stream and a Kafka topic into the log of a model.
 
-    rates: events per second, against a bare consumer that only parses the same messages. faults: what reads and what
-    folds is killed at random while both queues fill one model; then every message is looked up in the log. Kafka is
-    librdkafka's mock cluster, in a process of its own. Exit status 1 if anything was lost, doubled or different.
+    rates: events per second, against a bare consumer that only parses the same messages. faults: what reads, what
+    folds and what writes predictions on is killed at random while both queues fill one model; then every message is
+    looked up in the log, and every event in both sinks. Kafka is librdkafka's mock cluster, in a process of its own.
+    Exit status 1 if anything was lost, doubled or different.
     """
     sound = True
     if part in ("rates", "all"):
@@ -60,19 +61,25 @@ def report_rates(events: int, repeats: int, seed: int, out: Path | None, as_json
                 queue = f"bench-{kind.replace('_', '-')}"
                 rates_run.fill(kind, queue, batch, redis, kafka)
                 source = rates_run.source_of(kind, queue, kafka.bootstrap)
-                runs, bares = [], {how: [] for how in rates_run.HOWS}  # type: ignore[var-annotated]
+                runs: dict[str, list[rates_run.Rate]] = {kind: [], f"{kind}, with a sink": []}
+                bares: dict[str, list[float]] = {how: [] for how in rates_run.HOWS}
                 for number in range(repeats):  # in turn, so that a busy machine is busy for all
-                    runs.append(rates_run.ingest(deployment, client, f"{queue}-{number}", source, batch))
-                    for how, got in bares.items():
-                        got.append(rates_run.bare(source, events, how, deployment.redis_url))
-                raw[kind] = {"ingest": [run.events_per_second for run in runs], **bares}
-                rows.append(rate_row(kind, runs, bares))
+                    for what, got in runs.items():
+                        sinks = [{"kind": "redis_stream", "stream": f"{queue}-out-{number}"}] if what != kind else []
+                        name = f"{queue}-{number}"
+                        got.append(rates_run.ingest(deployment, client, name, source, batch, sinks))
+                    for how, rate in bares.items():
+                        rate.append(rates_run.bare(source, events, how, deployment.redis_url))
+                raw[kind] = {what: [run.events_per_second for run in got] for what, got in runs.items()} | bares
+                rows += [rate_row(what, got, bares) for what, got in runs.items()]
     finally:
         kafka.close()
     notes = [
         "`ingest`: read, parsed, logged with fsync and folded (a recurrent learner of 4 units); from the first event "
         "in the log to the last. Every log was read and held every event once. `bare`: the same messages read by the "
         "same client in one process and parsed, nothing else; `share` is of the faster of the two.",
+        "`with a sink`: every prediction also goes to a Redis Stream of the same store, by an actor of its own on the "
+        "same cores.",
         f"Asked: a share of at least {ASKED:.0%}. Runs were made in turn; medians of {repeats}.",
     ]
     publish("streams", f"Queues: {events:,} events of 8 features as JSON", rows, notes=notes,
@@ -107,26 +114,39 @@ def report_faults(events: int, kills: int, seed: int, out: Path | None, as_json:
             outcome = faults_run.run_source_kills(served, kafka, **options)
     finally:
         kafka.close()
-    row = {
-        "kills": outcome.kills.total(),
-        **{f"of {kind}": outcome.kills[kind] for kind in faults_run.KINDS},
-        "events": outcome.events,
-        "logged": outcome.logged,
-        "lost": outcome.lost,
-        "doubled": outcome.doubled,
-        "out of order": outcome.disordered,
-        "state = fold": outcome.digest,
-        "bad messages": outcome.poison,
-        "dead letters": outcome.kept,
-        "goes on p50 s": float(np.median(outcome.seconds)),
-        "max s": max(outcome.seconds),
-    }
+    rows = [
+        {"what": f"kills: {kind}" if kind else "kills", "value": count}
+        for kind, count in [("", outcome.kills.total()), *sorted(outcome.kills.items())]
+    ]
+    rows += [
+        {"what": "brokers hung", "value": outcome.hangs},
+        {"what": "events written to the queues", "value": outcome.events},
+        {"what": "events in the log", "value": outcome.logged},
+        {"what": "lost", "value": outcome.lost},
+        {"what": "doubled", "value": outcome.doubled},
+        {"what": "out of order in their partition", "value": outcome.disordered},
+        {"what": "state = fold of the log", "value": outcome.digest},
+        {"what": "bad messages", "value": outcome.poison},
+        {"what": "dead letters, each once with its bytes", "value": outcome.kept},
+    ]
+    for sink, counts in outcome.sinks.items():
+        for what, count in zip(("without a record", "with several", "with another value than the fold's"), counts):
+            rows.append({"what": f"{sink} sink: positions {what}", "value": count})
+    rows += [
+        {"what": "goes on, p50 s", "value": float(np.median(outcome.seconds))},
+        {"what": "goes on, max s", "value": max(outcome.seconds)},
+    ]
     notes = [
         "One model, half of its events from a Redis Stream of its own store, half from two partitions of a Kafka "
-        "topic, bad messages among them. Each kill is a SIGKILL of a source's actor, of the shard, or of both, while "
-        "messages keep coming. Afterwards the log is read: every event by its number, every bad message by its bytes.",
+        "topic, bad messages among them; its predictions go to another Redis Stream and another topic. Each kill is a "
+        "SIGKILL of the actor of a source, of the shard, of the actor of a sink, or of a source and the shard at once "
+        "(`both`), while messages keep coming. Afterwards the log is read: every event by its number, every bad "
+        "message by its bytes; and every record of both sinks.",
+        f"There is no consumer group that could be rebalanced: one actor has all partitions. Instead, at every "
+        f"{faults_run.HANG_EVERY}th kill no broker answers for {faults_run.HANG_SECONDS:g} s, and what was killed "
+        "comes back to that.",
         "`goes on`: from a kill to the next event in the log; after the kill of one source the other one goes on.",
     ]
-    publish("streams-faults", f"Queues: {kills} kills over {events:,} events", [row], notes=notes,
+    publish("streams-faults", f"Queues: {kills} kills over {events:,} events", rows, notes=notes,
             details={"seed": seed, "seconds": outcome.seconds}, out=out, as_json=as_json)  # fmt: skip
     return outcome.sound and outcome.kills.total() == kills

@@ -157,7 +157,9 @@ def _again(client: Any, spec: Any, one: Any, payload: str | None) -> dict[str, A
     from learners.spec import source_mapping
     from service.client import Numbered
     from service.wire import Schema, encode_columns
+    from streams.sources.arrow import MOST_ROWS, ArrowParser
     from streams.sources.messages import MessageParser, Messages
+    from streams.sources.reader import Rows
 
     outcome = {"id": one.id, "sent": False}
     whole = (one.producer, one.producer.rpartition("/")[0])
@@ -167,12 +169,16 @@ def _again(client: Any, spec: Any, one: Any, payload: str | None) -> dict[str, A
     value: Any = one.payload if payload is None else payload.encode()
     if getattr(source, "payload", "") is None:
         value = _fields(value)
-    envelope = getattr(source, "envelope", "plain")  # a mended row of a file is a JSON object
-    parser = MessageParser(source_mapping(spec, source), envelope, source.fields.label_as)
-    parsed = parser.parse(Messages.single(value, one.beside or "{}"))
-    if parsed.batch is None:
-        return outcome | {"reason": str(parsed.bad[0][1])}
-    columns = encode_columns(parsed.batch, Schema.of(spec).target, parsed.ids)
+    mapping, messages = source_mapping(spec, source), Messages.single(value, one.beside or "{}")
+    envelope = getattr(source, "envelope", "plain")
+    if envelope == "arrow" and payload is None:
+        rows = ArrowParser(mapping, MOST_ROWS).parse(messages)[0]
+    else:  # a mended row, of a file or of many in a message, is a JSON object
+        envelope = "plain" if envelope == "arrow" else envelope
+        rows = Rows.of(messages, MessageParser(mapping, envelope, source.fields.label_as).parse(messages))
+    if rows.batch is None:
+        return outcome | {"reason": str(rows.bad[0][1])}
+    columns = encode_columns(rows.batch, Schema.of(spec).target, rows.ids)
     for _ in client.learn(spec.name, [Numbered(columns, f"dead-letter:{one.id}", 0, 1)]):
         client.models.drop_dead_letter(spec.name, one.id)
     return outcome | {"sent": True}

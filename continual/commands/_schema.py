@@ -6,10 +6,14 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+WITHIN = "CompiledSpec"
+"""The definition of the learners that another learner may hold; the table shows their fields once."""
+
 
 def spec_schema() -> dict[str, Any]:
     """The JSON schema of `ModelSpec`, with the fields of every registered learner, cell and head."""
     from learners.cells.base import CellSpec
+    from learners.compiled import CompiledSpec
     from learners.heads.base import HeadSpec
     from learners.spec import LearnerSpec, ModelSpec
 
@@ -17,6 +21,8 @@ def spec_schema() -> dict[str, Any]:
     learner = _registered(document, LearnerSpec.known())
     document["$defs"].pop("LearnerSpec", None)
     document["properties"]["learner"] = learner | {"description": "How it learns."}
+    watched = {kind: one for kind, one in LearnerSpec.known().items() if issubclass(one, CompiledSpec)}
+    document["$defs"][WITHIN] = _registered(document, watched)
     for family in (CellSpec, HeadSpec):
         document["$defs"][family.__name__] = _registered(document, family.known())
     return document
@@ -40,6 +46,10 @@ def _fields(document: dict[str, Any], part: dict[str, Any], path: str) -> Iterat
     required = part.get("required", [])
     for name, held in part.get("properties", {}).items():
         here = f"{path}.{name}" if path else name
+        if held.get("$ref", "").endswith(f"/{WITHIN}"):
+            kinds = (_kind(document, one) for one in document["$defs"][WITHIN]["oneOf"])
+            yield [here, f"as {path.partition('(')[0]}: {' | '.join(kinds)}", "", held.get("description", "")]
+            continue
         parts = [one for one in _parts(document, held) if "properties" in one]
         if name == "kind" and "const" in held:
             continue
@@ -51,6 +61,11 @@ def _fields(document: dict[str, Any], part: dict[str, Any], path: str) -> Iterat
             if kind:
                 yield [below, "", "", " ".join(one.get("description", "").split())]
             yield from _fields(document, one, below)
+
+
+def _kind(document: dict[str, Any], held: dict[str, Any]) -> str:
+    """The kind of the definition that is referred to."""
+    return document["$defs"][held["$ref"].rpartition("/")[2]]["properties"]["kind"]["const"]
 
 
 def _parts(document: dict[str, Any], held: dict[str, Any]) -> list[dict[str, Any]]:
@@ -72,6 +87,8 @@ def _accepted(document: dict[str, Any], held: dict[str, Any]) -> str:
     several = [_accepted(document, one) for one in held.get("oneOf") or held.get("anyOf") or ()]
     if several:
         return " or ".join(several)
+    if "const" in held:
+        return str(held["const"])
     if "enum" in held:
         return " | ".join(map(str, held["enum"]))
     if "prefixItems" in held:

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from continual.commands import _partitions
 from continual.commands._shared import (
     Problem,
     connected,
@@ -24,7 +25,11 @@ from continual.commands._shared import (
 
 @click.group()
 def models() -> None:
-    """Create, list, inspect, snapshot and delete the models of a service."""
+    """Create, list, inspect, snapshot, split and delete the models of a service."""
+
+
+for command in (_partitions.split, _partitions.move, _partitions.merge, _partitions.rebalance):
+    models.add_command(command)
 
 
 @models.command(
@@ -111,6 +116,7 @@ def _described(model: Any) -> dict[str, Any]:
         "state": model.state,
         "position": model.position,
         "snapshot_position": model.snapshot_position,
+        "partitions": [_partitions.described(part) for part in model.partitions],
         "spec": json.loads(model.spec_json),
     }
 
@@ -131,8 +137,9 @@ def list_models(target: str, as_json: bool) -> None:
         for one in held:
             spec = one["spec"]
             shape = [spec["target"]["kind"], len(spec["features"])]
-            rows.append([one["name"], *shape, one["position"], one["snapshot_position"], one["state"]])
-        show_table(["model", "target", "features", "events", "snapshot at", "state"], rows)
+            at = [one["position"], one["snapshot_position"], len(one["partitions"]), one["state"]]
+            rows.append([one["name"], *shape, *at])
+        show_table(["model", "target", "features", "events", "snapshot at", "partitions", "state"], rows)
 
     show_either({"models": held}, as_json, people)
 
@@ -144,11 +151,14 @@ def list_models(target: str, as_json: bool) -> None:
 def get(name: str, target: str, as_json: bool) -> None:
     """Show a model's state and its complete spec."""
     with connected(target) as client:
-        held = _described(client.models.get(name))
+        found = client.models.get(name)
+        held = _described(found)
 
     def people() -> None:
         import yaml
 
+        if len(found.partitions) > 1:
+            _partitions.show_partitions(found.partitions)
         click.echo(f"# {held['state']}, {held['position']:,} events, snapshot at {held['snapshot_position']:,}")
         click.echo(yaml.safe_dump(held["spec"], sort_keys=False, allow_unicode=True), nl=False)
 
@@ -196,8 +206,11 @@ def stats(name: str, digest: bool, target: str, as_json: bool) -> None:
     bins; interval_coverage the share of labels inside the 90 % interval, interval_width its mean width. They are there
     where the learner tells a confidence or an interval.
 
+    Of a model with several partitions: the sums over all of them, and how far each is.
+
     Of a source: how it is, messages that it has not read yet (of a Redis Stream: at most so many), events that this run
-    of it has taken, and messages that did not fit (`continual events dead-letters`).
+    of it has taken, and messages that did not fit (`continual events dead-letters`). Of a sink: how it is, events that
+    are answered and not written yet, and the position that it has come to.
     """
     with connected(target) as client:
         found = client.models.statistics(name, digest=digest)
@@ -209,7 +222,9 @@ def stats(name: str, digest: bool, target: str, as_json: bool) -> None:
         "counts": dict(sorted(found.counts.items())),
         "metrics": dict(sorted(found.metrics.items())),
         "sources": [_source(one) for one in found.sources],
+        "sinks": [_sink(one) for one in found.sinks],
         **({"digest": found.digest} if digest else {}),
+        "partitions": [_part(one, digest) for one in found.partitions],
     }
 
     def people() -> None:
@@ -219,8 +234,12 @@ def stats(name: str, digest: bool, target: str, as_json: bool) -> None:
         show_table(["count", ""], sorted(found.counts.items()))
         if found.sources:
             show_table(["source", "state", "lag", "taken", "dead letters"], map(_source_row, found.sources))
-        if digest:
-            click.echo(f"digest {found.digest}")
+        if found.sinks:
+            show_table(["sink", "state", "lag", "written up to"], map(_sink_row, found.sinks))
+        if found.partitions:
+            show_table(["partition", "folded to", "snapshot at", "keys in memory"], map(_part_row, found.partitions))
+        for one in (found.partitions or [found]) if digest else ():
+            click.echo(f"digest {one.digest}" + (f" of partition {one.partition}" if found.partitions else ""))
 
     show_either(held, as_json, people)
 
@@ -263,21 +282,46 @@ def predict(name: str, features: tuple[str, ...], key: str, target: str, as_json
     show_either({**held, **dict.fromkeys(_UNCERTAIN), **sure}, as_json, people)
 
 
+def _part(one: Any, digest: bool) -> dict[str, Any]:
+    plain = ("partition", "position", "snapshot_position", "keys_resident", *(("digest",) if digest else ()))
+    return {name: getattr(one, name) for name in plain} | {"metrics": dict(sorted(one.metrics.items()))}
+
+
+def _part_row(one: Any) -> list[Any]:
+    return [one.partition, one.position, one.snapshot_position, one.keys_resident]
+
+
 def _source(said: Any) -> dict[str, Any]:
     plain = ("name", "state", "detail", "events", "dead_letters", "lost", "time_us")
     return {part: getattr(said, part) for part in plain} | {"lag": dict(said.lag), "next": dict(said.next)}
 
 
-def _source_row(said: Any) -> list[Any]:
-    state = f"{said.state}: {said.detail}" if said.detail else said.state
+def _sink(said: Any) -> dict[str, Any]:
+    plain = ("name", "state", "detail", "position", "lag", "records", "lost", "time_us")
+    return {part: getattr(said, part) for part in plain}
+
+
+def _state(said: Any) -> str:
     if time.time() - said.time_us / 1e6 > STALE_SECONDS:
-        state = f"not running (was {said.state})"
-    lost = f" (+ {said.lost:,} lost)" if said.lost else ""
-    return [said.name, state, f"{sum(said.lag.values()):,}", f"{said.events:,}{lost}", said.dead_letters]
+        return f"not running (was {said.state})"
+    return f"{said.state}: {said.detail}" if said.detail else said.state
+
+
+def _lost(said: Any) -> str:
+    return f" (+ {said.lost:,} lost)" if said.lost else ""
+
+
+def _source_row(said: Any) -> list[Any]:
+    taken = f"{said.events:,}{_lost(said)}"
+    return [said.name, _state(said), f"{sum(said.lag.values()):,}", taken, said.dead_letters]
+
+
+def _sink_row(said: Any) -> list[Any]:
+    return [said.name, _state(said), f"{said.lag:,}", f"{said.position:,}{_lost(said)}"]
 
 
 STALE_SECONDS = 10.0
-"""After this long a source that said nothing is taken not to run."""
+"""After this long a source or sink that said nothing is taken not to run."""
 
 _UNCERTAIN = {
     "variance": "variance",

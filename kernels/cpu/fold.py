@@ -79,7 +79,7 @@ def _note_label(shared, row, y, seen, time):
 
 @nb.njit(**INLINE)
 def score(scored, t, value, code, base, y, sure):
-    """Notes a prediction that met its label; see `learners.base.Folded.scored`."""
+    """Notes a prediction that met its label; see `Out.scored`."""
     scored[t, 0] = value
     scored[t, 1] = code
     scored[t, 2] = base

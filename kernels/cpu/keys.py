@@ -92,6 +92,13 @@ def xxh64(data, start, stop):
     return h ^ (h >> np.uint64(32))
 
 
+@nb.njit(**SHORT)
+def hashes(offsets, data, out):
+    """Writes the hash of every key of a column (int64 offsets [n + 1], uint8 data) to `out` uint64 [n]."""
+    for i in range(len(out)):
+        out[i] = xxh64(data, offsets[i], offsets[i + 1])
+
+
 @nb.njit(**INLINE)
 def _find(table, h, data, start, stop):
     """(cell, slot) of a key; slot -1 and the free cell that ended the search when it is absent."""

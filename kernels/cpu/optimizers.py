@@ -16,6 +16,7 @@ import math
 
 import numba as nb
 import numpy as np
+from numba.extending import overload
 
 from kernels.cpu.layout import ADAM, OBGD, REGRESSION, RMSPROP
 from kernels.cpu.numerics import INLINE
@@ -62,21 +63,37 @@ def shrink_row(config, w, at, size):
             w[i] *= keep
 
 
+def least_of(w):
+    """The least |g| that Adam tells from 0, by the dtype of the weights (compiled code only)."""
+    raise NotImplementedError("least_of is for compiled code")
+
+
+@overload(least_of, jit_options=INLINE)  # type: ignore[arg-type]
+def _least_of(w):
+    least = 1e-17 if w.dtype == nb.float32 else 1e-150
+    return lambda w: least
+
+
 @nb.njit(**INLINE)
 def adam_scalars(config, w, r, q):
-    """What `adam_element` takes of the step, in the dtype of w: (r, q, b1, 1 - b1, b2, 1 - b2)."""
+    """What `adam_element` takes of the step, in the dtype of w: (r, q, b1, 1 - b1, b2, 1 - b2, least |g|)."""
     kind = w.dtype.type
     b1 = kind(config.beta1)
     b2 = kind(config.beta2)
-    return kind(r), kind(q), b1, kind(1) - b1, b2, kind(1) - b2
+    return kind(r), kind(q), b1, kind(1) - b1, b2, kind(1) - b2, kind(least_of(w))
 
 
 @nb.njit(**INLINE)
 def adam_element(scalars, m, v, g):
-    """New moments of one weight with the gradient g, and what is taken from the weight."""
-    r, q, b1, c1, b2, c2 = scalars
+    """New moments of one weight with the gradient g, and what is taken from the weight.
+
+    The second moment is of |g| + `least`, which is |g| but where that is far below any epsilon: the squares there would
+    be denormal numbers, on which processors are slow.
+    """
+    r, q, b1, c1, b2, c2, least = scalars
     m = b1 * m + c1 * g
-    v = b2 * v + c2 * (g * g)
+    size = abs(g) + least
+    v = b2 * v + c2 * (size * size)
     return m, v, r * m / (np.sqrt(v) + q)
 
 
@@ -90,7 +107,7 @@ def step_row(config, w, m, v, at, g, size, r, q):
             m[k], v[k], change = adam_element(scalars, m[k], v[k], g[i])
             w[k] -= change
     elif config.optimizer == RMSPROP:
-        rate, floor, _, _, b2, c2 = scalars
+        rate, floor, _, _, b2, c2, _ = scalars
         for i in range(size):
             k = np.uintp(at + i)
             vi = b2 * v[k] + c2 * (g[i] * g[i])

@@ -225,7 +225,8 @@ def _teach(
     scored[t] = *_left(config, note)[:3], y, note[P_SURE]
     state = torch.from_numpy(rows.pending_body[slot, place])
     if config.head_credit:
-        outcome = learning.learn_head(config, shared, head, *state.split([config.hidden, config.width]), base, y)
+        phi, inputs = state.split([config.hidden, config.width])
+        outcome = learning.learn_head(config, shared, head, phi, inputs, base, y)
     else:
         between = config.width + config.features if config.encoded else 0
         moments, held = stack.recall(cell, config, state, between)

@@ -348,7 +348,7 @@ def events_without_effect_have_none(spec: ModelSpec, seed: int) -> None:
 @_check
 def a_label_at_once_is_a_labelled_event(spec: ModelSpec, seed: int) -> None:
     """With exact credit: an observation whose label follows at once teaches, bit for bit, what the two in one teach."""
-    forever = {"horizon": 0, "horizon_time": 0, "default_label": None}
+    forever: dict[str, Any] = {"horizon": 0, "horizon_time": 0, "default_label": None}
     spec = _with(spec, pending=max(1, spec.labels.pending), credit="exact", **forever)
     log = random_log(spec, seed, plain=True)
     n = len(log)

@@ -101,7 +101,7 @@ class DDM(Detector):
     """DDM (Gama et al. 2004): the rate of errors against its least value so far."""
 
     kind: Literal["ddm"] = "ddm"
-    on: Literal["error"] = "error"
+    on: Literal["error"] = Field("error", description="What is watched.")
     threshold: float = Field(3.0, gt=0, description="Deviations above the least rate that are a drift.")
     binary: ClassVar[bool] = True
 
@@ -116,7 +116,7 @@ class HDDMA(Detector):
     """HDDM_A (Frias-Blanco et al. 2015): Hoeffding's bound on the rise of a mean of errors."""
 
     kind: Literal["hddm_a"] = "hddm_a"
-    on: Literal["error"] = "error"
+    on: Literal["error"] = Field("error", description="What is watched.")
     confidence: float = Field(0.001, gt=0, lt=1, description="Smaller means fewer false alarms.")
     binary: ClassVar[bool] = True
 
@@ -131,7 +131,7 @@ class HDDMW(Detector):
     """HDDM_W (Frias-Blanco et al. 2015): McDiarmid's bound on the rise of a weighted mean of errors."""
 
     kind: Literal["hddm_w"] = "hddm_w"
-    on: Literal["error"] = "error"
+    on: Literal["error"] = Field("error", description="What is watched.")
     confidence: float = Field(0.001, gt=0, lt=1, description="Smaller means fewer false alarms.")
     decay: float = Field(0.05, gt=0, le=1, description="Weight of the latest error in the mean.")
     binary: ClassVar[bool] = True

@@ -75,9 +75,9 @@ class Consolidated(Descent):
         for w, anchor, fisher in zip(self.net.weights, self._known(self.anchor), self._known(self.fisher)):
             penalty(w, anchor, fisher, spec.rate, spec.strength)
         if self.labels >= spec.period:
-            for w, anchor, fisher, squares in zip(self._all(), self.anchor, self.fisher, self.squares):
-                fisher *= spec.decay
-                fisher += np.nan_to_num(squares / self.labels, nan=0.0, posinf=0.0)
+            for w, anchor, importance, squares in zip(self._all(), self.anchor, self.fisher, self.squares):
+                fresh = np.nan_to_num(squares / self.labels, nan=0.0, posinf=0.0)
+                importance[:] = spec.decay * importance + fresh
                 squares[:] = 0
                 anchor[:] = w
             self.labels = 0

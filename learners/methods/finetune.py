@@ -1,6 +1,6 @@
 """Fine-tuning: plain descent on the stream, nothing kept of the past. The lower bound of every other method.
 
-    L = mean CE(stream)
+L = mean CE(stream)
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from learners.keyed import KeyedLearner, KeyedRows
 from learners.recurrence import places
 from learners.river import estimators, pickles, signing, trial
 from learners.river.served import Said, Served
-from learners.spec import LearnerSpec, ModelSpec, MulticlassTarget
+from learners.spec import BinaryTarget, LearnerSpec, ModelSpec, MulticlassTarget
 from streams.batch import LABEL, OBSERVATION, Batch, Keys
 
 log = logging.getLogger(__name__)
@@ -281,7 +281,7 @@ class RiverLearner(KeyedLearner):
 
     def _code_of(self, label: Any) -> float:
         """A label, which may be the default one, as River learns it."""
-        if self._task == "binary":
+        if isinstance(self.spec.target, BinaryTarget):
             return float(label == self.spec.target.labels[1])
         if self._task == "regression":
             return float(label)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
@@ -13,6 +14,9 @@ from learners.cells.base import Draws
 
 HEAD = 1 << 20
 """Number of the head among the layers that draw initial weights."""
+
+LONGEST = 1e30
+"""Of what a step may change a weight by: weights stay finite."""
 
 
 class Body(Protocol):
@@ -59,7 +63,7 @@ class Classifier:
         self._seed, self._bias = seed, bias
         self._dtype = body.theta.dtype
         self._rows: list[slice] = []
-        self.w = np.zeros((0, body.size), self._dtype)
+        self.w, self.b = np.zeros((0, body.size), self._dtype), np.zeros(0, self._dtype)
         self.reserve(2)
 
     def reserve(self, classes: int) -> None:
@@ -68,7 +72,7 @@ class Classifier:
         if classes <= old:
             return
         w, b = self._fresh(classes)
-        w[:old], b[:old] = (self.w, self.b) if old else (w[:0], b[:0])
+        w[:old], b[:old] = self.w, self.b
         self.w, self.b = w, b
         self.gw, self.gb = np.zeros_like(w), np.zeros_like(b)
         self._norms = np.zeros(classes, self._dtype)
@@ -96,7 +100,7 @@ class Classifier:
     def see(self, *groups: np.ndarray, train: bool = True) -> None:
         """Runs groups of inputs through the body together, and begins a gradient."""
         edges = np.cumsum([0, *map(len, groups)]).tolist()
-        self._rows = [slice(a, b) for a, b in zip(edges, edges[1:])]
+        self._rows = [slice(a, b) for a, b in pairwise(edges)]
         x = groups[0] if len(groups) == 1 else np.concatenate(groups)
         self._f = self.body.forward(x, train)
         self._df = np.zeros_like(self._f)
@@ -185,9 +189,9 @@ class Classifier:
         return [self.body.gradient, self.gw[: self.known].reshape(-1), self.gb[: self.known]]
 
     def descend(self, rate: float) -> bool:
-        """One step down the gradient; False, and no step, where it is not finite."""
+        """One step down the gradient; False, and no step, where it is not finite or would be longer than `LONGEST`."""
         gradients = self.gradients
-        if not all(layers.finite(g) for g in gradients):
+        if not all(layers.within(g, LONGEST / rate) for g in gradients):
             return False
         for w, g in zip(self.weights, gradients):
             layers.descend(w, g, rate)

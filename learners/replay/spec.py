@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from learners.replay.classifier import Body, Classifier
 from learners.replay.learner import MiniBatchLearner
@@ -151,7 +151,14 @@ class ResNet18(Strict):
             raise ValueError(f"batch {batch}: batch normalisation of network 'resnet18' accepts 2 or more")
 
 
-Network = Annotated[Perceptron | RandomConvolution | ResNet18, Field(discriminator="kind")]
+def _plain_kind(value: Any) -> Any:
+    """A network without a kind is a perceptron."""
+    return {"kind": "mlp", **value} if isinstance(value, dict) else value
+
+
+Network = Annotated[
+    Perceptron | RandomConvolution | ResNet18, Field(discriminator="kind"), BeforeValidator(_plain_kind)
+]
 
 
 class MiniBatchSpec(LearnerSpec):
@@ -281,14 +288,9 @@ class ReplaySpec(NetworkSpec):
     def check(self, model: ModelSpec) -> None:
         """See `MiniBatchSpec`."""
         super().check(model)
-        needed, field = self.least_held()
-        if self.buffer.size < needed:
-            raise ValueError(f"buffer.size {self.buffer.size}: accepted: {field} ({needed}) or more")
+        if self.buffer.size < self.replay:
+            raise ValueError(f"buffer.size {self.buffer.size}: accepted: replay ({self.replay}) or more")
         notes = classes_of(model) if self.method.NOTED else 0
         held = np.dtype(self.dtype).itemsize * self.buffer.size * (self.encoded(len(model.features)) + notes)
         if held > MAX_BYTES:
             raise ValueError(f"buffer.size {self.buffer.size} takes {held} bytes, at most {MAX_BYTES} are accepted")
-
-    def least_held(self) -> tuple[int, str]:
-        """How many events the buffer must have room for, and the field that says so."""
-        return self.replay, "replay"

@@ -159,30 +159,48 @@ class UpdateReply(_message.Message):
     def __init__(self, predictions: _Optional[_Union[Predictions, _Mapping]] = ..., duplicate: _Optional[bool] = ...) -> None: ...
 
 class LearnRequest(_message.Message):
-    __slots__ = ("route", "model", "producer", "sequence", "columns", "next_sequence")
+    __slots__ = ("route", "model", "producer", "sequence", "columns", "next_sequence", "partition", "number")
     ROUTE_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     PRODUCER_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     COLUMNS_FIELD_NUMBER: _ClassVar[int]
     NEXT_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    PARTITION_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
     route: Route
     model: str
     producer: str
     sequence: int
     columns: Columns
     next_sequence: int
-    def __init__(self, route: _Optional[_Union[Route, _Mapping]] = ..., model: _Optional[str] = ..., producer: _Optional[str] = ..., sequence: _Optional[int] = ..., columns: _Optional[_Union[Columns, _Mapping]] = ..., next_sequence: _Optional[int] = ...) -> None: ...
+    partition: str
+    number: bytes
+    def __init__(self, route: _Optional[_Union[Route, _Mapping]] = ..., model: _Optional[str] = ..., producer: _Optional[str] = ..., sequence: _Optional[int] = ..., columns: _Optional[_Union[Columns, _Mapping]] = ..., next_sequence: _Optional[int] = ..., partition: _Optional[str] = ..., number: _Optional[bytes] = ...) -> None: ...
+
+class LearnRequests(_message.Message):
+    __slots__ = ("requests",)
+    REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    requests: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, requests: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class LearnReplies(_message.Message):
+    __slots__ = ("replies",)
+    REPLIES_FIELD_NUMBER: _ClassVar[int]
+    replies: _containers.RepeatedCompositeFieldContainer[LearnReply]
+    def __init__(self, replies: _Optional[_Iterable[_Union[LearnReply, _Mapping]]] = ...) -> None: ...
 
 class GetProducerRequest(_message.Message):
-    __slots__ = ("route", "model", "producer")
+    __slots__ = ("route", "model", "producer", "partition")
     ROUTE_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     PRODUCER_FIELD_NUMBER: _ClassVar[int]
+    PARTITION_FIELD_NUMBER: _ClassVar[int]
     route: Route
     model: str
     producer: str
-    def __init__(self, route: _Optional[_Union[Route, _Mapping]] = ..., model: _Optional[str] = ..., producer: _Optional[str] = ...) -> None: ...
+    partition: str
+    def __init__(self, route: _Optional[_Union[Route, _Mapping]] = ..., model: _Optional[str] = ..., producer: _Optional[str] = ..., partition: _Optional[str] = ...) -> None: ...
 
 class Producer(_message.Message):
     __slots__ = ("known", "next_sequence")
@@ -207,24 +225,38 @@ class LearnReply(_message.Message):
     def __init__(self, sequence: _Optional[int] = ..., accepted: _Optional[_Union[Predictions, _Mapping]] = ..., refused: _Optional[_Union[_status_pb2.Status, _Mapping]] = ..., next_sequence: _Optional[int] = ..., duplicate: _Optional[bool] = ...) -> None: ...
 
 class GetPartitionMapRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("model", "version")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    version: int
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ...) -> None: ...
 
 class Partition(_message.Message):
-    __slots__ = ("model", "first_hash", "last_hash", "shard", "address", "state")
+    __slots__ = ("model", "first_hash", "last_hash", "shard", "address", "state", "id", "map_version", "start", "position", "snapshot_position")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     FIRST_HASH_FIELD_NUMBER: _ClassVar[int]
     LAST_HASH_FIELD_NUMBER: _ClassVar[int]
     SHARD_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    MAP_VERSION_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_POSITION_FIELD_NUMBER: _ClassVar[int]
     model: str
     first_hash: int
     last_hash: int
     shard: str
     address: str
     state: str
-    def __init__(self, model: _Optional[str] = ..., first_hash: _Optional[int] = ..., last_hash: _Optional[int] = ..., shard: _Optional[str] = ..., address: _Optional[str] = ..., state: _Optional[str] = ...) -> None: ...
+    id: str
+    map_version: int
+    start: int
+    position: int
+    snapshot_position: int
+    def __init__(self, model: _Optional[str] = ..., first_hash: _Optional[int] = ..., last_hash: _Optional[int] = ..., shard: _Optional[str] = ..., address: _Optional[str] = ..., state: _Optional[str] = ..., id: _Optional[str] = ..., map_version: _Optional[int] = ..., start: _Optional[int] = ..., position: _Optional[int] = ..., snapshot_position: _Optional[int] = ...) -> None: ...
 
 class PartitionMap(_message.Message):
     __slots__ = ("deployment", "version", "partitions")
@@ -247,26 +279,30 @@ class CreateModelRequest(_message.Message):
     def __init__(self, route: _Optional[_Union[Route, _Mapping]] = ..., spec_json: _Optional[str] = ..., exist_ok: _Optional[bool] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("name", "spec_json", "position", "snapshot_position", "state")
+    __slots__ = ("name", "spec_json", "position", "snapshot_position", "state", "partitions")
     NAME_FIELD_NUMBER: _ClassVar[int]
     SPEC_JSON_FIELD_NUMBER: _ClassVar[int]
     POSITION_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOT_POSITION_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
+    PARTITIONS_FIELD_NUMBER: _ClassVar[int]
     name: str
     spec_json: str
     position: int
     snapshot_position: int
     state: str
-    def __init__(self, name: _Optional[str] = ..., spec_json: _Optional[str] = ..., position: _Optional[int] = ..., snapshot_position: _Optional[int] = ..., state: _Optional[str] = ...) -> None: ...
+    partitions: _containers.RepeatedCompositeFieldContainer[Partition]
+    def __init__(self, name: _Optional[str] = ..., spec_json: _Optional[str] = ..., position: _Optional[int] = ..., snapshot_position: _Optional[int] = ..., state: _Optional[str] = ..., partitions: _Optional[_Iterable[_Union[Partition, _Mapping]]] = ...) -> None: ...
 
 class GetModelRequest(_message.Message):
-    __slots__ = ("route", "name")
+    __slots__ = ("route", "name", "partition")
     ROUTE_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
+    PARTITION_FIELD_NUMBER: _ClassVar[int]
     route: Route
     name: str
-    def __init__(self, route: _Optional[_Union[Route, _Mapping]] = ..., name: _Optional[str] = ...) -> None: ...
+    partition: str
+    def __init__(self, route: _Optional[_Union[Route, _Mapping]] = ..., name: _Optional[str] = ..., partition: _Optional[str] = ...) -> None: ...
 
 class ListModelsRequest(_message.Message):
     __slots__ = ()
@@ -279,24 +315,80 @@ class ListModelsReply(_message.Message):
     def __init__(self, models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ...) -> None: ...
 
 class DeleteModelRequest(_message.Message):
+    __slots__ = ("route", "name", "partition")
+    ROUTE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    PARTITION_FIELD_NUMBER: _ClassVar[int]
+    route: Route
+    name: str
+    partition: str
+    def __init__(self, route: _Optional[_Union[Route, _Mapping]] = ..., name: _Optional[str] = ..., partition: _Optional[str] = ...) -> None: ...
+
+class SplitRequest(_message.Message):
+    __slots__ = ("route", "name", "partition", "into", "shards")
+    ROUTE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    PARTITION_FIELD_NUMBER: _ClassVar[int]
+    INTO_FIELD_NUMBER: _ClassVar[int]
+    SHARDS_FIELD_NUMBER: _ClassVar[int]
+    route: Route
+    name: str
+    partition: str
+    into: int
+    shards: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, route: _Optional[_Union[Route, _Mapping]] = ..., name: _Optional[str] = ..., partition: _Optional[str] = ..., into: _Optional[int] = ..., shards: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class MoveRequest(_message.Message):
+    __slots__ = ("route", "name", "partition", "shard")
+    ROUTE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    PARTITION_FIELD_NUMBER: _ClassVar[int]
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    route: Route
+    name: str
+    partition: str
+    shard: str
+    def __init__(self, route: _Optional[_Union[Route, _Mapping]] = ..., name: _Optional[str] = ..., partition: _Optional[str] = ..., shard: _Optional[str] = ...) -> None: ...
+
+class MergeRequest(_message.Message):
+    __slots__ = ("route", "name", "partitions")
+    ROUTE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    PARTITIONS_FIELD_NUMBER: _ClassVar[int]
+    route: Route
+    name: str
+    partitions: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, route: _Optional[_Union[Route, _Mapping]] = ..., name: _Optional[str] = ..., partitions: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class RebalanceRequest(_message.Message):
     __slots__ = ("route", "name")
     ROUTE_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     route: Route
     name: str
     def __init__(self, route: _Optional[_Union[Route, _Mapping]] = ..., name: _Optional[str] = ...) -> None: ...
+
+class ReshardReply(_message.Message):
+    __slots__ = ("partitions", "seconds")
+    PARTITIONS_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    partitions: _containers.RepeatedCompositeFieldContainer[Partition]
+    seconds: float
+    def __init__(self, partitions: _Optional[_Iterable[_Union[Partition, _Mapping]]] = ..., seconds: _Optional[float] = ...) -> None: ...
 
 class DeleteModelReply(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class SnapshotRequest(_message.Message):
-    __slots__ = ("route", "name")
+    __slots__ = ("route", "name", "partition")
     ROUTE_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
+    PARTITION_FIELD_NUMBER: _ClassVar[int]
     route: Route
     name: str
-    def __init__(self, route: _Optional[_Union[Route, _Mapping]] = ..., name: _Optional[str] = ...) -> None: ...
+    partition: str
+    def __init__(self, route: _Optional[_Union[Route, _Mapping]] = ..., name: _Optional[str] = ..., partition: _Optional[str] = ...) -> None: ...
 
 class SnapshotReply(_message.Message):
     __slots__ = ("position", "digest", "rows", "bytes")
@@ -311,17 +403,19 @@ class SnapshotReply(_message.Message):
     def __init__(self, position: _Optional[int] = ..., digest: _Optional[str] = ..., rows: _Optional[int] = ..., bytes: _Optional[int] = ...) -> None: ...
 
 class GetStatisticsRequest(_message.Message):
-    __slots__ = ("route", "name", "digest")
+    __slots__ = ("route", "name", "digest", "partition")
     ROUTE_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
+    PARTITION_FIELD_NUMBER: _ClassVar[int]
     route: Route
     name: str
     digest: bool
-    def __init__(self, route: _Optional[_Union[Route, _Mapping]] = ..., name: _Optional[str] = ..., digest: _Optional[bool] = ...) -> None: ...
+    partition: str
+    def __init__(self, route: _Optional[_Union[Route, _Mapping]] = ..., name: _Optional[str] = ..., digest: _Optional[bool] = ..., partition: _Optional[str] = ...) -> None: ...
 
 class Statistics(_message.Message):
-    __slots__ = ("name", "position", "snapshot_position", "counts", "metrics", "keys_resident", "digest", "fingerprint", "sources")
+    __slots__ = ("name", "position", "snapshot_position", "counts", "metrics", "keys_resident", "digest", "fingerprint", "sources", "sinks", "partition", "partitions", "sums")
     class CountsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -345,6 +439,10 @@ class Statistics(_message.Message):
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     SOURCES_FIELD_NUMBER: _ClassVar[int]
+    SINKS_FIELD_NUMBER: _ClassVar[int]
+    PARTITION_FIELD_NUMBER: _ClassVar[int]
+    PARTITIONS_FIELD_NUMBER: _ClassVar[int]
+    SUMS_FIELD_NUMBER: _ClassVar[int]
     name: str
     position: int
     snapshot_position: int
@@ -354,7 +452,31 @@ class Statistics(_message.Message):
     digest: str
     fingerprint: str
     sources: _containers.RepeatedCompositeFieldContainer[SourceState]
-    def __init__(self, name: _Optional[str] = ..., position: _Optional[int] = ..., snapshot_position: _Optional[int] = ..., counts: _Optional[_Mapping[str, int]] = ..., metrics: _Optional[_Mapping[str, float]] = ..., keys_resident: _Optional[int] = ..., digest: _Optional[str] = ..., fingerprint: _Optional[str] = ..., sources: _Optional[_Iterable[_Union[SourceState, _Mapping]]] = ...) -> None: ...
+    sinks: _containers.RepeatedCompositeFieldContainer[SinkState]
+    partition: str
+    partitions: _containers.RepeatedCompositeFieldContainer[Statistics]
+    sums: str
+    def __init__(self, name: _Optional[str] = ..., position: _Optional[int] = ..., snapshot_position: _Optional[int] = ..., counts: _Optional[_Mapping[str, int]] = ..., metrics: _Optional[_Mapping[str, float]] = ..., keys_resident: _Optional[int] = ..., digest: _Optional[str] = ..., fingerprint: _Optional[str] = ..., sources: _Optional[_Iterable[_Union[SourceState, _Mapping]]] = ..., sinks: _Optional[_Iterable[_Union[SinkState, _Mapping]]] = ..., partition: _Optional[str] = ..., partitions: _Optional[_Iterable[_Union[Statistics, _Mapping]]] = ..., sums: _Optional[str] = ...) -> None: ...
+
+class SinkState(_message.Message):
+    __slots__ = ("name", "state", "detail", "position", "lag", "records", "lost", "time_us")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    LAG_FIELD_NUMBER: _ClassVar[int]
+    RECORDS_FIELD_NUMBER: _ClassVar[int]
+    LOST_FIELD_NUMBER: _ClassVar[int]
+    TIME_US_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    state: str
+    detail: str
+    position: int
+    lag: int
+    records: int
+    lost: int
+    time_us: int
+    def __init__(self, name: _Optional[str] = ..., state: _Optional[str] = ..., detail: _Optional[str] = ..., position: _Optional[int] = ..., lag: _Optional[int] = ..., records: _Optional[int] = ..., lost: _Optional[int] = ..., time_us: _Optional[int] = ...) -> None: ...
 
 class SourceState(_message.Message):
     __slots__ = ("name", "state", "detail", "lag", "next", "events", "dead_letters", "lost", "time_us")
@@ -409,16 +531,18 @@ class DeadLetter(_message.Message):
     def __init__(self, id: _Optional[str] = ..., producer: _Optional[str] = ..., number: _Optional[int] = ..., reason: _Optional[str] = ..., payload: _Optional[bytes] = ..., beside: _Optional[str] = ...) -> None: ...
 
 class ListDeadLettersRequest(_message.Message):
-    __slots__ = ("route", "name", "after", "count")
+    __slots__ = ("route", "name", "after", "count", "partition")
     ROUTE_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     AFTER_FIELD_NUMBER: _ClassVar[int]
     COUNT_FIELD_NUMBER: _ClassVar[int]
+    PARTITION_FIELD_NUMBER: _ClassVar[int]
     route: Route
     name: str
     after: str
     count: int
-    def __init__(self, route: _Optional[_Union[Route, _Mapping]] = ..., name: _Optional[str] = ..., after: _Optional[str] = ..., count: _Optional[int] = ...) -> None: ...
+    partition: str
+    def __init__(self, route: _Optional[_Union[Route, _Mapping]] = ..., name: _Optional[str] = ..., after: _Optional[str] = ..., count: _Optional[int] = ..., partition: _Optional[str] = ...) -> None: ...
 
 class ListDeadLettersReply(_message.Message):
     __slots__ = ("letters", "total")

@@ -50,6 +50,11 @@ class OnlineLearningStub:
                 request_serializer=service_dot_api_dot_continual__v1__pb2.LearnRequest.SerializeToString,
                 response_deserializer=service_dot_api_dot_continual__v1__pb2.LearnReply.FromString,
                 _registered_method=True)
+        self.LearnMany = channel.stream_stream(
+                '/continual.v1.OnlineLearning/LearnMany',
+                request_serializer=service_dot_api_dot_continual__v1__pb2.LearnRequests.SerializeToString,
+                response_deserializer=service_dot_api_dot_continual__v1__pb2.LearnReplies.FromString,
+                _registered_method=True)
         self.GetProducer = channel.unary_unary(
                 '/continual.v1.OnlineLearning/GetProducer',
                 request_serializer=service_dot_api_dot_continual__v1__pb2.GetProducerRequest.SerializeToString,
@@ -88,6 +93,14 @@ class OnlineLearningServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def LearnMany(self, request_iterator, context):
+        """The same with several requests in a message, and the replies that are ready together in one: what a message costs
+        is shared. The clients use it. A message that cannot be parsed is refused as one request.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetProducer(self, request, context):
         """What the log holds of a producer: where it goes on after a restart.
         """
@@ -119,6 +132,11 @@ def add_OnlineLearningServicer_to_server(servicer, server):
                     servicer.Learn,
                     request_deserializer=service_dot_api_dot_continual__v1__pb2.LearnRequest.FromString,
                     response_serializer=service_dot_api_dot_continual__v1__pb2.LearnReply.SerializeToString,
+            ),
+            'LearnMany': grpc.stream_stream_rpc_method_handler(
+                    servicer.LearnMany,
+                    request_deserializer=service_dot_api_dot_continual__v1__pb2.LearnRequests.FromString,
+                    response_serializer=service_dot_api_dot_continual__v1__pb2.LearnReplies.SerializeToString,
             ),
             'GetProducer': grpc.unary_unary_rpc_method_handler(
                     servicer.GetProducer,
@@ -224,6 +242,33 @@ class OnlineLearning:
             _registered_method=True)
 
     @staticmethod
+    def LearnMany(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/continual.v1.OnlineLearning/LearnMany',
+            service_dot_api_dot_continual__v1__pb2.LearnRequests.SerializeToString,
+            service_dot_api_dot_continual__v1__pb2.LearnReplies.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def GetProducer(request,
             target,
             options=(),
@@ -318,6 +363,26 @@ class ModelsStub:
                 request_serializer=service_dot_api_dot_continual__v1__pb2.GetStatisticsRequest.SerializeToString,
                 response_deserializer=service_dot_api_dot_continual__v1__pb2.Statistics.FromString,
                 _registered_method=True)
+        self.Split = channel.unary_unary(
+                '/continual.v1.Models/Split',
+                request_serializer=service_dot_api_dot_continual__v1__pb2.SplitRequest.SerializeToString,
+                response_deserializer=service_dot_api_dot_continual__v1__pb2.ReshardReply.FromString,
+                _registered_method=True)
+        self.Move = channel.unary_unary(
+                '/continual.v1.Models/Move',
+                request_serializer=service_dot_api_dot_continual__v1__pb2.MoveRequest.SerializeToString,
+                response_deserializer=service_dot_api_dot_continual__v1__pb2.ReshardReply.FromString,
+                _registered_method=True)
+        self.Merge = channel.unary_unary(
+                '/continual.v1.Models/Merge',
+                request_serializer=service_dot_api_dot_continual__v1__pb2.MergeRequest.SerializeToString,
+                response_deserializer=service_dot_api_dot_continual__v1__pb2.ReshardReply.FromString,
+                _registered_method=True)
+        self.Rebalance = channel.unary_unary(
+                '/continual.v1.Models/Rebalance',
+                request_serializer=service_dot_api_dot_continual__v1__pb2.RebalanceRequest.SerializeToString,
+                response_deserializer=service_dot_api_dot_continual__v1__pb2.ReshardReply.FromString,
+                _registered_method=True)
         self.ListDeadLetters = channel.unary_unary(
                 '/continual.v1.Models/ListDeadLetters',
                 request_serializer=service_dot_api_dot_continual__v1__pb2.ListDeadLettersRequest.SerializeToString,
@@ -371,6 +436,32 @@ class ModelsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Split(self, request, context):
+        """Cut a partition in pieces that learn on apart, give it to another shard, make one of two neighbours; deal the
+        partitions of all models (or of one) out evenly over the shards. Each change is whole or not at all.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Move(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Merge(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Rebalance(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListDeadLetters(self, request, context):
         """Events that do not fit: messages of sources, and events that stopped the fold.
         """
@@ -417,6 +508,26 @@ def add_ModelsServicer_to_server(servicer, server):
                     servicer.GetStatistics,
                     request_deserializer=service_dot_api_dot_continual__v1__pb2.GetStatisticsRequest.FromString,
                     response_serializer=service_dot_api_dot_continual__v1__pb2.Statistics.SerializeToString,
+            ),
+            'Split': grpc.unary_unary_rpc_method_handler(
+                    servicer.Split,
+                    request_deserializer=service_dot_api_dot_continual__v1__pb2.SplitRequest.FromString,
+                    response_serializer=service_dot_api_dot_continual__v1__pb2.ReshardReply.SerializeToString,
+            ),
+            'Move': grpc.unary_unary_rpc_method_handler(
+                    servicer.Move,
+                    request_deserializer=service_dot_api_dot_continual__v1__pb2.MoveRequest.FromString,
+                    response_serializer=service_dot_api_dot_continual__v1__pb2.ReshardReply.SerializeToString,
+            ),
+            'Merge': grpc.unary_unary_rpc_method_handler(
+                    servicer.Merge,
+                    request_deserializer=service_dot_api_dot_continual__v1__pb2.MergeRequest.FromString,
+                    response_serializer=service_dot_api_dot_continual__v1__pb2.ReshardReply.SerializeToString,
+            ),
+            'Rebalance': grpc.unary_unary_rpc_method_handler(
+                    servicer.Rebalance,
+                    request_deserializer=service_dot_api_dot_continual__v1__pb2.RebalanceRequest.FromString,
+                    response_serializer=service_dot_api_dot_continual__v1__pb2.ReshardReply.SerializeToString,
             ),
             'ListDeadLetters': grpc.unary_unary_rpc_method_handler(
                     servicer.ListDeadLetters,
@@ -592,6 +703,114 @@ class Models:
             '/continual.v1.Models/GetStatistics',
             service_dot_api_dot_continual__v1__pb2.GetStatisticsRequest.SerializeToString,
             service_dot_api_dot_continual__v1__pb2.Statistics.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Split(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/continual.v1.Models/Split',
+            service_dot_api_dot_continual__v1__pb2.SplitRequest.SerializeToString,
+            service_dot_api_dot_continual__v1__pb2.ReshardReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Move(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/continual.v1.Models/Move',
+            service_dot_api_dot_continual__v1__pb2.MoveRequest.SerializeToString,
+            service_dot_api_dot_continual__v1__pb2.ReshardReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Merge(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/continual.v1.Models/Merge',
+            service_dot_api_dot_continual__v1__pb2.MergeRequest.SerializeToString,
+            service_dot_api_dot_continual__v1__pb2.ReshardReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Rebalance(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/continual.v1.Models/Rebalance',
+            service_dot_api_dot_continual__v1__pb2.RebalanceRequest.SerializeToString,
+            service_dot_api_dot_continual__v1__pb2.ReshardReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import datetime
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 import grpc
@@ -22,7 +23,8 @@ from service.client.core import (
     labelled_event,
     late_label,
 )
-from service.client.session import LearnResult, LearnSession, Restart
+from service.client.lanes_aio import END, AsyncLaneStreams
+from service.client.session import LearnResult, LearnSession, Packing, Restart, Several
 from service.client.sync import STUBS
 from service.wire import PredictionBatch
 
@@ -167,13 +169,15 @@ class AsyncLearnStream(AsyncIterator[LearnResult]):
         else:
             self._batches = iter(batches)
         self._pull: asyncio.Future[Any] | None = None
-        self._reply: asyncio.Future[Any] | None = None
+        self._message: asyncio.Future[Any] | None = None
         self._call: Any = None
-        self._replies: Any = None
+        self._messages: Any = None
+        self._replies: deque[pb.LearnReply] = deque()  # read, not yet returned
         self._answered = asyncio.Event()
         self._answered.set()
         self._requests: asyncio.Queue[pb.LearnRequest | None] = asyncio.Queue()
         self._closed = False
+        self._lanes: AsyncLaneStreams | None = None
 
     async def __aenter__(self) -> AsyncLearnStream:
         return self
@@ -181,7 +185,27 @@ class AsyncLearnStream(AsyncIterator[LearnResult]):
     async def __aexit__(self, *exception: object) -> None:
         await self.close()
 
+    @property
+    def unanswered(self) -> int:
+        """Batches that are sent and not answered."""
+        return len(self.session.unanswered if self._lanes is None else self._lanes.lanes.wholes)
+
     async def __anext__(self) -> LearnResult:
+        if self._lanes is None:
+            try:
+                return await self._next()
+            except Several:
+                await self._drop()
+                source = self._batches, self._later, self._pull
+                self._pull = None
+                self._lanes = AsyncLaneStreams(self._client, self.session, *source)
+        result = None if self._closed else await self._lanes.next()
+        if result is None:
+            await self.close()
+            raise StopAsyncIteration
+        return result
+
+    async def _next(self) -> LearnResult:
         while not self._closed:
             await self._fill()
             if not self.session.unanswered:
@@ -208,6 +232,8 @@ class AsyncLearnStream(AsyncIterator[LearnResult]):
         if self._pull is not None:
             self._pull.cancel()
         await self._drop()
+        if self._lanes is not None:
+            await self._lanes.close()
 
     async def _fill(self) -> None:
         """Sends batches until the window is full; from an async source only if nothing is unanswered."""
@@ -227,14 +253,14 @@ class AsyncLearnStream(AsyncIterator[LearnResult]):
     def _pulling(self) -> asyncio.Future[Any]:
         if self._pull is None:
             assert self._later is not None
-            self._pull = asyncio.ensure_future(anext(self._later, _END))
+            self._pull = asyncio.ensure_future(anext(self._later, END))
         return self._pull
 
     def _take(self) -> None:
         """Sends the batch that the async source has given."""
         assert self._pull is not None
         pull, self._pull = self._pull, None
-        if (batch := pull.result()) is _END:
+        if (batch := pull.result()) is END:
             self._later = None
         else:
             self._requests.put_nowait(self.session.offer(batch))
@@ -244,49 +270,59 @@ class AsyncLearnStream(AsyncIterator[LearnResult]):
         requests = self._requests = asyncio.Queue()
         for request in self.session.connect():
             requests.put_nowait(request)
-        self._call = self._client.stub(self.session.address, DATA).Learn(self._send(requests))
-        self._replies = aiter(self._call)
+        self._call = self._client.stub(self.session.address, DATA).LearnMany(self._send(requests))
+        self._messages = aiter(self._call)
 
-    async def _send(self, requests: asyncio.Queue[pb.LearnRequest | None]) -> AsyncIterator[pb.LearnRequest]:
-        """What goes into the stream. After a fault one batch probes: a write that fails hides the status."""
-        while (request := await requests.get()) is not None:
-            yield request
+    async def _send(self, requests: asyncio.Queue[pb.LearnRequest | None]) -> AsyncIterator[pb.LearnRequests]:
+        """What goes into the stream. After a fault one message probes: a write that fails hides the status."""
+        packing = Packing(requests.get_nowait, asyncio.QueueEmpty, self.session.together)
+        while not packing.ended:
+            request = packing.held or await requests.get()
+            if request is None:
+                return
+            yield packing.message(request)
             await self._answered.wait()
 
     async def _read(self) -> pb.LearnReply | None:
         """The next reply, None at the end of the stream; meanwhile an async source may fill the window."""
+        while not self._replies:
+            message = await self._read_message()
+            if message is None:
+                return None
+            self._replies.extend(message.replies)
+        return self._replies.popleft()
+
+    async def _read_message(self) -> pb.LearnReplies | None:
         try:
             async with asyncio.timeout(self.session.timeout):
-                if self._later is None and self._reply is None:
-                    return await anext(self._replies, None)
+                if self._later is None and self._message is None:
+                    return await anext(self._messages, None)
                 return await self._read_and_pull()
         except TimeoutError:
             self.session.timed_out = True
             return None
 
-    async def _read_and_pull(self) -> pb.LearnReply | None:
-        if self._reply is None:
-            self._reply = asyncio.ensure_future(anext(self._replies, None))
-        while not self._reply.done():
-            waited = {self._reply}
+    async def _read_and_pull(self) -> pb.LearnReplies | None:
+        if self._message is None:
+            self._message = asyncio.ensure_future(anext(self._messages, None))
+        while not self._message.done():
+            waited = {self._message}
             if self._later is not None and self.session.room:
                 waited.add(self._pulling())
             await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
             if self._pull is not None and self._pull.done():
                 self._take()
-        reply, self._reply = self._reply, None
-        return reply.result()
+        message, self._message = self._message, None
+        return message.result()
 
     async def _drop(self) -> None:
         if self._call is not None:
             self._requests.put_nowait(None)
             self._call.cancel()
-            if self._reply is not None:
-                await asyncio.gather(self._reply, return_exceptions=True)  # cancelled: nobody reads it
-            self._call = self._replies = self._reply = None
-
-
-_END = object()
+            if self._message is not None:
+                await asyncio.gather(self._message, return_exceptions=True)  # cancelled: nobody reads it
+            self._call = self._messages = self._message = None
+            self._replies.clear()
 
 
 class AsyncModels:
@@ -333,3 +369,27 @@ class AsyncModels:
         """See `Models.statistics`."""
         request = pb.GetStatisticsRequest(name=name, digest=digest)
         return await self._client.run(self._client.core.model(request, "GetStatistics", timeout))
+
+    async def split(
+        self, name: str, partition: str = "", into: int = 2, shards: Sequence[str] = (), timeout: float = 300.0
+    ) -> pb.ReshardReply:
+        """See `Models.split`."""
+        request = pb.SplitRequest(name=name, partition=partition, into=into, shards=shards)
+        return await self._client.run(self._client.core.reshard(request, "Split", timeout))
+
+    async def move(
+        self, name: str, partition: str, shard: str = "", timeout: float = 300.0
+    ) -> pb.ReshardReply:
+        """See `Models.move`."""
+        request = pb.MoveRequest(name=name, partition=partition, shard=shard)
+        return await self._client.run(self._client.core.reshard(request, "Move", timeout))
+
+    async def merge(self, name: str, first: str, second: str, timeout: float = 300.0) -> pb.ReshardReply:
+        """See `Models.merge`."""
+        request = pb.MergeRequest(name=name, partitions=[first, second])
+        return await self._client.run(self._client.core.reshard(request, "Merge", timeout))
+
+    async def rebalance(self, name: str = "", timeout: float = 600.0) -> pb.ReshardReply:
+        """See `Models.rebalance`."""
+        request = pb.RebalanceRequest(name=name)
+        return await self._client.run(self._client.core.reshard(request, "Rebalance", timeout))

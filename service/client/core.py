@@ -12,6 +12,7 @@ import random
 import time as clock
 import uuid
 from collections.abc import Generator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -20,6 +21,7 @@ import numpy as np
 from grpc_health.v1 import health_pb2
 
 from service.api import continual_v1_pb2 as pb
+from service.client.routing import Resplit, Routes, hashes_of, united
 from service.errors import Refused, from_rpc_error
 from service.wire import (
     PredictionBatch,
@@ -27,9 +29,11 @@ from service.wire import (
     columns_from,
     columns_from_frame,
     event_from,
+    first_key,
     key_bytes,
     key_hash,
     predictions_from_proto,
+    take_columns,
 )
 
 CREATE_SECONDS = 300.0
@@ -45,6 +49,9 @@ CHANNEL_OPTIONS = [
     ("grpc.min_reconnect_backoff_ms", 3_000),  # in effect the limit on connecting to one address
     ("grpc.max_reconnect_backoff_ms", 1_000),
 ]
+
+NOT_CONNECTED = "failed to connect"
+"""In what gRPC says of a call that never left: it may be made again, whatever it does."""
 
 FIRST_BACKOFF, LONGEST_BACKOFF = 0.05, 2.0
 SHUN_SECONDS = 15.0
@@ -118,23 +125,33 @@ class Core:
     map: pb.PartitionMap | None = None
     schemas: dict[str, Schema] = field(default_factory=dict)
     _shunned: dict[str, float] = field(default_factory=dict)
+    _newest: pb.PartitionMap | None = None
 
-    def route(self) -> pb.Route:
-        """Deployment and map version as the client believes them."""
+    def route(self, model: str = "") -> pb.Route:
+        """The deployment, and the version of the map of a model, as the client believes them."""
         current = self.map  # another thread may drop it
-        return pb.Route(deployment=self.deployment or "", map_version=current.version if current else 0)
+        partitions = current.partitions if current is not None else ()
+        version = next((part.map_version for part in partitions if part.model == model), 0)
+        return pb.Route(deployment=self.deployment or "", map_version=version)
 
     def adopt(self, current: pb.PartitionMap) -> None:
-        """Takes over a newer map; a deployment that the user named is kept, so that a stranger is refused."""
-        self.map = current
+        """Takes over a map; a deployment that the user named is kept, so that a stranger is refused.
+
+        A shard may not have heard of the latest change yet: of two maps of a deployment the newer one counts.
+        """
+        newest = self._newest
+        if newest is not None and newest.deployment == current.deployment and newest.version > current.version:
+            current = newest
+        self.map = self._newest = current
         if self.deployment is None:
             self.deployment = current.deployment
 
-    def owner(self, model: str, key: bytes) -> str:
-        """Address of the owner of a key; the target while it is unknown or could not be reached."""
+    def owner(self, model: str, key: bytes, id: str = "") -> str:
+        """Address of the owner of a key or a partition; the target while it is unknown or could not be reached."""
         hashed, current = key_hash(key), self.map
         for partition in current.partitions if current else ():
-            if partition.model == model and partition.first_hash <= hashed <= partition.last_hash:
+            inside = partition.id == id if id else partition.first_hash <= hashed <= partition.last_hash
+            if partition.model == model and inside:
                 if partition.address and self._shunned.get(partition.address, 0.0) <= clock.monotonic():
                     return partition.address
                 break
@@ -150,6 +167,8 @@ class Core:
         if refused.reason in ("UNAVAILABLE", "DEADLINE_EXCEEDED"):  # gRPC's own: nobody answered there
             self.shun(address)
         if refused.code is grpc.StatusCode.UNAVAILABLE:
+            self.map = None
+        if refused.reason == "NO_PARTITION":
             self.map = None
         if refused.reason != "WRONG_MAP":
             return False
@@ -178,11 +197,12 @@ class Core:
             method: of the service.
             request: its message; a `route`, where it has one, is filled before every attempt.
             timeout: seconds for all attempts together.
-            **how: `model` and `key` for a call that the owner of the key answers; `retry`: the codes after
-                which the same request may be sent again.
+            **how: `model` and `key` or `partition` for a call that the owner answers; `retry`: the codes after which
+                the same request may be sent again; `routes`: those that the request was made for.
 
         Raises:
             Refused: whatever the last attempt ended with.
+            Resplit: the partitions are not those of `routes` any more.
         """
         backoff, codes = Backoff(timeout), how.get("retry", (grpc.StatusCode.UNAVAILABLE,))
         at_once = 3
@@ -191,16 +211,21 @@ class Core:
             try:
                 if "model" in how:
                     yield from self.need_map(backoff)
-                    address = self.owner(how["model"], how.get("key", b""))
+                    if "routes" in how and Routes(self.map, how["model"]).ids != how["routes"].ids:
+                        raise Resplit
+                    address = self.owner(how["model"], how.get("key", b""), how.get("partition", ""))
                 if "route" in request.DESCRIPTOR.fields_by_name:
-                    request.route.CopyFrom(self.route())
+                    request.route.CopyFrom(self.route(how.get("model", "")))
                 return (yield Attempt(address, service, method, request, self._limit(backoff, codes)))
             except grpc.RpcError as error:
                 refused = from_rpc_error(error)
             if self.learn_from(refused, address) and at_once:
                 at_once -= 1
                 continue
-            if refused.code not in codes and refused.reason != "WRONG_MAP":
+            if refused.reason == "NO_PARTITION" and "routes" in how:
+                raise Resplit
+            unsent = NOT_CONNECTED in refused.message and service != HEALTH
+            if refused.code not in codes and refused.reason != "WRONG_MAP" and not unsent:
                 raise refused
             yield Pause(backoff.after(refused))
 
@@ -235,9 +260,31 @@ class Core:
             x = np.asarray(x)
             keys = [key] * (len(x) if x.ndim == 2 else 1) if isinstance(key, (str, bytes, int)) else key
             request.columns.CopyFrom(columns_from(x if x.ndim == 2 else x[None], key=keys, time=time))
-        first = _first_key(request)
-        reply = yield from self.call(DATA, "Predict", request, timeout, model=model, key=first)
-        return predictions_from_proto(reply.predictions)
+        backoff = Backoff(timeout)
+        while True:
+            try:
+                return (yield from self._predict(model, request, backoff))
+            except Resplit:
+                continue
+
+    def _predict(self, model: str, request: pb.PredictRequest, backoff: Backoff) -> Plan[PredictionBatch]:
+        """One request, or one after the other to every partition that has rows of it."""
+        how: dict[str, Any] = {"model": model}
+        with suppress(grpc.RpcError):  # the call tries again
+            yield from self.need_map(backoff)
+        routes = Routes(self.map, model)
+        if routes.whole or request.WhichOneof("events") == "event":
+            reply = yield from self.call(DATA, "Predict", request, backoff.left(), key=first_key(request), **how)
+            return predictions_from_proto(reply.predictions)
+        parts = []
+        for id, rows in routes.rows(hashes_of(request.columns)):
+            asked = pb.PredictRequest(model=model, columns=take_columns(request.columns, rows))
+            asked.probabilities, asked.uncertainty = request.probabilities, request.uncertainty
+            reply = yield from self.call(
+                DATA, "Predict", asked, max(backoff.left(), 0.001), partition=id, routes=routes, **how
+            )
+            parts.append((rows, predictions_from_proto(reply.predictions)))
+        return united(parts, request.columns.rows)
 
     def update(self, model: str, event: pb.Event, timeout: float) -> Plan[PredictionBatch]:
         """Sends one event; its id makes every repetition safe, so one is filled in if it has none."""
@@ -257,14 +304,40 @@ class Core:
         return self.schemas[model]
 
     def producer(self, model: str, name: str, timeout: float) -> Plan[pb.Producer]:
-        """Where a producer goes on."""
-        request = pb.GetProducerRequest(model=model, producer=name)
-        return (yield from self.call(DATA, "GetProducer", request, timeout, model=model))
+        """Where a producer goes on: the lowest that any partition expects, known if all know it."""
+        backoff = Backoff(timeout)
+        while True:
+            try:
+                return (yield from self._producer(model, name, backoff))
+            except Resplit:
+                continue
+
+    def _producer(self, model: str, name: str, backoff: Backoff) -> Plan[pb.Producer]:
+        with suppress(grpc.RpcError):  # the call tries again
+            yield from self.need_map(backoff)
+        routes = Routes(self.map, model)
+        marks = []
+        for id in routes.ids or [""]:
+            request = pb.GetProducerRequest(model=model, producer=name, partition=id)
+            how: dict[str, Any] = {"model": model, "partition": id}
+            how |= {"routes": routes} if not routes.whole else {}
+            marks.append((yield from self.call(DATA, "GetProducer", request, max(backoff.left(), 0.001), **how)))
+        least = min((mark.next_sequence for mark in marks if mark.known), default=0)
+        return pb.Producer(known=all(mark.known for mark in marks), next_sequence=least)
 
     def model(self, request: Any, method: str, timeout: float, again: bool = True) -> Plan[Any]:
         """A call about one model, made to the owner of its first partition; `again`: it may be repeated."""
         codes = (grpc.StatusCode.UNAVAILABLE,) if again else ()
         return (yield from self.call(MODELS, method, request, timeout, model=request.name, retry=codes))
+
+    def reshard(self, request: Any, method: str, timeout: float) -> Plan[pb.ReshardReply]:
+        """A change of partitions; not repeated, as the first attempt may have brought it about."""
+        if request.name:
+            reply = yield from self.model(request, method, timeout, again=False)
+        else:
+            reply = yield from self.call(MODELS, method, request, timeout, retry=())
+        self.map = None
+        return reply
 
     def create(self, spec: Any, exist_ok: bool, timeout: float) -> Plan[pb.Model]:
         """Creates a model; repeated only where an existing one is no error."""
@@ -286,19 +359,16 @@ class Core:
         self.adopt(current)
         return current
 
+    def have_map(self, timeout: float) -> Plan[None]:
+        """Asks for the partition map if the client has none, as often as it takes."""
+        if self.map is None:
+            yield from self.partition_map(timeout)
+
     def health(self, service: str, timeout: float) -> Plan[str]:
         """The health of a service, not repeated: unreachable is an answer too."""
         request = health_pb2.HealthCheckRequest(service=service)
         reply = yield from self.call(HEALTH, "Check", request, timeout, retry=())
         return health_pb2.HealthCheckResponse.ServingStatus.Name(reply.status)
-
-
-def _first_key(request: pb.PredictRequest) -> bytes:
-    if request.HasField("event"):
-        return request.event.key
-    columns = request.columns
-    length = int(np.frombuffer(columns.key_length[:4], "<u4")[0]) if columns.key_length else 0
-    return columns.key[:length]
 
 
 def spec_json(spec: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time as clock
 import uuid
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,7 +13,8 @@ import grpc
 
 from service.api import continual_v1_pb2 as pb
 from service.client.core import Backoff, Core
-from service.errors import Refused, failed_precondition, from_rpc_error, from_status
+from service.client.routing import Routes
+from service.errors import Refused, from_rpc_error, from_status
 from service.wire import PredictionBatch, columns_of, predictions_from_proto
 
 _BROKEN = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED)
@@ -21,11 +23,20 @@ _VANISHED = ("RST_STREAM", "Internal error from Core")
 """How gRPC reports a peer that ended the call while a message was being written."""
 
 
+MESSAGE_BYTES = 1 << 20
+"""Requests that wait together travel in one message of about this size at most."""
+
+
 def passes(refused: Refused) -> bool:
     """Whether a batch should be sent again: a fault of the way, or a bound that the server says will ease."""
     if refused.code is grpc.StatusCode.RESOURCE_EXHAUSTED:  # without a delay: gRPC's own, message too large
         return refused.retry_seconds is not None
-    return refused.code in _BROKEN or refused.reason in ("WRONG_MAP", "WRONG_SEQUENCE")
+    return refused.code in _BROKEN or refused.reason in ("WRONG_MAP", "WRONG_SEQUENCE", "NO_PARTITION")
+
+
+def no_reply(seconds: float) -> Refused:
+    """A stream that was silent for too long."""
+    return Refused(grpc.StatusCode.DEADLINE_EXCEEDED, "NO_REPLY", f"no reply for {seconds:g} s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +70,20 @@ class Numbered:
         batch: what `columns_of` takes; None for a stamp.
         producer: whose numbers they are; several may share one stream.
         sequence: number of the first event.
-        next_sequence: the number after the batch, larger than sequence + rows where numbers are left out.
+        next_sequence: the number after the batch: larger than sequence + rows where numbers are left out, smaller where
+            several events share one.
+        numbers: of every row, where numbers are left out; needed only where the model has several partitions.
     """
 
     batch: Any
     producer: str
     sequence: int
     next_sequence: int
+    numbers: Any = None
+
+
+class Several(Exception):  # noqa: N818 (a fact, raised where it shows that one stream does not do)
+    """The model has several partitions: every one needs a stream of its own."""
 
 
 class Restart(Exception):  # noqa: N818 (a decision, raised where a reply calls for a new stream)
@@ -74,6 +92,48 @@ class Restart(Exception):  # noqa: N818 (a decision, raised where a reply calls 
     def __init__(self, delay: float) -> None:
         super().__init__(f"open the stream again after {delay} s")
         self.delay = delay
+
+
+class Packing:
+    """Takes requests that wait together into one message. Nothing waits for company.
+
+    Args:
+        waiting: gives the next request that waits, or None at the end; raises `empty` where there is none.
+        empty: see `waiting`.
+        most: requests in a message; fewer than the window holds, so that the server is never without one.
+
+    Attributes:
+        held: the request that the next message begins with, if it was taken already.
+        ended: whether the end was met.
+    """
+
+    def __init__(
+        self, waiting: Callable[[], pb.LearnRequest | None], empty: type[Exception], most: int
+    ) -> None:
+        self._waiting, self._empty, self._most = waiting, empty, most
+        self.held: pb.LearnRequest | None = None
+        self.ended = False
+
+    def message(self, first: pb.LearnRequest) -> pb.LearnRequests:
+        """A message of `first` and of what waits behind it."""
+        packed = [first.SerializeToString()]
+        size = len(packed[0])
+        self.held = None
+        while len(packed) < self._most:
+            try:
+                request = self._waiting()
+            except self._empty:
+                break
+            if request is None:
+                self.ended = True
+                break
+            data = request.SerializeToString()
+            size += len(data)
+            if size > MESSAGE_BYTES:
+                self.held = request
+                break
+            packed.append(data)
+        return pb.LearnRequests(requests=packed)
 
 
 class LearnSession:
@@ -92,19 +152,26 @@ class LearnSession:
         in_flight: int,
         on_refused: Literal["raise", "yield"],
         timeout: float,
+        partition: str = "",
     ) -> None:
         if in_flight < 1 or on_refused not in ("raise", "yield"):
             got = f"in_flight, on_refused: got {in_flight}, {on_refused!r}"
             raise ValueError(f"{got}; accepted: at least 1, and 'raise' or 'yield'")
-        self.core, self.model = core, model
+        self.core, self.model, self.partition = core, model, partition
         self.producer = producer or str(uuid.uuid4())
         self.timeout, self.in_flight, self.raises = timeout, in_flight, on_refused == "raise"
         self.sequence = first_sequence
         self.address = core.target
         self.unanswered: deque[pb.LearnRequest] = deque()
+        self.numbers: dict[tuple[str, int], Any] = {}  # of unanswered batches that leave numbers out
         self._backoff: Backoff | None = None
         self.timed_out = False
         self._waiting_since: float | None = None
+
+    @property
+    def together(self) -> int:
+        """How many requests a message may hold: a quarter of the window, so that messages follow one another."""
+        return max(1, self.in_flight // 4)
 
     @property
     def room(self) -> bool:
@@ -115,16 +182,13 @@ class LearnSession:
         """Chooses the owner for a new stream and returns what has to be sent first, oldest first.
 
         Raises:
-            Refused: the model has several partitions.
+            Several: the model has several partitions, and this session is not for one of them.
         """
-        current = self.core.map
-        partitions = [p for p in current.partitions if p.model == self.model] if current else []
-        if len(partitions) > 1:
-            message = f"model {self.model!r} has {len(partitions)} partitions; learn accepts models with one"
-            raise failed_precondition("SEVERAL_PARTITIONS", self.model, message)
-        self.address = self.core.owner(self.model, b"")
+        if not self.partition and not Routes(self.core.map, self.model).whole:
+            raise Several
+        self.address = self.core.owner(self.model, b"", self.partition)
         for request in self.unanswered:
-            request.route.CopyFrom(self.core.route())
+            request.route.CopyFrom(self.core.route(self.model))
         return list(self.unanswered)
 
     def offer(self, batch: Any) -> pb.LearnRequest:
@@ -133,7 +197,7 @@ class LearnSession:
             return self._offer_numbered(batch)
         columns = columns_of(batch, self.core.schemas[self.model])
         request = pb.LearnRequest(
-            route=self.core.route(),
+            route=self.core.route(self.model),
             model=self.model,
             producer=self.producer,
             sequence=self.sequence,
@@ -145,8 +209,10 @@ class LearnSession:
 
     def _offer_numbered(self, given: Numbered) -> pb.LearnRequest:
         columns = None if given.batch is None else columns_of(given.batch, self.core.schemas[self.model])
+        if given.numbers is not None:
+            self.numbers[given.producer, given.sequence] = given.numbers
         request = pb.LearnRequest(
-            route=self.core.route(),
+            route=self.core.route(self.model),
             model=self.model,
             producer=given.producer,
             sequence=given.sequence,
@@ -184,6 +250,7 @@ class LearnSession:
             message = f"reply for sequence {reply.sequence}, expected {request.sequence}"
             raise Restart(self._delay(Refused(grpc.StatusCode.UNKNOWN, "OUT_OF_STEP", message)))
         self.unanswered.popleft()
+        self.numbers.pop((request.producer, request.sequence), None)
         self._backoff = None
         if refused is not None and self.raises:
             raise refused
@@ -199,8 +266,7 @@ class LearnSession:
         """
         if self.timed_out:
             self.timed_out = False
-            message = f"no reply for {self.timeout:g} s"
-            raise Refused(grpc.StatusCode.DEADLINE_EXCEEDED, "NO_REPLY", message) from cause
+            raise no_reply(self.timeout) from cause
         if isinstance(cause, Restart):
             return cause.delay
         ended = Refused(grpc.StatusCode.UNAVAILABLE, "STREAM_ENDED", "the server ended the stream")
@@ -212,7 +278,9 @@ class LearnSession:
         return self._delay(refused)
 
     def _delay(self, refused: Refused) -> float:
+        first = self._backoff is None
         if self._backoff is None:
             self._backoff = Backoff(self.timeout)
-        self.core.learn_from(refused, self.address)
-        return self._backoff.after(refused)
+        moved = self.core.learn_from(refused, self.address)
+        delay = self._backoff.after(refused)
+        return 0.0 if first and moved else delay

@@ -6,7 +6,8 @@ import datetime
 import queue
 import threading
 import time as clock
-from collections.abc import Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 import grpc
@@ -27,7 +28,8 @@ from service.client.core import (
     labelled_event,
     late_label,
 )
-from service.client.session import LearnResult, LearnSession, Restart
+from service.client.lanes_sync import LaneStreams
+from service.client.session import LearnResult, LearnSession, Packing, Restart, Several
 from service.wire import PredictionBatch
 
 T = TypeVar("T")
@@ -231,7 +233,9 @@ class LearnStream(Iterator[LearnResult]):
         self._batches: Iterator[Any] | None = iter(batches)
         self._call: Any = None
         self._requests: queue.SimpleQueue[pb.LearnRequest | None] = queue.SimpleQueue()
+        self._replies: deque[pb.LearnReply] = deque()  # read, not yet returned
         self._closed = threading.Event()
+        self._lanes: LaneStreams | None = None
 
     def __enter__(self) -> LearnStream:
         return self
@@ -240,6 +244,15 @@ class LearnStream(Iterator[LearnResult]):
         self.close()
 
     def __next__(self) -> LearnResult:
+        if self._lanes is None:
+            try:
+                return self._next()
+            except Several:
+                self._drop()
+                self._lanes = LaneStreams(self._client, self.session, self._batches)
+        return next(self._lanes)
+
+    def _next(self) -> LearnResult:
         while not self._closed.is_set():
             self._fill()
             if not self.session.unanswered:
@@ -262,6 +275,8 @@ class LearnStream(Iterator[LearnResult]):
         """Ends the stream; batches that are not answered may or may not have been applied."""
         self._closed.set()
         self._drop()
+        if self._lanes is not None:
+            self._lanes.close()
 
     def _fill(self) -> None:
         """Sends batches until the window is full."""
@@ -280,16 +295,30 @@ class LearnStream(Iterator[LearnResult]):
         requests = self._requests = queue.SimpleQueue()
         for request in self.session.connect():
             requests.put(request)
-        self._call = self._client.stub(self.session.address, DATA).Learn(iter(requests.get, None))
+        self._call = self._client.stub(self.session.address, DATA).LearnMany(self._messages(requests))
         threading.Thread(target=self._watch, args=(self._call,), daemon=True).start()
+
+    def _messages(self, requests: queue.SimpleQueue[pb.LearnRequest | None]) -> Iterator[pb.LearnRequests]:
+        """What goes into the stream, in a thread of gRPC."""
+        packing = Packing(requests.get_nowait, queue.Empty, self.session.together)
+        while not packing.ended:
+            request = packing.held or requests.get()
+            if request is None:
+                return
+            yield packing.message(request)
 
     def _read(self) -> pb.LearnReply | None:
         """The next reply, None at the end of the stream."""
-        self.session.waiting(True)
-        try:
-            return next(self._call, None)
-        finally:
-            self.session.waiting(False)
+        while not self._replies:
+            self.session.waiting(True)
+            try:
+                message = next(self._call, None)
+            finally:
+                self.session.waiting(False)
+            if message is None:
+                return None
+            self._replies.extend(message.replies)
+        return self._replies.popleft()
 
     def _watch(self, call: Any) -> None:
         """Cancels the call when its reply is overdue: a blocking read has no deadline of its own."""
@@ -302,6 +331,7 @@ class LearnStream(Iterator[LearnResult]):
             self._requests.put(None)
             self._call.cancel()
             self._call = None
+            self._replies.clear()
 
 
 class Models:
@@ -347,6 +377,41 @@ class Models:
         return self._client.run(self._client.core.model(request, "DropDeadLetter", timeout)).dropped
 
     def statistics(self, name: str, digest: bool = False, timeout: float = 60.0) -> pb.Statistics:
-        """Counts and prequential metrics; `digest`: also of the state, which reads every keyed row."""
+        """Counts and prequential metrics; `digest`: also of the state, which reads every keyed row.
+
+        Of several partitions: the sums, and each under `partitions`; a digest is that of one partition.
+        """
         request = pb.GetStatisticsRequest(name=name, digest=digest)
         return self._client.run(self._client.core.model(request, "GetStatistics", timeout))
+
+    def split(
+        self, name: str, partition: str = "", into: int = 2, shards: Sequence[str] = (), timeout: float = 300.0
+    ) -> pb.ReshardReply:
+        """Cuts a partition (default: the widest) in pieces that learn on apart, from the same weights.
+
+        Args:
+            name: of the model.
+            partition: id of the partition.
+            into: how many pieces, equal ranges of key hashes.
+            shards: that take the pieces in turn; none: the first piece stays, the others go where the fewest are.
+            timeout: seconds; the change may come about after it.
+        """
+        request = pb.SplitRequest(name=name, partition=partition, into=into, shards=shards)
+        return self._client.run(self._client.core.reshard(request, "Split", timeout))
+
+    def move(
+        self, name: str, partition: str, shard: str = "", timeout: float = 300.0
+    ) -> pb.ReshardReply:
+        """Gives a partition to another shard (default: the one with the fewest)."""
+        request = pb.MoveRequest(name=name, partition=partition, shard=shard)
+        return self._client.run(self._client.core.reshard(request, "Move", timeout))
+
+    def merge(self, name: str, first: str, second: str, timeout: float = 300.0) -> pb.ReshardReply:
+        """Makes one of two neighbours: the weights of the one that has folded more events, the keyed rows of both."""
+        request = pb.MergeRequest(name=name, partitions=[first, second])
+        return self._client.run(self._client.core.reshard(request, "Merge", timeout))
+
+    def rebalance(self, name: str = "", timeout: float = 600.0) -> pb.ReshardReply:
+        """Moves partitions (default: of all models) until no shard has two more than another."""
+        request = pb.RebalanceRequest(name=name)
+        return self._client.run(self._client.core.reshard(request, "Rebalance", timeout))

@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 import threading
+from dataclasses import replace
 
 import uvloop
 
@@ -67,6 +68,10 @@ class ShardActor:
 
     def __init__(self, config: ShardConfig) -> None:
         configure_logging(config.log)
+        if not config.advertise:
+            import ray
+
+            config = replace(config, advertise=ray.util.get_node_ip_address())
         self._process = ShardProcess(config)
 
     def ready(self) -> int:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import xxhash
 
-from streams.batch import LABEL, Batch
+from service.shard.requests import keys_inside
+from streams.batch import LABEL, Batch, Keys
 
 MAX_PRODUCERS = 100_000
 """High-water marks kept per partition; beyond it the one idle for longest is forgotten."""
@@ -24,6 +26,9 @@ SOURCES = ("kafka:", "redis:", "folder:")
 
 RECENT_REPLIES = 256
 """Answers to stream batches that are kept to repeat them to a producer that lost one."""
+
+ANSWER_ROWS = 2048
+"""An entry is folded and answered in groups of requests of about this many events."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +41,14 @@ class Answer:
     outcome: np.ndarray
     classes: tuple[int | str, ...]
     duplicate: bool = False
+
+    def as_duplicate(self) -> Answer:
+        """The same, said again."""
+        return replace(self, duplicate=True)
+
+
+FORGOTTEN = Answer(0, np.zeros(0), np.zeros(0, np.int32), np.zeros(0, np.uint8), ())
+"""To a batch that was applied, but not as this batch, or too long ago to remember its predictions."""
 
 
 @dataclass(slots=True)
@@ -57,6 +70,19 @@ def new_future() -> asyncio.Future[Answer]:
     return asyncio.get_running_loop().create_future()
 
 
+async def repeated(items: list[Item], sequence: int, rows: int) -> Answer:
+    """The answer to events that are on their way in `items`; refused if one of them is."""
+    answers = [await asyncio.shield(item.done) for item in items]
+    same = items[0].sequence == sequence and len(items[0].batch) == rows
+    return (answers[0] if same else FORGOTTEN).as_duplicate()
+
+
+def seen(waiting: asyncio.Future[Answer]) -> None:
+    """A caller that went away leaves no warning."""
+    if not waiting.cancelled():
+        waiting.exception()
+
+
 def payload_hash(batch: Batch) -> int:
     """64-bit hash of what an event says (its id aside)."""
     label = batch.classes[int(batch.y[0])] if batch.classes and not np.isnan(batch.y[0]) else float(batch.y[0])
@@ -72,9 +98,16 @@ def update_id(batch: Batch) -> bytes:
 
 @dataclass(slots=True)
 class Producers:
-    """High-water marks: the sequence that each producer sends next."""
+    """High-water marks: the sequence that each producer sends next.
+
+    Attributes:
+        logged: the mark of each producer: of every key, the log holds all events before it.
+        ahead: what a merge of partitions has left of the higher one of two marks: the key hashes [low, high) of which
+            the log holds more, up to a mark of their own.
+    """
 
     logged: OrderedDict[str, int] = field(default_factory=OrderedDict)
+    ahead: dict[str, list[tuple[int, int, int]]] = field(default_factory=dict)
     _admitted: dict[str, int] = field(default_factory=dict)
     _waiting: dict[tuple[str, int], Item] = field(default_factory=dict)
     _answers: OrderedDict[tuple[str, int, int], Answer] = field(default_factory=OrderedDict)
@@ -87,6 +120,27 @@ class Producers:
         """Whether anything of `producer` is logged or on its way."""
         return producer in self.logged or producer in self._admitted
 
+    def apart(self, producer: str) -> bool:
+        """Whether the log holds more of some keys than of others."""
+        return producer in self.ahead
+
+    def not_logged(self, producer: str, numbers: np.ndarray, keys: Keys) -> np.ndarray:
+        """Which rows (bool [n]) are neither in the log nor on their way, by number (int64 [n]) and key."""
+        left = numbers >= self.next_sequence(producer)
+        if left.any() and self.apart(producer):
+            for low, high, mark in self.ahead[producer]:
+                left &= ~(keys_inside(keys, low, high) & (numbers < mark))
+        return left
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for the manifest of a snapshot."""
+        return {"producers": list(self.logged.items()), "ahead": self.ahead}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """The inverse of `to_dict`; snapshots of older versions have no `ahead`."""
+        self.logged.update((name, int(mark)) for name, mark in state["producers"])
+        self.ahead = {name: [tuple(one) for one in held] for name, held in state.get("ahead", {}).items()}
+
     def admit(self, item: Item) -> None:
         """Notes a batch that is on its way to the log."""
         self._admitted[item.producer] = item.end
@@ -96,9 +150,14 @@ class Producers:
         """Moves a mark: the log holds everything of `producer` before `end`."""
         self.logged[producer] = max(end, self.logged.get(producer, 0))
         self.logged.move_to_end(producer)
+        if producer in self.ahead:
+            self.ahead[producer] = [one for one in self.ahead[producer] if one[2] > self.logged[producer]]
+            if not self.ahead[producer]:
+                del self.ahead[producer]
         if len(self.logged) > MAX_PRODUCERS:
-            idle = (name for name in self.logged if not name.startswith(SOURCES))
-            self.logged.pop(next(idle, ""), None)
+            idle = next((name for name in self.logged if not name.startswith(SOURCES)), "")
+            self.logged.pop(idle, None)
+            self.ahead.pop(idle, None)
 
     def answered(self, item: Item, answer: Answer) -> None:
         """Keeps the answer for a producer that asks again."""
@@ -179,8 +238,22 @@ class UpdateWindow:
             int(answer.code[0]),
             int(answer.outcome[0]),
         )
-        if len(self._answers) > self._window:
+        for _ in range(min(2, len(self._answers) - self._window)):  # two: see `united`
             self._answers.popitem(last=False)
+
+    @classmethod
+    def united(cls, first: UpdateWindow, second: UpdateWindow) -> UpdateWindow:
+        """The tables of two partitions in one.
+
+        Their last ones stand in turn at its end, and one from each goes with every update, so that whatever the order
+        they came in, the last W updates are always there.
+        """
+        whole = cls(first._window)
+        parts = [list(one._answers.items()) for one in (first, second)]
+        most = max(map(len, parts))
+        for turn in zip(*([None] * (most - len(part)) + part for part in parts)):
+            whole._answers.update(one for one in turn if one is not None)
+        return whole
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The table as arrays, for the snapshot (it is not state of the fold and not in its digest)."""
@@ -199,3 +272,16 @@ class UpdateWindow:
         names = ("payload", "position", "value", "code", "outcome")
         rows = zip(*(arrays["window." + name].tolist() for name in names))
         self._answers = OrderedDict(zip((bytes(id) for id in arrays["window.id"]), rows))
+
+
+def groups_of(items: list[Item]) -> list[list[Item]]:
+    """The requests of an entry, cut into groups of about `ANSWER_ROWS` events."""
+    groups: list[list[Item]] = [[]]
+    rows = 0
+    for item in items:
+        if rows >= ANSWER_ROWS and len(item.batch):
+            groups.append([])
+            rows = 0
+        groups[-1].append(item)
+        rows += len(item.batch)
+    return groups

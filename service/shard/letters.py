@@ -7,7 +7,7 @@ import re
 
 from service import errors
 from service.api import continual_v1_pb2 as pb
-from service.shard.shard import Shard
+from service.shard.shard import DEPLOYMENT, Shard
 from service.store.partition import Partition as Store
 
 QUARANTINED = "q"
@@ -25,18 +25,25 @@ async def list_letters(shard: Shard, request: pb.ListDeadLettersRequest, raw: by
     """
     _checked("after", request.after, empty=True)
     count = min(request.count or 100, MOST)
-    return await asyncio.to_thread(_listed, shard.owned(request.name).store, request.after, count)
+    part = shard.find(request.name, 0, request.partition)
+    stores = shard.owned(request.name, part.id).store, _of_sources(shard, request.name)
+    return await asyncio.to_thread(_listed, *stores, request.after, count)
 
 
-def _listed(store: Store, after: str, count: int) -> pb.ListDeadLettersReply:
-    reply = pb.ListDeadLettersReply(total=len(store.quarantined()) + store.count_letters())
+def _of_sources(shard: Shard, model: str) -> Store:
+    """Where the messages of sources are kept, whatever became of the partition."""
+    return Store(shard.client, DEPLOYMENT, model, "0")
+
+
+def _listed(store: Store, of_sources: Store, after: str, count: int) -> pb.ListDeadLettersReply:
+    reply = pb.ListDeadLettersReply(total=len(store.quarantined()) + of_sources.count_letters())
     if not after or after.startswith(QUARANTINED):
         for dead in store.dead_letters(after.removeprefix(QUARANTINED), count):
             reply.letters.add(
                 id=QUARANTINED + dead.id, number=dead.position, reason=dead.reason, payload=dead.payload
             )
         after = ""
-    for letter in store.letters(after, count - len(reply.letters)) if len(reply.letters) < count else ():
+    for letter in of_sources.letters(after, count - len(reply.letters)) if len(reply.letters) < count else ():
         reply.letters.add(
             id=letter.id,
             producer=letter.producer,
@@ -57,7 +64,8 @@ async def drop_letter(shard: Shard, request: pb.DropDeadLetterRequest, raw: byte
     _checked("id", request.id)
     if request.id.startswith(QUARANTINED):
         raise errors.invalid("id", request.id, "a message of a source; an event that stopped the fold is kept")
-    dropped = await asyncio.to_thread(shard.owned(request.name).store.drop_letter, request.id)
+    shard.owned(request.name, shard.find(request.name).id)
+    dropped = await asyncio.to_thread(_of_sources(shard, request.name).drop_letter, request.id)
     return pb.DropDeadLetterReply(dropped=dropped)
 
 

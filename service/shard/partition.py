@@ -19,20 +19,40 @@ from learners.base import Folded, Learner, Predicted
 from learners.spec import ModelSpec
 from service import errors
 from service.api import continual_v1_pb2 as pb
-from service.shard.admission import Answer, Item, Producers, UpdateWindow, new_future, payload_hash, update_id
+from service.shard.admission import (
+    FORGOTTEN,
+    Answer,
+    Item,
+    Producers,
+    UpdateWindow,
+    groups_of,
+    new_future,
+    payload_hash,
+    repeated,
+    seen,
+    update_id,
+)
+from service.shard.answers import Outbox
+from service.shard.requests import (
+    LEARN,
+    MAX_SEQUENCE,
+    NO_EVENTS,
+    PREPARED,
+    UPDATE,
+    decode_learn,
+    end_of,
+    keys_inside,
+    numbers_of,
+    rows_of,
+)
 from service.shard.rows import StoreRows
 from service.shard.sequencer import Sequencer
 from service.shard.statistics import Statistics
 from service.shard.writer import LEASE_SECONDS, RETRY_SECONDS, WAITING_ROWS, LogWriter
 from service.store.partition import Partition as Store
+from service.store.partition_map import Range
 from service.wire import Schema, decode_columns, decode_event, slice_columns
 from streams.batch import Batch
-
-ANSWER_ROWS = 2048
-"""An entry is folded and answered in groups of requests of about this many events."""
-
-MAX_SEQUENCE = 2**62
-"""Of a producer's first row: the numbers after it are exact and fit everywhere."""
 
 MAX_PROBABILITIES = 8 << 20
 """Of one reply: its bytes fit a message, and its predictions do not keep the fold waiting for seconds."""
@@ -40,8 +60,8 @@ MAX_PROBABILITIES = 8 << 20
 ENTRIES_AHEAD = 8
 """Logged entries that may wait for the fold thread, so that it never waits for the event loop."""
 
-UPDATE, LEARN = b"U", b"L"
-"""First byte of a message in the log: what kind of request follows."""
+THAW_SECONDS = 5.0
+"""Requests wait for so long while the partition moves."""
 
 
 class Partition:
@@ -53,6 +73,7 @@ class Partition:
         token: of the ownership.
         client: an asyncio client, for appends and confirmations.
         fail: called with the cause when this process must stop serving (it lost ownership, or its state is in doubt).
+        part: its range of the key hashes.
     """
 
     def __init__(
@@ -62,8 +83,10 @@ class Partition:
         token: str,
         client: redis.asyncio.Redis,
         fail: Callable[[BaseException], None],
+        part: Range,
     ) -> None:
         self.spec = spec
+        self.part = part
         self.schema = Schema.of(spec)
         self.store = store
         self.token = token
@@ -80,7 +103,10 @@ class Partition:
         self.state = "starting"
         self.classes: tuple[int | str, ...] = ()
         self.on_progress: Callable[[], None] = lambda: None
+        self.refuse: Callable[[str], errors.Refused] = lambda message: errors.wrong_map(pb.PartitionMap(), message)
+        self._thawed = asyncio.Event()
         self.writer = LogWriter(store, token, client, self.producers, self.window, self._logged)
+        self.outbox = Outbox(store, token, client) if spec.deployment.sinks else None
         self._depth = asyncio.Semaphore(ENTRIES_AHEAD)
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -91,7 +117,10 @@ class Partition:
         self.writer.begin(head)
         self.classes = self.learner.classes()
         self.sequencer = Sequencer(self.learner, self.statistics, self.cold, f"fold-{self.spec.name}")
-        loops = (self.writer.append_loop(), self.writer.confirm_loop())
+        loops = [self.writer.append_loop(), self.writer.confirm_loop()]
+        if self.outbox is not None:
+            self.outbox.begin(head)
+            loops.append(self.outbox.write_loop())
         self._tasks = [asyncio.create_task(self._guard(loop)) for loop in loops]
         self.state = "serving"
 
@@ -106,13 +135,18 @@ class Partition:
 
     async def stop(self) -> None:
         """Serves what was admitted, then stops."""
-        self.state = "stopping"
+        if self.state != "moved":
+            self.state = "stopping"
         try:
             async with asyncio.timeout(5):
                 while self.writer.busy:
                     await asyncio.sleep(0.005)
+                if self.outbox is not None:
+                    await self.outbox.reach(self.learner.position)
         except TimeoutError:
             self.cold.patient = False  # the log has it, or its callers were never answered
+        if self.outbox is not None:
+            await self.outbox.stop()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -121,6 +155,45 @@ class Partition:
             if not item.done.done():
                 item.done.set_exception(refusal)
                 item.done.exception()  # seen: a caller that went away leaves no warning
+
+    @property
+    def name(self) -> str:
+        """Of the model, with the partition where there may be several."""
+        return self.spec.name if self.part.whole else f"{self.spec.name}/{self.part.id}"
+
+    async def freeze(self, note: bytes) -> int:
+        """Takes no more events; returns where the log ends once all are folded and answered and the log says so.
+
+        Args:
+            note: what is about to happen, for the log.
+
+        Raises:
+            service.errors.Refused: the store does not answer; the partition takes events again.
+        """
+        self.check_serving()
+        self._thawed.clear()
+        self.state = "moving"
+        while self.writer.busy:
+            await asyncio.sleep(0.001)
+        item = Item(NO_EVENTS, PREPARED + note, new_future())
+        self.writer.enqueue(item)
+        try:
+            await item.done
+        except BaseException:
+            self.thaw()
+            raise
+        return self.head
+
+    def thaw(self) -> None:
+        """Takes events again."""
+        if self.state == "moving":
+            self.state = "serving"
+        self._thawed.set()
+
+    def moved(self) -> None:
+        """Others serve its keys: whoever waits, or comes, is told so."""
+        self.state = "moved"
+        self._thawed.set()
 
     async def close(self) -> None:
         """Ends the fold thread and the connection for appends: learner and log are not touched again."""
@@ -139,11 +212,28 @@ class Partition:
 
     def check_serving(self) -> None:
         """Raises UNAVAILABLE unless this process certainly owns the partition and can write its log."""
-        if self.state != "serving":
+        if self.state == "moved":
+            raise self.refuse(f"model {self.name!r} has moved")
+        if self.state not in ("serving", "moving"):
             raise errors.unavailable("PARTITION_STARTING", f"model {self.spec.name!r} is {self.state}", 0.2)
         self.writer.check()
 
     # Admission
+
+    async def _admitting(self) -> None:
+        """Waits while the partition moves; raises UNAVAILABLE if it cannot take events, WRONG_MAP if it moved."""
+        if self.state == "moving":
+            try:
+                await asyncio.wait_for(self._thawed.wait(), THAW_SECONDS)
+            except TimeoutError as error:
+                raise errors.unavailable("PARTITION_MOVING", f"model {self.name!r} is moving", 0.05) from error
+        self.check_serving()
+
+    def _check_keys(self, batch: Batch) -> None:
+        """Raises WRONG_MAP if a key belongs to another partition."""
+        if not self.part.whole and (inside := keys_inside(batch.key, self.part.low, self.part.high)).sum() < len(batch):
+            key = errors.shorten(batch.key[int(inside.argmin())])
+            raise self.refuse(f"model {self.spec.name!r}: key {key} is not in partition {self.part.id!r}")
 
     async def learn(self, request: pb.LearnRequest, raw: bytes) -> asyncio.Future[Answer]:
         """Admits a batch of a producer; the answer follows. Waits while too much is waiting already.
@@ -151,19 +241,22 @@ class Partition:
         Raises:
             service.errors.Refused: the batch does not fit the spec, or cannot be taken now.
         """
-        self.check_serving()
+        await self._admitting()
         if not 1 <= len(request.producer.encode()) <= 256:
             raise errors.invalid("producer", request.producer, "1 to 256 bytes of UTF-8")
         if request.sequence > MAX_SEQUENCE:
             raise errors.invalid("sequence", request.sequence, f"at most {MAX_SEQUENCE}")
         end = end_of(request)
         batch = self._decoded(decode_learn, request)
+        self._check_keys(batch)
         while self.writer.full:
             await self.writer.room()
-            self.check_serving()
+            await self._admitting()
+        if request.partition or request.number or self.producers.apart(request.producer):
+            return self._learn_numbered(request, raw, batch, end)
         sequence = request.sequence
         expected = self.producers.next_sequence(request.producer)
-        gaps = end > sequence + len(batch)
+        gaps = end != sequence + len(batch)
         if end <= expected and (sequence < expected or self.producers.known(request.producer)):
             return self._repeat(request.producer, sequence, end, len(batch))
         if request.HasField("next_sequence") and sequence > expected and self.producers.known(request.producer):
@@ -178,7 +271,20 @@ class Partition:
                 model=request.model, producer=request.producer, sequence=sequence, columns=rest
             )
             raw = cut.SerializeToString()
-        item = Item(batch, LEARN + raw, new_future(), request.producer, max(sequence, expected), end)
+        return self._take(Item(batch, LEARN + raw, new_future(), request.producer, max(sequence, expected), end))
+
+    def _learn_numbered(self, request: pb.LearnRequest, raw: bytes, batch: Batch, end: int) -> asyncio.Future[Answer]:
+        """Admits the rows of a batch that are not in the log, by their numbers; see `LearnRequest`."""
+        producer, numbers = request.producer, numbers_of(request, end)
+        left = self.producers.not_logged(producer, numbers, batch.key)
+        if end <= self.producers.next_sequence(producer) and not left.any() and self.producers.known(producer):
+            return self._repeat(producer, request.sequence, end, len(batch))
+        if not left.all():
+            request = rows_of(request, np.flatnonzero(left), numbers, end)
+            raw, batch = request.SerializeToString(), decode_learn(request, self.schema)
+        return self._take(Item(batch, LEARN + raw, new_future(), producer, request.sequence, end))
+
+    def _take(self, item: Item) -> asyncio.Future[Answer]:
         self.producers.admit(item)
         self.writer.enqueue(item)
         return item.done
@@ -188,11 +294,11 @@ class Partition:
         self.duplicates += rows
         items = self.producers.on_their_way(producer, sequence, end)
         if items:
-            waiting = asyncio.ensure_future(_repeated(items, sequence, rows))
-            waiting.add_done_callback(_seen)
+            waiting = asyncio.ensure_future(repeated(items, sequence, rows))
+            waiting.add_done_callback(seen)
             return waiting
         done = new_future()
-        done.set_result(_as_duplicate(self.producers.answer_to(producer, sequence, end, rows) or _FORGOTTEN))
+        done.set_result((self.producers.answer_to(producer, sequence, end, rows) or FORGOTTEN).as_duplicate())
         return done
 
     async def producer(self, name: str) -> pb.Producer:
@@ -209,17 +315,18 @@ class Partition:
             service.errors.Refused: the event does not fit the spec, its id was used for another one, or it cannot be
                 taken now.
         """
-        self.check_serving()
+        await self._admitting()
         if not request.event.id:
             raise errors.invalid("event.id", "", "an id of 1 to 256 bytes, the same in every retry of this event")
         batch = self._decoded(decode_event, request.event)
+        self._check_keys(batch)
         payload = payload_hash(batch)
         id = update_id(batch)
         known = self.window.waiting.get(id)
         if known is not None:
             self._same_payload(known.payload, payload, request.event.id)
             self.duplicates += 1
-            return _as_duplicate(await asyncio.shield(known.done))
+            return (await asyncio.shield(known.done)).as_duplicate()
         found = self.window.find(id, self.classes)
         if found is not None:
             self._same_payload(found[0], payload, request.event.id)
@@ -249,7 +356,9 @@ class Partition:
 
     async def _logged(self, position: int, items: list[Item]) -> None:
         """Takes over a logged entry: folds it here if it is small, else hands it to the fold thread in groups."""
-        groups = _groups(items)
+        if self.outbox is not None:
+            await self.outbox.room()
+        groups = groups_of(items)
         if not any(len(item.batch) for item in items):
             self._answer(position, items, NOTHING, self.classes)
             return
@@ -280,6 +389,8 @@ class Partition:
     def _answer(self, position: int, items: list[Item], folded: Folded, classes: tuple[int | str, ...]) -> None:
         """Answers the requests of a folded group that begins at `position`."""
         self.classes = classes
+        if self.outbox is not None:
+            self.outbox.add(position, folded, classes)
         at = 0
         for item in items:
             rows = slice(at, at + len(item.batch))
@@ -287,7 +398,7 @@ class Partition:
             at += len(item.batch)
             if item.producer:
                 self.producers.answered(item, answer)
-            else:
+            elif item.id:
                 self.window.waiting.pop(item.id, None)
                 self.window.note(item.id, item.payload, answer)
             if not item.done.done():
@@ -307,6 +418,7 @@ class Partition:
             batch = self._decoded(decode_event, request.event)
         else:
             batch = self._decoded(decode_columns, request.columns)
+        self._check_keys(batch)
         if (batch.kind == 2).any():
             raise errors.invalid("kind", 2, "observations or labelled events: a label alone has no prediction")
         table = len(batch) * len(self.learner.classes())
@@ -331,64 +443,3 @@ class Partition:
 
 NOTHING = Folded.passed_over(0, 0)
 """What is said of no events."""
-
-
-def end_of(request: pb.LearnRequest) -> int:
-    """The producer's number after a batch.
-
-    Raises:
-        service.errors.Refused: `next_sequence` contradicts the rows.
-    """
-    least = request.sequence + request.columns.rows
-    if not request.HasField("next_sequence"):
-        return least
-    if not least <= request.next_sequence <= MAX_SEQUENCE:
-        accepted = f"from {least} (sequence + rows) to {MAX_SEQUENCE}"
-        raise errors.invalid("next_sequence", request.next_sequence, accepted)
-    return request.next_sequence
-
-
-def decode_learn(request: pb.LearnRequest, schema: Schema) -> Batch:
-    """The events of a request; none for a stamp.
-
-    Raises:
-        service.errors.Refused: they do not fit the spec.
-    """
-    if request.columns.rows == 0 and request.HasField("next_sequence"):
-        return Batch.of(np.zeros((0, schema.width), np.float32))
-    return decode_columns(request.columns, schema)
-
-
-def _groups(items: list[Item]) -> list[list[Item]]:
-    """The requests of an entry, cut into groups of about `ANSWER_ROWS` events."""
-    groups: list[list[Item]] = [[]]
-    rows = 0
-    for item in items:
-        if rows >= ANSWER_ROWS and len(item.batch):
-            groups.append([])
-            rows = 0
-        groups[-1].append(item)
-        rows += len(item.batch)
-    return groups
-
-
-_FORGOTTEN = Answer(0, np.zeros(0), np.zeros(0, np.int32), np.zeros(0, np.uint8), ())
-"""To a batch that was applied, but not as this batch, or too long ago to remember its predictions."""
-
-
-async def _repeated(items: list[Item], sequence: int, rows: int) -> Answer:
-    """The answer to events that are on their way in `items`; refused if one of them is."""
-    answers = [await asyncio.shield(item.done) for item in items]
-    same = items[0].sequence == sequence and len(items[0].batch) == rows
-    return _as_duplicate(answers[0] if same else _FORGOTTEN)
-
-
-def _seen(waiting: asyncio.Future[Answer]) -> None:
-    """A caller that went away leaves no warning."""
-    if not waiting.cancelled():
-        waiting.exception()
-
-
-def _as_duplicate(answer: Answer) -> Answer:
-    return Answer(answer.position, answer.value, answer.code, answer.outcome, answer.classes, duplicate=True)
-

@@ -18,7 +18,8 @@ from learners.base import Folded, hash_shared
 from learners.fingerprint import fingerprint
 from service.api import continual_v1_pb2 as pb
 from service.shard.admission import Answer, payload_hash, update_id
-from service.shard.partition import LEARN, NOTHING, Partition, decode_learn, end_of
+from service.shard.partition import NOTHING, Partition
+from service.shard.requests import LEARN, PREPARED, decode_learn, end_of
 from service.shard.rows import StoreRows
 from service.shard.statistics import Statistics
 from service.store.errors import SnapshotUnreadable
@@ -96,7 +97,7 @@ class Recovery:
         if hash_shared(p.learner.shared_arrays()).hexdigest() != manifest["shared_digest"]:
             raise SnapshotUnreadable(f"the snapshot of {p.spec.name!r} does not match its digest")
         p.window.load(snapshot.arrays)
-        p.producers.logged.update((name, int(mark)) for name, mark in manifest["producers"])
+        p.producers.load(manifest)
         p.statistics = Statistics.from_dict(p.spec.target.kind, manifest["statistics"])
         p.snapshot_position = snapshot.position
         self.same_numerics = manifest["fingerprint"] == fingerprint(p.spec)
@@ -166,6 +167,8 @@ class Recovery:
         decoded = []
         for message in entry.messages:
             body = message[1:]
+            if message[:1] == PREPARED:
+                continue
             if message[:1] == LEARN:
                 request = pb.LearnRequest.FromString(body)
                 batch = decode_learn(request, schema)
@@ -219,6 +222,8 @@ class Recovery:
         p = self._p
         at = -skip
         classes = p.learner.classes()
+        if p.outbox is not None:
+            p.outbox.replayed(first + skip, folded, classes)
         for _, batch, producer, sequence, end in decoded:
             stop = at + len(batch)
             if at < 0:

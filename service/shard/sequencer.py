@@ -25,6 +25,10 @@ from streams.batch import Batch
 PIECE_SECONDS = 2e-3
 """A fold is cut so that a visitor waits about this long at most."""
 
+FETCHED_ROWS = 512
+"""Rows of cold keys come from the store so many at a time: after a round trip for each piece the thread would wait for
+the interpreter lock as well."""
+
 INLINE_SECONDS = 1e-4
 """Shorter folds and predictions of resident keys run on the event loop: a thread would take longer to wake."""
 
@@ -138,10 +142,14 @@ class Sequencer:
 
     def _fold_in_pieces(self, batch: Batch) -> Folded:
         parts: list[Folded] = []
-        start = 0
+        start = fetched = 0
         while start < len(batch):
             self._let_in()
-            stop = min(len(batch), start + max(64, int(PIECE_SECONDS / self._row_seconds)))
+            most = max(64, int(PIECE_SECONDS / self._row_seconds))
+            stop = start + most if len(batch) - start > 1.25 * most else len(batch)  # no crumbs
+            if fetched < stop < len(batch):
+                fetched = min(len(batch), max(stop, start + FETCHED_ROWS))
+                self._fetch(batch.slice(start, fetched))
             part = self._fold_piece(batch.slice(start, stop) if stop - start < len(batch) else batch)
             if part is None:
                 with self._arrived:
@@ -150,6 +158,13 @@ class Sequencer:
             parts.append(part)
             start += len(part.value)
         return Folded.concat(parts)
+
+    def _fetch(self, ahead: Batch) -> None:
+        self._cold.patient = True
+        try:
+            self._learner.fetch(ahead.key)
+        finally:
+            self._cold.patient = False
 
     def _fold_piece(self, piece: Batch) -> Folded | None:
         """Folds a piece, or as much of it as a running snapshot allows (None: nothing, until it ends)."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 import grpc
@@ -19,11 +19,15 @@ from grpc_reflection.v1alpha import reflection
 
 from service import errors
 from service.api import continual_v1_pb2 as pb
+from service.shard import models
 from service.shard.admission import Answer
 from service.shard.letters import drop_letter, list_letters
-from service.shard.shard import Shard
+from service.shard.maps import home
+from service.shard.shard import HOP, Shard
+from service.shard.specs import parse_spec
 from service.store.errors import StoreError
-from service.wire import UNCERTAIN, parse, predictions_to_proto
+from service.store.partition_map import Range
+from service.wire import UNCERTAIN, first_key, key_hash, parse, predictions_to_proto
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +37,9 @@ MAX_MESSAGE_BYTES = 16 << 20
 IN_FLIGHT = 64
 """Batches of one stream between admission and answer, at most; beyond it the stream is not read (back-pressure)."""
 
-HOP = ("continual-hop", "1")
+TOGETHER_BYTES = 1 << 20
+"""Replies that are ready together travel in one message until it is as large."""
+
 OPTIONS = [
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", 4 * MAX_MESSAGE_BYTES),
@@ -102,19 +108,24 @@ def _handlers(shard: Shard) -> list[grpc.GenericRpcHandler]:
         "Predict": _unary(_Forwarding(shard, DATA, "Predict", pb.PredictRequest, _predict)),
         "Update": _unary(_Forwarding(shard, DATA, "Update", pb.UpdateRequest, _update)),
         "Learn": _learn(shard),
+        "LearnMany": _learn_many(shard),
         "GetProducer": _unary(_Forwarding(shard, DATA, "GetProducer", pb.GetProducerRequest, _producer)),
         "GetPartitionMap": _unary(_Local(shard, pb.GetPartitionMapRequest, _map)),
     }
     control = {
-        "Create": _unary(_Forwarding(shard, CONTROL, "Create", pb.CreateModelRequest, _create)),
-        "Get": _unary(_Forwarding(shard, CONTROL, "Get", pb.GetModelRequest, _get)),
-        "List": _unary(_Local(shard, pb.ListModelsRequest, _list)),
-        "Delete": _unary(_Forwarding(shard, CONTROL, "Delete", pb.DeleteModelRequest, _delete)),
-        "Snapshot": _unary(_Forwarding(shard, CONTROL, "Snapshot", pb.SnapshotRequest, _snapshot)),
-        "GetStatistics": _unary(_Forwarding(shard, CONTROL, "GetStatistics", pb.GetStatisticsRequest, _statistics)),
+        "Create": _unary(_Forwarding(shard, CONTROL, "Create", pb.CreateModelRequest, models.create)),
+        "List": _unary(_Local(shard, pb.ListModelsRequest, models.list_models)),
+        "Rebalance": _unary(_Local(shard, pb.RebalanceRequest, models.rebalance)),
         **{
             name: _unary(_Forwarding(shard, CONTROL, name, request, work))
             for name, request, work in (
+                ("Get", pb.GetModelRequest, models.get),
+                ("Delete", pb.DeleteModelRequest, models.delete),
+                ("Snapshot", pb.SnapshotRequest, models.snapshot),
+                ("GetStatistics", pb.GetStatisticsRequest, models.statistics),
+                ("Split", pb.SplitRequest, models.split),
+                ("Move", pb.MoveRequest, models.move),
+                ("Merge", pb.MergeRequest, models.merge),
                 ("ListDeadLetters", pb.ListDeadLettersRequest, list_letters),
                 ("DropDeadLetter", pb.DropDeadLetterRequest, drop_letter),
             )
@@ -157,7 +168,7 @@ class _Local:
 
 
 class _Forwarding(_Local):
-    """A call for the owner of a model: answered here, or forwarded once."""
+    """A call for the owner of a partition: answered here, or forwarded once."""
 
     def __init__(self, shard: Shard, service: str, method: str, request: type[Message], work: Any) -> None:
         super().__init__(shard, request, work)
@@ -165,13 +176,21 @@ class _Forwarding(_Local):
 
     async def __call__(self, raw: bytes, context: grpc.aio.ServicerContext) -> bytes:
         request: Any = parse(self.request, raw)
-        self.shard.check_route(request.route)
         model = _model_of(request)
-        if self.shard.owns(model):
+        await self.shard.maps.check(request.route, model)
+        try:
+            part = _part_of(self.shard, model, request)
+        except errors.Refused:  # it may be new
+            await self.shard.maps.look()
+            part = _part_of(self.shard, model, request)
+        if self.shard.maps.is_mine(part):
             return (await self.work(self.shard, request, raw)).SerializeToString()
         if any(key == HOP[0] for key, _ in context.invocation_metadata() or ()):
-            raise errors.wrong_map(self.shard.map, f"model {model!r} is not here, and was forwarded before")
-        call = self.shard.channel_to(model).unary_unary(self.path)
+            await self.shard.maps.look()
+            if not self.shard.maps.is_mine(_part_of(self.shard, model, request)):
+                raise self.shard.maps.refusal(f"model {model!r} is not here, and was forwarded before")
+            return (await self.work(self.shard, request, raw)).SerializeToString()
+        call = self.shard.channel_to(part.shard).unary_unary(self.path)
         try:
             return await call(raw, timeout=context.time_remaining(), metadata=(HOP,))
         except grpc.aio.AioRpcError as error:
@@ -180,17 +199,31 @@ class _Forwarding(_Local):
 
 def _model_of(request: Any) -> str:
     if isinstance(request, pb.CreateModelRequest):
-        from service.shard.shard import parse_spec
-
         return parse_spec(request.spec_json).name
     return request.model if hasattr(request, "model") else request.name
+
+
+def _part_of(shard: Shard, model: str, request: Any) -> Range:
+    """The partition that a request is about: it names one or a key, or else means the first."""
+    if isinstance(request, pb.CreateModelRequest):
+        return Range("0", shard=home(model, shard.config.shards))
+    if isinstance(request, pb.UpdateRequest):
+        return shard.find(model, key_hash(request.event.key))
+    if isinstance(request, pb.PredictRequest):
+        return shard.find(model, key_hash(first_key(request)))
+    if isinstance(request, pb.MergeRequest):
+        return shard.find(model, 0, request.partitions[0] if request.partitions else "")
+    if isinstance(request, pb.SplitRequest) and not request.partition:
+        return models.widest(shard, model)
+    return shard.find(model, 0, getattr(request, "partition", ""))
 
 
 # The data plane
 
 
 async def _predict(shard: Shard, request: pb.PredictRequest, raw: bytes) -> Message:
-    partition = shard.owned(request.model)
+    part = shard.find(request.model, key_hash(first_key(request)))
+    partition = await shard.serving(request.model, part.id)
     position, predicted, classes = await partition.predict(request)
     labels = classes if partition.spec.target.kind != "regression" else ()
     code = predicted.code if labels or partition.spec.target.kind == "multiclass" else None
@@ -200,7 +233,8 @@ async def _predict(shard: Shard, request: pb.PredictRequest, raw: bytes) -> Mess
 
 
 async def _update(shard: Shard, request: pb.UpdateRequest, raw: bytes) -> Message:
-    answer = await shard.owned(request.model).update(request, raw)
+    part = shard.find(request.model, key_hash(request.event.key))
+    answer = await (await shard.serving(request.model, part.id)).update(request, raw)
     return pb.UpdateReply(predictions=_predictions(answer), duplicate=answer.duplicate)
 
 
@@ -213,60 +247,115 @@ def _learn(shard: Shard) -> grpc.RpcMethodHandler:
     """The bidirectional stream: one reply for each request, in order; the reader runs ahead of the answers."""
 
     async def learn(requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> AsyncIterator[bytes]:
-        stream = _LearnStream(shard)
-        replies: asyncio.Queue[Any] = asyncio.Queue(IN_FLIGHT)
-        reader = asyncio.create_task(stream.read(requests, replies))
-        try:
-            while (entry := await replies.get()) is not None:
-                yield (await stream.reply(*entry)).SerializeToString()
-        except errors.Refused as refused:
-            reader.cancel()
-            await errors.abort(context, refused)
-        finally:
-            reader.cancel()
+        async with _LearnStream(shard, requests, lambda raw: (raw,)) as stream:
+            async for ready in stream.replies(context):
+                for reply in ready:
+                    yield reply.SerializeToString()
+
+    return grpc.stream_stream_rpc_method_handler(learn)
+
+
+def _learn_many(shard: Shard) -> grpc.RpcMethodHandler:
+    """The same with several requests in a message, and in one whatever replies are ready together."""
+
+    async def learn(requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> AsyncIterator[bytes]:
+        async with _LearnStream(shard, requests, lambda raw: parse(pb.LearnRequests, raw).requests) as stream:
+            async for ready in stream.replies(context):
+                yield pb.LearnReplies(replies=ready).SerializeToString()
 
     return grpc.stream_stream_rpc_method_handler(learn)
 
 
 class _LearnStream:
-    """One open `Learn` stream."""
+    """One open stream of `LearnRequest`, read while in `async with`.
 
-    def __init__(self, shard: Shard) -> None:
+    Args:
+        shard: that owns the model.
+        messages: what comes.
+        unpack: the requests in a message.
+    """
+
+    def __init__(
+        self, shard: Shard, messages: AsyncIterator[bytes], unpack: Callable[[bytes], Sequence[bytes]]
+    ) -> None:
         self._shard = shard
+        self._messages = messages
+        self._unpack = unpack
+        self._queue: asyncio.Queue[Any] = asyncio.Queue(IN_FLIGHT)
+        self._last: tuple[str, str, str, int] | None = None
         self._ended = False
 
-    async def read(self, requests: AsyncIterator[bytes], replies: asyncio.Queue[Any]) -> None:
+    async def __aenter__(self) -> _LearnStream:
+        self._reader = asyncio.create_task(self._read())
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        self._reader.cancel()
+
+    async def _read(self) -> None:
         """Admits requests as they come and queues (request, future answer or refusal)."""
-        last: tuple[str, str, int] | None = None
         try:
-            async for raw in requests:
-                if self._ended:
-                    return
-                request = pb.LearnRequest()
+            async for message in self._messages:
                 try:
-                    request = parse(pb.LearnRequest, raw)
-                    self._check_sequence(request, last)
-                    outcome: Any = await self._admit(request, raw)
+                    requests = self._unpack(message)
                 except errors.Refused as refused:
-                    outcome = refused
-                except StoreError as error:
-                    outcome = errors.unavailable("STORE_UNAVAILABLE", str(error), 0.25)
-                last = (request.model, request.producer, _end(request))
-                await replies.put((request, outcome))
-                if isinstance(outcome, errors.Refused) and outcome.code in _ENDS_THE_STREAM:
-                    return  # a later batch must not pass the mark of one that the client will send again
-            await replies.put(None)
+                    await self._queue.put((pb.LearnRequest(), refused))
+                    continue
+                for raw in requests:
+                    if self._ended or not await self._take(raw):
+                        return
+            await self._queue.put(None)
         except asyncio.CancelledError:
             raise
         except BaseException as error:
             log.exception("reading a Learn stream failed")
-            await replies.put((pb.LearnRequest(), errors.unavailable("STREAM_FAILED", str(error))))
+            await self._queue.put((pb.LearnRequest(), errors.unavailable("STREAM_FAILED", str(error))))
+
+    async def _take(self, raw: bytes) -> bool:
+        """Admits a request. Returns whether a later one may be admitted."""
+        request = pb.LearnRequest()
+        try:
+            request = parse(pb.LearnRequest, raw)
+            self._check_sequence(request, self._last)
+            outcome: Any = await self._admit(request, raw)
+        except errors.Refused as refused:
+            outcome = refused
+        except StoreError as error:
+            outcome = errors.unavailable("STORE_UNAVAILABLE", str(error), 0.25)
+        self._last = (request.model, request.partition, request.producer, _end(request))
+        await self._queue.put((request, outcome))
+        # A later batch must not pass the mark of one that the client will send again.
+        return not (isinstance(outcome, errors.Refused) and outcome.code in _ENDS_THE_STREAM)
+
+    async def replies(self, context: grpc.aio.ServicerContext) -> AsyncIterator[list[pb.LearnReply]]:
+        """The replies in order, those that are ready together; aborts the call where it cannot go on in order."""
+        entry = await self._queue.get()
+        while entry is not None:
+            ready: list[pb.LearnReply] = []
+            size = 0
+            try:
+                while entry is not None and (not ready or _is_there(entry[1])):
+                    ready.append(await self._reply(*entry))
+                    size += ready[-1].ByteSize()
+                    entry = _NONE_YET
+                    if self._queue.empty() or size > TOGETHER_BYTES:
+                        break
+                    entry = self._queue.get_nowait()
+            except errors.Refused as refused:
+                if ready:
+                    yield ready
+                self._reader.cancel()
+                await errors.abort(context, refused)
+            yield ready
+            if entry is _NONE_YET:
+                entry = await self._queue.get()
 
     async def _admit(self, request: pb.LearnRequest, raw: bytes) -> asyncio.Future[Answer]:
-        self._shard.check_route(request.route)
-        if not self._shard.owns(request.model):
-            raise errors.wrong_map(self._shard.map, f"model {request.model!r} is served by another shard")
-        answer = await self._shard.owned(request.model).learn(request, raw)
+        await self._shard.maps.check(request.route, request.model)
+        part = self._shard.find(request.model, _learn_hash(self._shard, request), request.partition)
+        if not self._shard.maps.is_mine(part):
+            raise self._shard.maps.refusal(f"model {request.model!r} is served by another shard")
+        answer = await (await self._shard.serving(request.model, part.id)).learn(request, raw)
         answer.add_done_callback(self._note_end)
         return answer
 
@@ -276,12 +365,13 @@ class _LearnStream:
             error = answer.exception()
             self._ended |= isinstance(error, errors.Refused) and error.code in _ENDS_THE_STREAM
 
-    def _check_sequence(self, request: pb.LearnRequest, last: tuple[str, str, int] | None) -> None:
+    def _check_sequence(self, request: pb.LearnRequest, last: tuple[str, str, str, int] | None) -> None:
         """A stream may begin anywhere; after that a producer's batches follow one another."""
-        if last is not None and last[:2] == (request.model, request.producer) and request.sequence > last[2]:
-            raise errors.wrong_sequence(request.producer, request.sequence, last[2])
+        same = last is not None and last[:3] == (request.model, request.partition, request.producer)
+        if last is not None and same and request.sequence > last[3]:
+            raise errors.wrong_sequence(request.producer, request.sequence, last[3])
 
-    async def reply(self, request: pb.LearnRequest, outcome: Any) -> pb.LearnReply:
+    async def _reply(self, request: pb.LearnRequest, outcome: Any) -> pb.LearnReply:
         """The reply to a request once its answer is there.
 
         Raises:
@@ -292,7 +382,8 @@ class _LearnStream:
             refused = outcome
         else:
             try:
-                answer = await asyncio.shield(outcome)  # a call given up does not take the answer from others
+                # A call that is given up does not take the answer from others.
+                answer = outcome.result() if outcome.done() else await asyncio.shield(outcome)
                 return pb.LearnReply(
                     sequence=request.sequence,
                     accepted=_predictions(answer),
@@ -306,6 +397,14 @@ class _LearnStream:
         return pb.LearnReply(sequence=request.sequence, refused=refused.to_status(), next_sequence=end)
 
 
+_NONE_YET = (pb.LearnRequest(), None)
+
+
+def _is_there(outcome: Any) -> bool:
+    """Whether the reply to a request can be made at once."""
+    return isinstance(outcome, errors.Refused) or outcome.done()
+
+
 def _end(request: pb.LearnRequest) -> int:
     """The producer's number after a batch, whatever it says."""
     if request.HasField("next_sequence"):
@@ -317,43 +416,20 @@ _ENDS_THE_STREAM = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.FAILED_PRECONDI
 """Nothing after such a refusal can be taken in order: the client resends from the oldest unanswered batch."""
 
 
+def _learn_hash(shard: Shard, request: pb.LearnRequest) -> int:
+    """The hash of a key of a batch that names no partition, where that matters."""
+    held = shard.maps.of(request.model)
+    if request.partition or held is None or len(held.partitions) == 1:
+        return 0
+    return key_hash(first_key(request))
+
+
 async def _producer(shard: Shard, request: pb.GetProducerRequest, raw: bytes) -> Message:
-    return await shard.owned(request.model).producer(request.producer)
+    part = shard.find(request.model, 0, request.partition)
+    return await (await shard.serving(request.model, part.id)).producer(request.producer)
 
 
 async def _map(shard: Shard, request: pb.GetPartitionMapRequest, raw: bytes) -> Message:
-    return shard.map
-
-
-# The control plane
-
-
-async def _create(shard: Shard, request: pb.CreateModelRequest, raw: bytes) -> Message:
-    return shard.describe(await shard.create(request.spec_json, request.exist_ok))
-
-
-async def _get(shard: Shard, request: pb.GetModelRequest, raw: bytes) -> Message:
-    return shard.describe(shard.owned(request.name))
-
-
-async def _list(shard: Shard, request: pb.ListModelsRequest, raw: bytes) -> Message:
-    models = await asyncio.to_thread(shard.catalog.list)
-    reply = pb.ListModelsReply()
-    for name, spec in models.items():
-        here = shard.partitions.get(name)
-        reply.models.append(shard.describe(here) if here else pb.Model(name=name, spec_json=spec))
-    return reply
-
-
-async def _delete(shard: Shard, request: pb.DeleteModelRequest, raw: bytes) -> Message:
-    await shard.delete(request.name)
-    return pb.DeleteModelReply()
-
-
-async def _snapshot(shard: Shard, request: pb.SnapshotRequest, raw: bytes) -> Message:
-    written = await shard.snapshot(request.name)
-    return pb.SnapshotReply(position=written.position, digest=written.digest, rows=written.rows, bytes=written.bytes)
-
-
-async def _statistics(shard: Shard, request: pb.GetStatisticsRequest, raw: bytes) -> Message:
-    return await shard.statistics(request.name, request.digest)
+    if request.version:
+        await shard.maps.look_for(request.model, request.version)
+    return shard.maps.message()

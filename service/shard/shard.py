@@ -1,49 +1,58 @@
 """The shard: the partitions that one process owns, and what it knows of the others.
 
-A plain class on an asyncio loop; `service.shard.actor` puts it into a Ray actor. Model number h belongs to shard
-h modulo the number of shards, h the 64-bit hash of its name.
+A plain class on an asyncio loop; `service.shard.actor` puts it into a Ray actor. Who owns what stands in the partition
+maps of the catalog. A new model belongs to shard h modulo the number of shards, h the 64-bit hash of its name; a
+partition of a shard that is not there any more (the deployment was started with fewer) goes to shard h modulo their
+number, h the hash of its model's name and its id.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
 import grpc
-import numpy as np
-from pydantic import ValidationError
+from google.protobuf.message import Message
 
-from learners.fingerprint import fingerprint
 from learners.river import signing
 from learners.spec import ModelSpec
 from service import errors
 from service.api import continual_v1_pb2 as pb
+from service.shard.children import settle
+from service.shard.maps import Maps, home
 from service.shard.partition import Partition
 from service.shard.recovery import Recovery
-from service.shard.snapshots import Snapshotter, Written
-from service.shard.statistics import Statistics
+from service.shard.reshard import Resharding
+from service.shard.snapshots import Snapshotter
+from service.shard.specs import check_signing, compile_learner, parse_spec
 from service.store.catalog import Catalog
 from service.store.connect import RANK, connect, connect_async, durability
-from service.store.errors import MapConflict, ModelExists, StoreError, StoreUnavailable
+from service.store.errors import MapConflict, ModelExists, OwnedElsewhere, StoreError, StoreUnavailable
 from service.store.ownership import OwnerRecord
 from service.store.partition import Partition as Store
-from service.wire import key_hash
-from streams.batch import Batch
+from service.store.partition_map import ModelMap, Range
 
 log = logging.getLogger(__name__)
 
 DEPLOYMENT = "continual"
 
+HOP = ("continual-hop", "1")
+"""Marks a call that a shard passed on, so that it goes no further."""
+
+OPENING_SECONDS = 2.0
+"""Requests wait for so long for a partition that is being opened."""
+
 FORWARDING = [("grpc.max_receive_message_length", -1), ("grpc.enable_retries", 0)]
 """The owner has judged the size of its reply, and the caller knows what may be sent again."""
 
 T = TypeVar("T")
+M = TypeVar("M", bound=Message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +65,7 @@ class ShardConfig:
         shards: how many there are.
         host: interface that its ports are bound on.
         port: the node's public port, shared by its shards.
-        advertise: host under which others reach this shard.
+        advertise: host under which others reach this shard; "": under Ray the address of its node.
         log: file that its log goes to; "": standard error.
         signing_key: file with the key for pickled state; "": what `learners.river.signing.VARIABLE` holds, if anything.
     """
@@ -82,6 +91,10 @@ class Shard:
     Args:
         config: see `ShardConfig`.
         exit: called with a cause when the process must end (default: `os._exit(1)`, after logging it).
+
+    Attributes:
+        partitions: those that this shard serves, by (model, id).
+        snapshots: what writes their snapshots.
     """
 
     def __init__(self, config: ShardConfig, exit: Callable[[BaseException], None] | None = None) -> None:
@@ -89,17 +102,19 @@ class Shard:
         self.address = ""
         self.client = connect(config.redis)
         self.catalog = Catalog(self.client, DEPLOYMENT)
-        self.partitions: dict[str, Partition] = {}
-        self.snapshots: dict[str, Snapshotter] = {}
-        self.deployment = ""
+        self.partitions: dict[tuple[str, str], Partition] = {}
+        self.snapshots: dict[tuple[str, str], Snapshotter] = {}
+        self.maps = Maps(self.catalog, config.name, config.shards, self._state)
+        self.resharding = Resharding(self)
         self.on_health: Callable[[bool], None] = lambda serving: None
-        self._map = pb.PartitionMap()
         self._exit = exit or _exit
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._tasks: set[asyncio.Task] = set()
         self._creating = asyncio.Lock()
         self._listed = False  # whether the catalog was read: before that no model is known to be missing
-        self._opening: set[str] = set()  # in the catalog or about to be, not yet in `partitions`
+        self._opening: set[tuple[str, str]] = set()  # not yet in `partitions`
+        self._dropped: dict[tuple[str, str], str] = {}  # deleted, with the birth of a model that may still name them
+        self._stopping = False
 
     # Life
 
@@ -112,77 +127,148 @@ class Shard:
         self.address = address
         if key := signing.find_key(self.config.signing_key):
             signing.set_key(key)
-        self.deployment = await asyncio.to_thread(until_served, self.catalog.deployment_id)
-        await asyncio.to_thread(self._publish)
-        models = await asyncio.to_thread(self.catalog.list)
-        mine = [ModelSpec.model_validate_json(spec) for name, spec in models.items() if self._is_mine(name)]
-        self._opening.update(spec.name for spec in mine)
+        self.maps.deployment = await asyncio.to_thread(until_served, self.catalog.deployment_id)
+        await asyncio.to_thread(self.catalog.announce, self.config.name, address)
+        await asyncio.to_thread(self._adopt)
+        await self.maps.look()
+        self.maps.on_news = self._open_what_is_mine
+        self._open_what_is_mine()
         self._listed = True
-        await asyncio.gather(*(self._open(spec) for spec in mine))
-        await asyncio.to_thread(self._publish)
+        while self._opening:
+            await asyncio.sleep(0.005)
         self.on_health(True)
-        self._spawn(self._refresh_map())
+        self._spawn(self._look_for_ever())
+
+    def _adopt(self) -> None:
+        """Gives every model of this shard's a map, and every partition of a shard that is gone a new owner."""
+        live = self.maps.live()
+        for model in self.catalog.list():
+            held = self.catalog.map_of(model)
+            try:
+                if held is None and home(model, self.config.shards) == self.config.name:
+                    self.catalog.set_map(model, None, ModelMap.whole(self.config.name))
+                while held is not None and (part := next((p for p in held.partitions if p.shard not in live), None)):
+                    heir = home(f"{model}/{part.id}", self.config.shards)
+                    log.info("model %s: partition %s of %s goes to %s", model, part.id, part.shard, heir)
+                    self.catalog.set_map(model, held, held.with_owner(part.id, heir))
+                    held = self.catalog.map_of(model)
+            except MapConflict:  # another shard starts too, and does the same
+                continue
 
     async def stop(self) -> None:
         """Answers what was admitted, writes a last snapshot, gives ownership up."""
+        self._stopping = True
         self.on_health(False)
+        await self.resharding.end()
         for task in self._tasks:
             task.cancel()
-        for name, partition in list(self.partitions.items()):
+        for place, partition in list(self.partitions.items()):
             serving = partition.state == "serving"
             await partition.stop()
             if serving:
                 try:
-                    await self.snapshots[name].take()
+                    await self.snapshots[place].take()
                     await asyncio.to_thread(partition.store.release, partition.token)
                 except StoreError as error:
-                    log.warning("model %s: no last snapshot: %s", name, error)
+                    log.warning("model %s: no last snapshot: %s", partition.name, error)
             if serving:
                 await partition.close()
         for channel in self._channels.values():
             await channel.close()
 
-    def _is_mine(self, name: str) -> bool:
-        return key_hash(name.encode()) % self.config.shards == self.config.index
+    def record(self) -> OwnerRecord:
+        """Under which this shard takes partitions."""
+        return OwnerRecord.here(self.config.name, self.address)
 
     def _spawn(self, work) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _fail(self, cause: BaseException) -> None:
+    def fail(self, cause: BaseException) -> None:
+        """This process cannot go on: it is unhealthy from now on, and ends."""
         self.on_health(False)
         self._exit(cause)
 
+    async def _look_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(1.0)
+            try:
+                await self.maps.look()
+            except StoreUnavailable:
+                continue
+
     # Partitions
 
-    async def _open(self, spec: ModelSpec) -> Partition:
-        """Takes ownership, recovers, serves."""
+    def _open_what_is_mine(self) -> None:
+        """Opens partitions that the maps say are this shard's and that it does not serve."""
+        for model, part in self.maps.mine():
+            place = model, part.id
+            dropped = self._dropped.get(place) == self.maps.maps[model].birth
+            if not (dropped or self._stopping or place in self.partitions or place in self._opening):
+                self._opening.add(place)
+                self._spawn(self._open_or_fail(model, part))
+
+    async def _open_or_fail(self, model: str, part: Range) -> None:
+        try:
+            await self.open(model, part)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as cause:
+            log.exception("model %s: partition %s could not be opened", model, part.id)
+            self.fail(cause)
+        finally:
+            self._opening.discard((model, part.id))
+
+    async def open(self, model: str, part: Range) -> None:
+        """Takes ownership, recovers, serves; nothing where the maps say by then that it is not this shard's."""
+        spec_json = await asyncio.to_thread(self.catalog.get, model)
+        if spec_json is None:
+            return
+        spec = ModelSpec.model_validate_json(spec_json)
         check_signing(spec)
-        await asyncio.to_thread(_compile, spec)
-        store = Store(self.client, DEPLOYMENT, spec.name)
-        record = OwnerRecord.here(self.config.name, self.address)
-        token = await asyncio.to_thread(store.acquire, record)
-        partition = Partition(spec, store, token, connect_async(self.config.redis), self._fail)
-        self.partitions[spec.name] = partition
-        self._opening.discard(spec.name)
-        snapshotter = self.snapshots[spec.name] = Snapshotter(partition)
+        await asyncio.to_thread(compile_learner, spec)
+        store = Store(self.client, DEPLOYMENT, model, part.id)
+        record = self.record()
+        while True:
+            try:
+                token = await asyncio.to_thread(store.acquire, record)
+                break
+            except OwnedElsewhere:
+                await self.maps.look()
+                if not self._still_mine(model, part.id):
+                    return
+        if not await asyncio.to_thread(settle, self.catalog, model, part.id, self.config.name, record):
+            await asyncio.to_thread(store.release, token)
+            return
+        partition = Partition(spec, store, token, connect_async(self.config.redis), self.fail, part)
+        partition.refuse = self.maps.refusal
+        place = model, part.id
+        self.partitions[place] = partition
+        snapshotter = self.snapshots[place] = Snapshotter(partition)
         partition.on_progress = lambda: self._snapshot_if_due(partition, snapshotter)
         recovery = Recovery(partition)
-        try:
-            head = await asyncio.to_thread(recovery.run)
-        except BaseException as cause:
-            log.exception("model %s: recovery failed", spec.name)
-            self._fail(cause)
-            raise
+        head = await asyncio.to_thread(recovery.run)
         partition.start(head)
         log.info(
             "model %s: serving at position %d, %d events replayed in %.3f s, snapshot loaded in %.3f s",
-            *(spec.name, head, recovery.replayed, recovery.replay_seconds, recovery.load_seconds),
+            *(partition.name, head, recovery.replayed, recovery.replay_seconds, recovery.load_seconds),
         )
         if partition.snapshot_position < 0 or not recovery.same_numerics:
             await snapshotter.take()
-        return partition
+
+    def _still_mine(self, model: str, id: str) -> bool:
+        held = self.maps.of(model)
+        part = held.get(id) if held else None
+        return part is not None and self.maps.is_mine(part)
+
+    async def close(self, partition: Partition) -> None:
+        """Serves a partition no more; its keys in the store are left as they are."""
+        await partition.stop()
+        place = partition.spec.name, partition.part.id
+        self.partitions.pop(place, None)
+        self.snapshots.pop(place, None)
+        await partition.close()
 
     def _snapshot_if_due(self, partition: Partition, snapshotter: Snapshotter) -> None:
         since = partition.learner.position - max(0, partition.snapshot_position)
@@ -193,103 +279,78 @@ class Shard:
         try:
             await snapshotter.take()
         except (StoreUnavailable, errors.Refused) as error:
-            log.warning("model %s: snapshot put off: %s", partition.spec.name, error)
+            log.warning("model %s: snapshot put off: %s", partition.name, error)
         except StoreError as error:
             if partition.state == "serving":  # a model that was deleted meanwhile refuses its last snapshot
-                self._fail(error)
+                self.fail(error)
 
-    # The partition map
+    def _state(self, model: str, id: str) -> str:
+        partition = self.partitions.get((model, id))
+        return partition.state if partition else ""
 
-    def _publish(self) -> None:
-        """Puts this shard's part of the map in place of its former part."""
-        while True:
-            record = self.catalog.partition_map()
-            parts = json.loads(record.body) if record.body else {"shards": {}, "partitions": {}}
-            parts["shards"][self.config.name] = self.address
-            kept = {n: p for n, p in parts["partitions"].items() if p["shard"] != self.config.name}
-            mine = {n: {"shard": self.config.name, "address": self.address} for n in self.partitions}
-            parts["partitions"] = kept | mine
-            try:
-                version = self.catalog.set_partition_map(record.version, json.dumps(parts, sort_keys=True).encode())
-            except MapConflict:
-                continue
-            self._take_map(version, parts)
-            return
+    # Who answers
 
-    def _take_map(self, version: int, parts: dict) -> None:
-        message = pb.PartitionMap(deployment=self.deployment, version=version)
-        for name, part in parts["partitions"].items():
-            partition = self.partitions.get(name)
-            message.partitions.add(
-                model=name,
-                first_hash=0,
-                last_hash=2**64 - 1,
-                shard=part["shard"],
-                address=part["address"],
-                state=partition.state if partition else "serving",
-            )
-        self._map = message
-        self._shards = parts["shards"]
+    def find(self, model: str, hash: int = 0, id: str = "") -> Range:
+        """See `Maps.find`."""
+        return self.maps.find(model, hash, id)
 
-    async def _refresh_map(self) -> None:
-        while True:
-            await asyncio.sleep(1.0)
-            try:
-                record = await asyncio.to_thread(self.catalog.partition_map)
-            except StoreUnavailable:
-                continue
-            if record.body and record.version != self._map.version:
-                self._take_map(record.version, json.loads(record.body))
-
-    @property
-    def map(self) -> pb.PartitionMap:
-        """Who owns which partition, as this shard knows it."""
-        for entry in self._map.partitions:
-            partition = self.partitions.get(entry.model)
-            if partition:
-                entry.state = partition.state
-        return self._map
-
-    def check_route(self, route: pb.Route) -> None:
-        """Raises FAILED_PRECONDITION with the map for a caller with another deployment or map in mind."""
-        if route.deployment and route.deployment != self.deployment:
-            raise errors.wrong_map(self.map, f"this is deployment {self.deployment}, not {route.deployment}")
-        if route.map_version and route.map_version != self._map.version:
-            raise errors.wrong_map(self.map)
-
-    def owns(self, model: str) -> bool:
-        """Whether a model, existing or not, belongs to this shard."""
-        return model in self.partitions or self._is_mine(model)
-
-    def owned(self, model: str) -> Partition:
-        """The partition of a model that belongs to this shard.
+    def owned(self, model: str, id: str) -> Partition:
+        """A partition that belongs to this shard.
 
         Raises:
-            service.errors.Refused: there is no such model.
+            service.errors.Refused: there is no such model, or it is not open yet.
         """
-        if not self._listed or model in self._opening:
+        partition = self.partitions.get((model, id))
+        if partition is not None:
+            return partition
+        if not self._listed or (model, id) in self._opening or self.maps.of(model) is not None:
             raise errors.unavailable("PARTITION_STARTING", f"model {model!r} is being opened", 0.2)
-        if model not in self.partitions:
-            raise errors.model_not_found(model)
-        return self.partitions[model]
+        raise errors.model_not_found(model)
 
-    def channel_to(self, model: str) -> grpc.aio.Channel:
-        """A channel to the shard that owns (or would own) a model.
+    async def serving(self, model: str, id: str) -> Partition:
+        """The same; waits for one that is just being opened, as it was split or moved.
+
+        Raises:
+            service.errors.Refused: there is no such model, or opening it takes long.
+        """
+        deadline = time.monotonic() + OPENING_SECONDS
+        while self._listed and self._is_opening(model, id) and time.monotonic() < deadline:
+            await asyncio.sleep(0.002)
+        return self.owned(model, id)
+
+    def _is_opening(self, model: str, id: str) -> bool:
+        held = self.maps.of(model)
+        if held is None or not held.past:
+            return False
+        partition = self.partitions.get((model, id))
+        return partition.state == "starting" if partition else (model, id) in self._opening
+
+    def channel_to(self, shard: str) -> grpc.aio.Channel:
+        """A channel to another shard.
 
         Raises:
             service.errors.Refused: that shard has not published its address yet.
         """
-        name = f"shard-{key_hash(model.encode()) % self.config.shards}"
-        address = self._shards.get(name)
-        if address is None:
-            raise errors.unavailable("SHARD_STARTING", f"{name} is starting", 0.5)
+        address = self.maps.address(shard)
         if address not in self._channels:
             self._channels[address] = grpc.aio.insecure_channel(address, FORWARDING)
         return self._channels[address]
 
+    async def ask(self, shard: str, path: str, request: Message, reply: type[M], timeout: float = 60.0) -> M:
+        """A call to another shard that it must answer itself.
+
+        Raises:
+            service.errors.Refused: by that shard, or it is not there.
+        """
+        call = self.channel_to(shard).unary_unary(path)
+        try:
+            return reply.FromString(await call(request.SerializeToString(), timeout=timeout, metadata=(HOP,)))
+        except grpc.aio.AioRpcError as error:
+            raise errors.from_rpc_error(error) from error
+
     # Models
 
-    async def create(self, spec_json: str, exist_ok: bool) -> Partition:
+    async def create(self, spec_json: str, exist_ok: bool) -> ModelSpec:
         """Creates a model and serves it.
 
         Raises:
@@ -304,122 +365,60 @@ class Shard:
                 raise errors.invalid(
                     "deployment.durability", spec.deployment.durability, f"at most {offered!r}, which the store offers"
                 )
-            if spec.name not in self.partitions:
-                self._opening.add(spec.name)
-            try:
-                return await self._created(spec, exist_ok)
-            finally:
-                self._opening.discard(spec.name)
+            await self._created(spec, exist_ok)
+        return spec
 
-    async def _created(self, spec: ModelSpec, exist_ok: bool) -> Partition:
+    async def _created(self, spec: ModelSpec, exist_ok: bool) -> None:
         try:
             created = await asyncio.to_thread(self.catalog.create, spec.name, spec.to_json())
         except ModelExists as error:
             raise errors.model_exists(spec.name) from error
         if not created and not exist_ok:
             raise errors.model_exists(spec.name)
-        if spec.name not in self.partitions:
-            await self._open(spec)
-            await asyncio.to_thread(self._publish)
-        return self.partitions[spec.name]
+        await self.maps.look()  # a model of this name may just have been deleted by another shard
+        if self.maps.of(spec.name) is None:
+            with suppress(MapConflict):  # it exists, and has become more than one partition
+                await asyncio.to_thread(self.catalog.set_map, spec.name, None, ModelMap.whole(self.config.name))
+            await self.maps.look()
+        while any(model == spec.name for model, _ in self._opening):
+            await asyncio.sleep(0.002)
 
-    async def delete(self, name: str) -> None:
-        """Deletes a model with its log and state.
+    async def drop(self, model: str, id: str) -> None:
+        """Deletes a partition that this shard owns, with its log and state."""
+        held = self.maps.of(model)
+        birth = held.birth if held else ""
+        if self._dropped.get((model, id)) == birth:
+            return
+        partition = self.owned(model, id)
+        self._dropped[model, id] = birth
+        await self.close(partition)
+        await asyncio.to_thread(partition.store.delete, partition.token)
+
+    async def delete(self, model: str) -> None:
+        """Deletes a model with all logs and state; the owner of its first partition does it.
 
         Raises:
-            service.errors.Refused: there is no such model.
+            service.errors.Refused: there is no such model, or a shard that has a part of it is not there.
         """
-        async with self._creating:
-            partition = self.owned(name)
-            del self.partitions[name]
-            del self.snapshots[name]
-            await partition.stop()
-            await partition.close()
-            await asyncio.to_thread(partition.store.delete, partition.token)
-            await asyncio.to_thread(self.catalog.delete, name)
-            await asyncio.to_thread(self._publish)
+        async with self._creating, self.resharding.lock:
+            held = self.maps.of(model)
+            if held is None:
+                raise errors.model_not_found(model)
+            for part in held.partitions[1:]:
+                if not self.maps.is_mine(part):
+                    request = pb.DeleteModelRequest(name=model, partition=part.id)
+                    await self.ask(part.shard, "/continual.v1.Models/Delete", request, pb.DeleteModelReply)
+            for part in held.partitions:
+                if self.maps.is_mine(part):
+                    await self.drop(model, part.id)
+            for id in held.retired:
+                await asyncio.to_thread(self._drop_retired, model, id)
+            await asyncio.to_thread(self.catalog.delete, model)
+            await self.maps.look()
 
-    async def snapshot(self, name: str) -> Written:
-        """Writes a snapshot now."""
-        partition = self.owned(name)
-        partition.check_serving()
-        return await self.snapshots[name].take()
-
-    async def statistics(self, name: str, digest: bool) -> pb.Statistics:
-        """Counts, metrics and, when asked for, the digest of a model."""
-        partition = self.owned(name)
-        partition.check_started()
-        if digest:
-            partition.check_serving()
-
-        def read() -> tuple[int, dict[str, int], dict[str, float], int, str]:
-            learner, sums = partition.learner, partition.statistics
-            value = learner.digest() if digest else ""
-            return learner.position, sums.counts(), sums.metrics(), learner.resident_keys(), value
-
-        said = await asyncio.to_thread(partition.store.said) if partition.spec.deployment.sources else {}
-        position, counts, metrics, resident, value = await partition.sequencer.visit(read)
-        return pb.Statistics(
-            name=name,
-            position=position,
-            snapshot_position=max(0, partition.snapshot_position),
-            counts=counts | {"duplicates": partition.duplicates, "refused": partition.refused},
-            metrics=metrics,
-            keys_resident=resident,
-            digest=value,
-            fingerprint=json.dumps(fingerprint(partition.spec)),
-            sources=[pb.SourceState(name=name, **state) for name, state in said.items()],
-        )
-
-    def describe(self, partition: Partition) -> pb.Model:
-        """A model as the API shows it."""
-        return pb.Model(
-            name=partition.spec.name,
-            spec_json=partition.spec.to_json(),
-            position=partition.head,
-            snapshot_position=max(0, partition.snapshot_position),
-            state=partition.state,
-        )
-
-
-def parse_spec(spec_json: str) -> ModelSpec:
-    """A spec from JSON.
-
-    Raises:
-        service.errors.Refused: with a violation for every field that does not fit.
-    """
-    try:
-        return ModelSpec.model_validate_json(spec_json)
-    except ValidationError as error:
-        violations = [
-            errors.Violation(
-                ".".join(map(str, ("spec", *item["loc"]))), errors.shorten(item.get("input")), item["msg"]
-            )
-            for item in error.errors(include_url=False, include_context=False)
-        ]
-        raise errors.invalid_fields(violations, "INVALID_SPEC") from error
-
-
-def check_signing(spec: ModelSpec) -> None:
-    """Refuses a learner whose state must be signed where this process was given no key.
-
-    Raises:
-        service.errors.Refused: saying how to give one.
-    """
-    if spec.learner.signed and not signing.has_key():
-        kind = f"{spec.learner.kind!r}, whose state is a pickle that must be signed"
-        raise errors.invalid("spec.learner.kind", kind, f"it, once there is a key: {signing.HOW}", "NO_SIGNING_KEY")
-
-
-def _compile(spec: ModelSpec) -> None:
-    """Folds and predicts one event with a learner to be thrown away: what is compiled now stalls no request later."""
-    fingerprint(spec)
-    small = spec.model_copy(update={"deployment": spec.deployment.model_copy(update={"slots": 1})})
-    learner = spec.learner.build(small)
-    classes = (0,) if spec.target.kind == "multiclass" else ()
-    event = Batch.of(np.zeros((1, len(spec.features))), np.zeros(1), classes=classes)
-    learner.predict(event, probabilities=True)
-    Statistics(spec.target.kind).update(learner.fold(event))
+    def _drop_retired(self, model: str, id: str) -> None:
+        store = Store(self.client, DEPLOYMENT, model, id)
+        store.delete(store.acquire(self.record()))
 
 
 def until_served(function: Callable[[], T], seconds: float = 10.0) -> T:

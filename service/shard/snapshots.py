@@ -59,7 +59,7 @@ class Snapshotter:
     async def _write(self) -> Written:
         p = self._p
         position, arrays, manifest = await p.sequencer.between_entries(self._begin)
-        manifest["producers"] = list(p.producers.logged.items())
+        manifest |= p.producers.to_dict()
         arrays |= p.window.arrays()
         committed = None
         try:
@@ -104,11 +104,21 @@ class Snapshotter:
                 break
             wrote = await asyncio.to_thread(p.store.put_rows, p.token, piece, p.snapshot_position)
             rows, size = rows + wrote[0], size + wrote[1]
+        if p.outbox is not None:
+            await p.outbox.reach(position)
         await asyncio.to_thread(writer.commit, manifest)
         return Written(position, rows, size + writer.bytes, manifest["shared_digest"])
 
     def _trim(self) -> None:
-        """Two snapshots back, or the deduplication window, whichever reaches further."""
+        """Two snapshots back, the deduplication window, or the slowest sink, whichever reaches furthest."""
         p = self._p
-        oldest = p.store.oldest_snapshot_position()
-        p.store.trim(p.token, min(oldest, p.snapshot_position - p.spec.deployment.dedupe_window))
+        before = min(p.store.oldest_snapshot_position(), p.snapshot_position - p.spec.deployment.dedupe_window)
+        if p.spec.deployment.sinks:
+            marks = p.store.marks()
+            taken = [
+                max(marks.get(sink.identity, {}).get("position", 0), p.snapshot_position - sink.behind)
+                for sink in p.spec.deployment.sinks
+            ]
+            before = min(before, *taken)
+            p.store.trim_answers(p.token, min(taken))
+        p.store.trim(p.token, before)

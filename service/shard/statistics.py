@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -122,6 +123,23 @@ class Statistics:
             metrics["interval_coverage"] = self.labels[COVERED] / given
             metrics["interval_width"] = self.sums[WIDTH] / given
         return {name: float(value) for name, value in metrics.items()}
+
+    @classmethod
+    def united(cls, parts: Sequence[Statistics]) -> Statistics:
+        """Sums over all that the parts are sums over. The class that came first is that of the first part."""
+        whole = cls(parts[0].kind)
+        whole.seen = np.zeros((max(len(part.seen) for part in parts), 2), np.int64)
+        for part in parts:
+            for name in _CARRIED:
+                if name not in ("seen", "signals"):
+                    setattr(whole, name, getattr(whole, name) + getattr(part, name))
+            whole.signals[:, 0] += part.signals[:, 0]
+            whole.signals[:, 1] = np.maximum(whole.signals[:, 1], part.signals[:, 1])
+            seen = whole.seen[: len(part.seen)]
+            seen[:, 0] += part.seen[:, 0]
+            firsts = np.stack([seen[:, 1], part.seen[:, 1]])
+            seen[:, 1] = np.where(firsts.all(0), firsts.min(0), firsts.max(0))  # 0: never
+        return whole
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for the manifest of a snapshot."""

@@ -27,7 +27,7 @@ from service.store.letters import Letters
 from service.wire import Schema, encode_columns
 from streams.sources.messages import MessageParser, Messages
 from streams.sources.reader import Lost, Reader, Rows, Unavailable, open_reader
-from streams.sources.spec import QueueSource, Source
+from streams.sources.spec import Source
 
 log = logging.getLogger(__name__)
 
@@ -78,9 +78,8 @@ class Consumer:
         self._schema = Schema.of(spec)
         self._letters = Letters(connect(store), DEPLOYMENT, spec.name, "0")
         self._mapping = source_mapping(spec, self.source)
-        if isinstance(self.source, QueueSource):
-            self._parser = MessageParser(self._mapping, self.source.envelope, self.source.fields.label_as)
         self._rows = max(1, min(self.source.batch, BATCH_BYTES // (4 * len(spec.features) + 64)))
+        self._parse = self._parser()
         self._reading = ThreadPoolExecutor(1, "read-source")  # the reader belongs to this one thread
         self._saying = ThreadPoolExecutor(1, "say-state")
         self._reader: Reader | None = None
@@ -89,6 +88,16 @@ class Consumer:
         self._answered = time.monotonic()
         self._wait = FIRST_WAIT
         self._unanswered = 0
+
+    def _parser(self) -> Callable[[Messages], list[Rows]]:
+        """What makes rows of the messages of a queue."""
+        envelope = getattr(self.source, "envelope", "plain")
+        if envelope == "arrow":
+            from streams.sources.arrow import ArrowParser
+
+            return ArrowParser(self._mapping, self._rows).parse
+        parser = MessageParser(self._mapping, envelope, self.source.fields.label_as)
+        return lambda messages: [Rows.of(messages, parser.parse(messages))]
 
     # Life
 
@@ -197,7 +206,7 @@ class Consumer:
         async with client.learn(self.spec.name, self._batches(client), **options) as stream:
             async for result in stream:
                 self._note(result)
-                self._unanswered = len(stream.session.unanswered)
+                self._unanswered = stream.unanswered
 
     def _note(self, result: LearnResult) -> None:
         assert self._reader is not None
@@ -225,26 +234,21 @@ class Consumer:
                 await self._seek(client, [name for name in there if name not in self.state.next])
 
     def _read(self) -> list[Numbered]:
-        """The next messages as requests; what does not fit is kept first. Runs in the reading thread."""
+        """What comes next as requests; what does not fit is kept first. Runs in the reading thread."""
         assert self._reader is not None
-        ready = [self._numbered(held) for held in self._reader.read()]
+        ready = []
+        for held in self._reader.read():
+            for rows in [held] if isinstance(held, Rows) else self._parse(held):
+                ready.append(self._numbered(rows))
         self.state.lag = self._reader.lag()
         return ready
 
-    def _numbered(self, held: Messages | Rows) -> Numbered:
-        if isinstance(held, Rows):
-            batch, ids = held.batch, held.ids
-            letters = [(number, str(bad), bad.original, "{}") for number, bad in held.bad]
-        else:
-            parsed = self._parser.parse(held)
-            batch, ids = parsed.batch, parsed.ids
-            letters = [
-                (held.numbers[index], str(bad), bad.original, held.beside(index)) for index, bad in parsed.bad
-            ]
-        if letters:
-            self.state.dead_letters += self._letters.keep(held.producer, self.source.dead_letters, letters)
-        columns = None if batch is None else encode_columns(batch, self._schema.target, ids)
-        return Numbered(columns, held.producer, held.first, held.end)
+    def _numbered(self, rows: Rows) -> Numbered:
+        if rows.bad:
+            letters = [(number, str(bad), bad.original, beside) for number, bad, beside in rows.bad]
+            self.state.dead_letters += self._letters.keep(rows.producer, self.source.dead_letters, letters)
+        columns = None if rows.batch is None else encode_columns(rows.batch, self._schema.target, rows.ids)
+        return Numbered(columns, rows.producer, rows.first, rows.end, rows.numbers)
 
     # What it says
 

@@ -1,15 +1,16 @@
-"""The models of a deployment, its partition map and its identity."""
+"""The models of a deployment, their partition maps, the addresses of its shards, and its identity."""
 
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import redis
 
 from service.store.errors import MapConflict, ModelExists, translated
 from service.store.keys import DeploymentKeys
+from service.store.partition_map import ModelMap
 from service.store.scripting import Script
 
 _CREATE = Script("""
@@ -19,27 +20,41 @@ if spec == ARGV[2] then return 0 else return -1 end
 """)
 _DELETE = Script("""
 if ARGV[2] ~= '' and redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then return 0 end
+redis.call('HDEL', KEYS[2], ARGV[1])
+redis.call('INCR', KEYS[3])
 return redis.call('HDEL', KEYS[1], ARGV[1])
 """)
 _SET_MAP = Script("""
-local version = redis.call('HGET', KEYS[1], 'version') or '0'
-if version ~= ARGV[1] then return {0, version} end
-redis.call('HSET', KEYS[1], 'version', ARGV[2], 'body', ARGV[3])
-return {1, ARGV[2]}
+local held = redis.call('HGET', KEYS[1], ARGV[1]) or ''
+if held ~= ARGV[2] then return {0, held} end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
+return {1, redis.call('INCR', KEYS[2])}
+""")
+_ANNOUNCE = Script("""
+if redis.call('HGET', KEYS[1], ARGV[1]) == ARGV[2] then return 0 end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+return redis.call('INCR', KEYS[2])
+""")
+_ROUTING = Script("""
+local generation = redis.call('GET', KEYS[1]) or '0'
+if generation == ARGV[1] then return {generation} end
+return {generation, redis.call('HGETALL', KEYS[2]), redis.call('HGETALL', KEYS[3])}
 """)
 
 
 @dataclass(frozen=True, slots=True)
-class MapRecord:
-    """The partition map.
+class Routing:
+    """Who owns what, and where.
 
     Attributes:
-        version: 0 before the first was set, then rising by one.
-        body: as the setter gave it; empty at version 0.
+        generation: rises with every change of what follows.
+        maps: of every model, by name.
+        shards: address by shard; some may be gone.
     """
 
-    version: int
-    body: bytes
+    generation: int = 0
+    maps: dict[str, ModelMap] = field(default_factory=dict)
+    shards: dict[str, str] = field(default_factory=dict)
 
 
 class Catalog:
@@ -55,6 +70,7 @@ class Catalog:
 
     def __init__(self, client: redis.Redis, deployment: str) -> None:
         self.client = client
+        self.name = deployment
         self.keys = DeploymentKeys(deployment)
 
     def deployment_id(self) -> str:
@@ -93,28 +109,47 @@ class Catalog:
         return dict(sorted((name.decode(), spec.decode()) for name, spec in zip(reply, reply)))
 
     def delete(self, name: str, spec: str = "") -> bool:
-        """Forgets a model (only if it has this spec, where one is given); returns whether it was there.
+        """Forgets a model and its map (only if it has this spec, where one is given); returns whether it was there.
 
-        Delete its partitions first: this removes the name only.
+        Delete its partitions first: this removes what names them.
         """
-        return _DELETE.run(self.client, (self.keys.models,), (name, spec)) == 1
+        keys = (self.keys.models, self.keys.maps, self.keys.generation)
+        return _DELETE.run(self.client, keys, (name, spec)) == 1
 
-    def partition_map(self) -> MapRecord:
-        """Returns the current partition map."""
-        version, body = self._command("HMGET", self.keys.map, "version", "body")
-        return MapRecord(int(version or 0), body or b"")
+    def map_of(self, model: str) -> ModelMap | None:
+        """Returns the partition map of a model, None if it has none."""
+        body = self._command("HGET", self.keys.maps, model)
+        return None if body is None else ModelMap.from_json(body)
 
-    def set_partition_map(self, expected: int, body: bytes) -> int:
-        """Replaces the map if its version is still `expected`; returns the new version.
+    def set_map(self, model: str, before: ModelMap | None, after: ModelMap) -> None:
+        """Puts a map in the place of `before` (None: of none), if that is still there.
 
         Raises:
-            MapConflict: if the map is at another version: read it, merge, try again.
-            StoreUnavailable: if Redis cannot serve now.
+            MapConflict: another map is: read it and think again. It may be `after`, if a reply was lost.
+            StoreUnavailable: if Redis cannot serve now; it may have been set.
         """
-        done, found = _SET_MAP.run(self.client, (self.keys.map,), (expected, expected + 1, body))
-        if not done:
-            raise MapConflict(expected, int(found))
-        return int(found)
+        args = (model, b"" if before is None else before.to_json(), after.to_json())
+        done, held = _SET_MAP.run(self.client, (self.keys.maps, self.keys.generation), args)
+        if not done and held != after.to_json():
+            found = ModelMap.from_json(held).version if held else 0
+            raise MapConflict(0 if before is None else before.version, found)
+
+    def announce(self, shard: str, address: str) -> None:
+        """Makes known where a shard answers."""
+        _ANNOUNCE.run(self.client, (self.keys.shards, self.keys.generation), (shard, address))
+
+    def routing(self, known: int = -1) -> Routing | None:
+        """Returns all maps and addresses, None if nothing changed since the generation `known`."""
+        keys = (self.keys.generation, self.keys.maps, self.keys.shards)
+        generation, *held = _ROUTING.run(self.client, keys, (known,))
+        if not held:
+            return None
+        maps, shards = (dict(zip(reply[::2], reply[1::2])) for reply in held)
+        return Routing(
+            int(generation),
+            {name.decode(): ModelMap.from_json(body) for name, body in sorted(maps.items())},
+            {name.decode(): address.decode() for name, address in shards.items()},
+        )
 
     def _command(self, *args: Any) -> Any:
         try:

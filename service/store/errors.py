@@ -73,7 +73,7 @@ class ModelExists(StoreError):
 
 
 class MapConflict(StoreError):
-    """The partition map moved on since it was read.
+    """The partition map of a model moved on since it was read.
 
     Attributes:
         expected: the version that the caller had read.

@@ -35,6 +35,9 @@ class PartitionKeys:
         letter_marks: hash, the last number kept there by producer.
         sources: hash, what each source says of itself.
         files: hash, the files of folders that are read, by source and name.
+        answers: stream, what the fold said of events, for sinks.
+        answered: hash, where that ends, and the classes.
+        sinks: hash, by sink how far it is and what it says of itself.
 
     Raises:
         ValueError: if a name holds a character that a key or a hash tag cannot.
@@ -56,6 +59,9 @@ class PartitionKeys:
         self.letter_marks = prefix + "letter-marks"
         self.sources = prefix + "sources"
         self.files = prefix + "files"
+        self.answers = prefix + "answers"
+        self.answered = prefix + "answered"
+        self.sinks = prefix + "sinks"
 
     def arrays(self, position: int, nonce: str) -> str:
         """Key of the shared arrays of a snapshot at `position`; `nonce` tells it from others there."""
@@ -76,6 +82,9 @@ class PartitionKeys:
             self.letter_marks,
             self.sources,
             self.files,
+            self.answers,
+            self.answered,
+            self.sinks,
         ]
 
 
@@ -85,7 +94,9 @@ class DeploymentKeys:
     Attributes:
         id: string, the deployment's random identity.
         models: hash, specs by model name.
-        map: hash, version and body of the partition map.
+        maps: hash, partition maps by model name.
+        shards: hash, where each shard answers.
+        generation: string, a number that rises with every change of `maps` and `shards`.
 
     Raises:
         ValueError: if the name holds a character that a key or a hash tag cannot.
@@ -95,4 +106,6 @@ class DeploymentKeys:
         prefix = "continual:{" + _check("deployment", deployment) + "}:"
         self.id = prefix + "id"
         self.models = prefix + "models"
-        self.map = prefix + "map"
+        self.maps = prefix + "maps"
+        self.shards = prefix + "shards"
+        self.generation = prefix + "generation"

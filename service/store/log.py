@@ -45,6 +45,14 @@ redis.call('HSET', KEYS[2], 'position', ARGV[3], 'hash', ARGV[4])
 return {1, ARGV[3]}
 """
 )
+_BEGIN = Script(
+    FENCE
+    + """
+if redis.call('EXISTS', KEYS[2]) == 1 then return {-2, redis.call('HGET', KEYS[2], 'position')} end
+redis.call('HSET', KEYS[2], 'position', ARGV[2], 'hash', '')
+return {1}
+"""
+)
 _TRIM = Script(
     FENCE
     + """
@@ -149,6 +157,18 @@ class Log(PartitionBase):
         if status == -2:
             raise LogMismatch(position, int(found), f"append to {self.keys.log} refused")
         return int(found)
+
+    def begin_log(self, token: str, position: int) -> None:
+        """Lets a log that never began begin at a position other than 0.
+
+        Raises:
+            LogMismatch: if it has begun.
+            Fenced: if another owner holds the partition.
+            StoreUnavailable: if Redis cannot serve now.
+        """
+        status, *found = self._fenced(_BEGIN, (self.keys.head,), token, position)
+        if status == -2:
+            raise LogMismatch(position, int(found[0]), f"{self.keys.log} has begun")
 
     def head(self) -> Head:
         """Returns where the log ends; position 0 and an empty hash if it never began."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from service.store.answers import Answers
 from service.store.letters import Letters
 from service.store.log import Log
 from service.store.ownership import Ownership
@@ -11,15 +12,22 @@ from service.store.scripting import FENCE, Script
 from service.store.snapshot import Snapshots
 
 _DELETE = Script(FENCE + "redis.call('UNLINK', unpack(KEYS)) return {1}")
+_RETIRE = Script(
+    FENCE
+    + """
+redis.call('UNLINK', unpack(KEYS, 2))
+redis.call('HDEL', KEYS[1], 'token', 'record', 'confirmed')
+return {1}
+"""
+)
 
 
-class Partition(Ownership, Log, Rows, Snapshots, Poison, Letters):
-    """Ownership, log, rows, snapshots, quarantine and dead letters of one partition.
+class Partition(Ownership, Log, Rows, Snapshots, Poison, Letters, Answers):
+    """Ownership, log, rows, snapshots, quarantine, dead letters and answers of one partition.
 
-    Every write but those of `Letters` carries the owner's token and is refused, whole, once another token is there.
-    Methods are
-    synchronous; `append_async` and `confirm_async` take an asyncio client. An instance holds no state but its
-    client and key names, and may be used by several threads.
+    Every write but those of `Letters` and the marks of sinks carries the owner's token and is refused, whole, once
+    another token is there. Methods are synchronous; `append_async`, `append_answers_async` and `confirm_async` take an
+    asyncio client. An instance holds no state but its client and key names, and may be used by several threads.
     """
 
     def delete(self, token: str) -> None:
@@ -29,5 +37,20 @@ class Partition(Ownership, Log, Rows, Snapshots, Poison, Letters):
             Fenced: if another owner holds the partition.
             StoreUnavailable: if Redis cannot serve now.
         """
-        arrays = [key for key in self._fields("pending_key", "key", "previous_key") if key is not None]
-        self._fenced(_DELETE, (*self.keys.all()[1:], *arrays), token)
+        self._fenced(_DELETE, (*self.keys.all()[1:], *self._arrays()), token)
+
+    def retire(self, token: str) -> None:
+        """Gives the partition up for good: its state lives on in others, only its log and dead letters are kept.
+
+        No owner, no writes: the log is read-only from now on.
+
+        Raises:
+            Fenced: if another owner holds the partition.
+            StoreUnavailable: if Redis cannot serve now.
+        """
+        gone = (*self.keys.rows, self.keys.snapshots, self.keys.attempts, *self._arrays())
+        self._fenced(_RETIRE, gone, token)
+
+    def _arrays(self) -> list[str]:
+        """Keys of the shared arrays of all snapshots."""
+        return [key for key in self._fields("pending_key", "key", "previous_key") if key is not None]

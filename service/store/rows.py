@@ -80,6 +80,14 @@ local reply, keys = redis.call('HSCAN', KEYS[1], ARGV[1], 'COUNT', ARGV[2]), {}
 for i = 1, #reply[2], 2 do keys[#keys + 1] = reply[2][i] end
 return {reply[1], keys}
 """)
+_CHANGED = Script("""
+local reply, keys = redis.call('HSCAN', KEYS[1], ARGV[1], 'COUNT', ARGV[2]), {}
+for i = 1, #reply[2], 2 do
+  local position = struct.unpack('>I8', reply[2][i + 1])
+  if position > tonumber(ARGV[3]) and position <= tonumber(ARGV[4]) then keys[#keys + 1] = reply[2][i] end
+end
+return {reply[1], keys}
+""")
 _DISCARD = Script(
     FENCE
     + """
@@ -174,6 +182,20 @@ class Rows(PartitionBase):
                 cursor, keys = _SCAN.run(self.client, (rows,), (cursor, batch))
                 found.update(keys)
         yield from sorted(found)
+
+    def changed_keys(self, since: int, at: int, batch: int = 500) -> list[bytes]:
+        """Returns the keys with a row of a position in (since, at], each once; all are held in memory.
+
+        Raises:
+            StoreUnavailable: if Redis cannot serve now.
+        """
+        found: set[bytes] = set()
+        for rows in self.keys.rows:
+            cursor: bytes | int = 0
+            while cursor != b"0":
+                cursor, keys = _CHANGED.run(self.client, (rows,), (cursor, batch, since, at))
+                found.update(keys)
+        return sorted(found)
 
     def discard_newer(self, token: str, committed: int, batch: int = 100) -> int:
         """Drops every version newer than `committed`; returns how many.

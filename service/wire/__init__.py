@@ -11,10 +11,14 @@ from service.wire.encode import (
     columns_of,
     encode_columns,
     event_from,
+    first_key,
+    keys_of,
     pack_keys,
     slice_columns,
+    take_columns,
 )
-from service.wire.labels import hash_id, key_bytes, key_hash, label_from_proto, label_to_proto
+from service.wire.hashing import key_hash, key_hashes
+from service.wire.labels import hash_id, key_bytes, label_from_proto, label_to_proto
 from service.wire.predictions import UNCERTAIN, PredictionBatch, predictions_from_proto, predictions_to_proto
 from service.wire.schema import MAX_ROWS, Schema
 
@@ -30,9 +34,12 @@ __all__ = [
     "decode_event",
     "encode_columns",
     "event_from",
+    "first_key",
     "hash_id",
     "key_bytes",
     "key_hash",
+    "key_hashes",
+    "keys_of",
     "label_from_proto",
     "label_to_proto",
     "pack_keys",
@@ -40,4 +47,5 @@ __all__ = [
     "predictions_from_proto",
     "predictions_to_proto",
     "slice_columns",
+    "take_columns",
 ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -32,31 +33,41 @@ def encode_columns(batch: Batch, target: TargetSpec, ids: Sequence[str] | None =
     Raises:
         ValueError: label rows without ids, or a number of ids that is not n.
     """
-    columns = pb.Columns(rows=len(batch), x=_bytes(batch.x, "<f4"))
-    labelled = batch.kind != OBSERVATION
-    if labelled.any():
-        _put_labels(columns, batch, target, labelled)
-    if not (batch.kind == (LABELLED if labelled.any() else OBSERVATION)).all():
+    rows = len(batch)
+    columns = pb.Columns(rows=rows, x=_bytes(batch.x, "<f4"))
+    of_kind = np.bincount(batch.kind, minlength=3).tolist()
+    if of_kind[OBSERVATION] < rows:
+        _put_labels(columns, batch, target)
+    if max(of_kind[LABELLED], of_kind[OBSERVATION]) < rows:
         columns.kind = _bytes(batch.kind, "u1")
     _put_keys(columns, batch.key)
-    if batch.time.any():
+    if np.count_nonzero(batch.time):
         columns.time_us = _bytes(batch.time, "<i8")
     if ids is not None:
         _put_ids(columns, ids)
-    elif (batch.kind == LABEL).any():
+    elif of_kind[LABEL]:
         raise ValueError(
             "ids: none given; accepted: one for each row, since the batch has labels for earlier events"
         )
     return columns
 
 
-def _put_labels(columns: pb.Columns, batch: Batch, target: TargetSpec, labelled: np.ndarray) -> None:
+def _put_labels(columns: pb.Columns, batch: Batch, target: TargetSpec) -> None:
     if target.kind == "regression":
         columns.y = _bytes(batch.y, "<f8")
         return
     classes: Sequence[int | str] = target.labels if target.kind == "binary" else batch.classes
-    columns.code = _bytes(np.where(labelled, np.nan_to_num(batch.y), -1), "<i4")
-    columns.labels.extend(label_to_proto(value) for value in classes)
+    with np.errstate(invalid="ignore"):  # what NaN becomes is replaced
+        code = batch.y.astype("<i4")
+    code[batch.kind == OBSERVATION] = -1
+    columns.code = code.tobytes()
+    columns.labels.extend(_label_messages(tuple(classes)))
+
+
+@lru_cache(maxsize=64)
+def _label_messages(classes: tuple[int | str, ...]) -> tuple[pb.Label, ...]:
+    """The label dictionary, to be copied: it is the same from batch to batch."""
+    return tuple(map(label_to_proto, classes))
 
 
 def _put_keys(columns: pb.Columns, key: Keys) -> None:
@@ -338,3 +349,59 @@ def slice_columns(columns: pb.Columns, start: int, schema: Schema) -> pb.Columns
     rest.id = columns.id[int(np.frombuffer(columns.id_length, "<u4")[:start].sum()) :]
     rest.labels.extend(columns.labels)
     return rest
+
+
+def keys_of(columns: pb.Columns) -> Keys:
+    """The key column.
+
+    Raises:
+        ValueError: lengths that contradict the rows or the bytes.
+    """
+    if not columns.key_length:
+        return Keys.empty(columns.rows)
+    offsets = np.zeros(columns.rows + 1, np.int64)
+    lengths = np.frombuffer(columns.key_length, "<u4")
+    if len(lengths) == columns.rows:
+        np.cumsum(lengths, out=offsets[1:])
+    if offsets[-1] != len(columns.key):
+        raise ValueError(f"key: got {len(lengths)} lengths, {len(columns.key)} bytes; accepted: {columns.rows} keys")
+    return Keys(offsets, np.frombuffer(columns.key, np.uint8))
+
+
+def first_key(request: Any) -> bytes:
+    """The key of the first event of a request with `columns` or `event`; empty where lengths do not fit."""
+    if "event" in request.DESCRIPTOR.fields_by_name and request.HasField("event"):
+        return request.event.key
+    raw = request.columns.key_length
+    return request.columns.key[: int.from_bytes(raw[:4], "little")] if raw else b""
+
+
+def take_columns(columns: pb.Columns, rows: np.ndarray) -> pb.Columns:
+    """Some rows as columns of their own.
+
+    Args:
+        columns: that can be decoded.
+        rows: int64 [m], which rows, in the order wanted.
+    """
+    out = pb.Columns(rows=len(rows), labels=columns.labels)
+    for name in ("x", "kind", "y", "code", "time_us"):
+        if raw := getattr(columns, name):
+            table = np.frombuffer(raw, np.uint8).reshape(columns.rows, -1)
+            setattr(out, name, table[rows].tobytes())
+    for name in ("key", "id"):
+        if raw := getattr(columns, name + "_length"):
+            lengths = np.frombuffer(raw, "<u4")
+            ends = np.cumsum(lengths.astype(np.int64))
+            taken = lengths[rows]
+            setattr(out, name + "_length", taken.tobytes())
+            setattr(out, name, _taken(getattr(columns, name), (ends - lengths)[rows], taken))
+    return out
+
+
+def _taken(data: bytes, starts: np.ndarray, lengths: np.ndarray) -> bytes:
+    """The stretches of `data` that begin at `starts`, one after the other."""
+    ends = np.cumsum(lengths.astype(np.int64))
+    if not len(ends):
+        return b""
+    places = np.arange(ends[-1]) + np.repeat(starts - (ends - lengths), lengths)
+    return np.frombuffer(data, np.uint8)[places].tobytes()

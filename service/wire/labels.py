@@ -109,11 +109,6 @@ def hash_id(id: str) -> np.ndarray:
     return hash_ids(data, [0, len(data)])[0]
 
 
-def key_hash(key: bytes) -> int:
-    """The stable 64-bit hash by which keys belong to partitions: XXH64, seed 0 (`kernels.cpu.keys.xxh64`)."""
-    return xxhash.xxh64_intdigest(key)
-
-
 def key_bytes(key: str | bytes | int) -> bytes:
     """A key as bytes: text as UTF-8, an integer as its decimal digits.
 

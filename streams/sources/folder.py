@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+
 from streams.batch import Batch
 from streams.columns import Events
 from streams.files import digest_of, format_of, read_rows
@@ -119,7 +121,8 @@ class FolderReader:
         known, items = self._reading
         batches: list[Batch] = []
         ids: list[str] | None = None if self._mapping.id is None else []
-        bad: list[tuple[int, BadRow]] = []
+        bad: list[tuple[int, BadRow, str]] = []
+        numbers = [np.zeros(0, np.uint64)]
         first = at = self._next
         base = known.number << ROW_BITS
         while at - first < self._rows:
@@ -127,23 +130,25 @@ class FolderReader:
                 item = next(items, None)
             except (ValueError, OSError) as error:
                 item = self._unreadable(known, at - base, error)
-                bad.append((at, item))
+                bad.append((at, item, "{}"))
                 item = None
             if item is None:
                 at = (known.number + 1) << ROW_BITS
                 self._reading = None
                 break
             if isinstance(item, BadRow):
-                bad.append((base + item.row, item))
+                bad.append((base + item.row, item, "{}"))
                 at = base + item.row + 1
                 continue
             batches.append(item.batch)
             if ids is not None and item.ids is not None:
                 ids += item.ids.to_pylist()
             at = base + item.end
+            numbers.append(np.arange(at - len(item.batch), at, dtype=np.uint64))
         self._unchanged(known)
         self._next = at
-        return [Rows(self._source.producer, first, at, Batch.concat(batches) if batches else None, ids, bad)]
+        batch = Batch.concat(batches) if batches else None
+        return [Rows(self._source.producer, first, at, batch, ids, bad, np.concatenate(numbers))]
 
     def _unreadable(self, known: Known, row: int, error: Exception) -> BadRow:
         """What is said of a file that cannot be read on; it is no event from there to its end.

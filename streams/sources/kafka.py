@@ -55,7 +55,7 @@ class KafkaReader:
             "auto.offset.reset": "error",
             "max.poll.interval.ms": 86_400_000,
             "error_cb": self._note,
-            "logger": _silent(),
+            "logger": silent_logger(),
         }
         if source.password_env:
             settings["sasl.password"] = os.environ.get(source.password_env, "")
@@ -204,8 +204,8 @@ def _headers(given: list[tuple[str, bytes | None]] | None) -> dict[str, bytes]:
     return {name.lower(): value or b"" for name, value in given or ()}
 
 
-def _silent() -> Any:
-    """What the client library says goes into the state of the source, not to standard error."""
+def silent_logger() -> Any:
+    """For the client library, whose words go into the state of a source or sink, not to standard error."""
     import logging
 
     logger = logging.getLogger("continual.kafka")

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
+
 from streams.batch import Batch
 from streams.mapping import BadRow, Mapping
-from streams.sources.messages import Messages
+from streams.sources.messages import Messages, Parsed
 from streams.sources.spec import FolderSource, KafkaSource, RedisStreamSource
 
 READ_SECONDS = 0.05
@@ -52,7 +54,7 @@ class Lost(Exception):  # noqa: N818 (says what is the case)
 
 @dataclass(slots=True)
 class Rows:
-    """Consecutive rows of a source that are parsed already.
+    """Consecutive events of a source, parsed.
 
     Attributes:
         producer: the source's identity.
@@ -60,7 +62,8 @@ class Rows:
         end: the one after them.
         batch: the events among them; None where there is none.
         ids: the id of each event, "" for none; None where the mapping has no ids.
-        bad: number and fault of each of the others.
+        bad: of each of the others its number, what is wrong with it, and what came beside it (see `Messages.beside`).
+        numbers: uint64 [n], of each event.
     """
 
     producer: str
@@ -68,7 +71,16 @@ class Rows:
     end: int
     batch: Batch | None
     ids: list[str] | None
-    bad: list[tuple[int, BadRow]]
+    bad: list[tuple[int, BadRow, str]]
+    numbers: np.ndarray
+
+    @classmethod
+    def of(cls, messages: Messages, parsed: Parsed) -> Rows:
+        """What messages of one event each hold."""
+        bad = [(messages.numbers[index], fault, messages.beside(index)) for index, fault in parsed.bad]
+        unfit = [index for index, _ in parsed.bad]
+        numbers = np.delete(np.fromiter(messages.numbers, np.uint64, len(messages.values)), unfit)
+        return cls(messages.producer, messages.first, messages.end, parsed.batch, parsed.ids, bad, numbers)
 
 
 class Reader(Protocol):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -39,6 +39,17 @@ class Fields(Strict):
     )
 
 
+    def check_plain(self) -> None:
+        """Refuses what stands beside a payload, where events are rows.
+
+        Raises:
+            ValueError: naming it.
+        """
+        beside = [name for name in (self.key, self.time, self.id) if name and name.startswith("$")]
+        if beside:
+            raise ValueError(f"fields: {', '.join(beside)} come with messages, and a row has none")
+
+
 class AtTime(Strict):
     """Start at the first message of this time or later."""
 
@@ -63,6 +74,31 @@ class AtPosition(Strict):
 Start = Literal["earliest", "latest"] | AtTime | AtPosition
 
 
+def check_redis_url(url: str) -> None:
+    """Refuses what is no address of a Redis, or holds a password.
+
+    Raises:
+        ValueError: saying what is accepted.
+    """
+    if url and not url.startswith(("redis://", "rediss://", "unix://")):
+        raise ValueError(f"url must begin with redis://, rediss:// or unix://, got {url!r}")
+    if urlsplit(url).password is not None:
+        raise ValueError("url: a password does not belong in a spec; name a variable with password_env")
+
+
+def check_kafka_options(options: dict[str, Any], ours: set[str]) -> None:
+    """Refuses settings of librdkafka that are not free to choose, and passwords.
+
+    Raises:
+        ValueError: naming them.
+    """
+    taken = sorted(ours & set(options))
+    if taken:
+        raise ValueError(f"options: {', '.join(taken)} are not free to choose")
+    if "sasl.password" in options:
+        raise ValueError("options: sasl.password does not belong in a spec; name a variable with password_env")
+
+
 class SourceBase(Strict):
     """What all sources have."""
 
@@ -80,10 +116,11 @@ class SourceBase(Strict):
 class QueueSource(SourceBase):
     """What all queues have."""
 
-    envelope: Literal["auto", "plain", "cloudevents"] = Field(
+    envelope: Literal["auto", "plain", "cloudevents", "arrow"] = Field(
         "auto",
         description="`plain`: the payload is the event as a JSON object. `cloudevents`: it is a structured CloudEvent. "
-        "`auto`: as the headers say (structured or binary CloudEvents), plain without any.",
+        "`auto`: as the headers say (structured or binary CloudEvents), plain without any. `arrow`: it is many events, "
+        "an Arrow IPC stream, taken whole or not at all.",
     )
     start: Start = Field(
         "earliest",
@@ -95,6 +132,13 @@ class QueueSource(SourceBase):
         description="When what comes next is no longer retained: stop and say so, or go on from the first or last "
         "message that is, which is counted and reported.",
     )
+
+
+    @model_validator(mode="after")
+    def _rows_stand_alone(self) -> QueueSource:
+        if self.envelope == "arrow":
+            self.fields.check_plain()
+        return self
 
 
 class RedisStreamSource(QueueSource):
@@ -118,18 +162,15 @@ class RedisStreamSource(QueueSource):
 
     @model_validator(mode="after")
     def _sensible(self) -> RedisStreamSource:
-        if self.url and not self.url.startswith(("redis://", "rediss://", "unix://")):
-            raise ValueError(f"url must begin with redis://, rediss:// or unix://, got {self.url!r}")
-        if urlsplit(self.url).password is not None:
-            raise ValueError("url: a password does not belong in a spec; name a variable with password_env")
+        check_redis_url(self.url)
         if isinstance(self.start, AtPosition):
             from streams.sources.redis_ids import number_of
 
             if not isinstance(self.start.position, str):
                 raise ValueError(f"start.position must be an entry id such as '5-0', got {self.start.position}")
             number_of(self.start.position)
-        if self.payload is None and self.envelope == "cloudevents":
-            raise ValueError("a structured CloudEvent needs a payload field")
+        if self.payload is None and self.envelope in ("cloudevents", "arrow"):
+            raise ValueError("a structured CloudEvent, or an Arrow stream, needs a payload field")
         return self
 
 
@@ -158,11 +199,7 @@ class KafkaSource(QueueSource):
         if isinstance(self.start, AtPosition) and isinstance(self.start.position, str):
             raise ValueError(f"start.position must be an offset, or one a partition, got {self.start.position!r}")
         ours = {"bootstrap.servers", "enable.auto.commit", "enable.auto.offset.store", "auto.offset.reset"}
-        taken = sorted(ours & set(self.options))
-        if taken:
-            raise ValueError(f"options: {', '.join(taken)} are not free to choose")
-        if "sasl.password" in self.options:
-            raise ValueError("options: sasl.password does not belong in a spec; name a variable with password_env")
+        check_kafka_options(self.options, ours)
         return self
 
 
@@ -197,9 +234,7 @@ class FolderSource(SourceBase):
 
     @model_validator(mode="after")
     def _sensible(self) -> FolderSource:
-        beside = [name for name in (self.fields.key, self.fields.time, self.fields.id) if name and name.startswith("$")]
-        if beside:
-            raise ValueError(f"fields: {', '.join(beside)} come with messages, and a row of a file has none")
+        self.fields.check_plain()
         return self
 
 

@@ -13,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
 import pytest
 from click.testing import CliRunner, Result
 
@@ -152,6 +155,22 @@ def test_fold_is_the_same_however_it_is_read() -> None:
     assert whole["events"] == 49_097
     assert (whole["digest"], whole["prequential"]) == (cut["digest"], cut["prequential"])
     assert whole["prequential"]["kappa"] > 0.95
+
+
+def test_a_parquet_file_is_folded_as_the_csv_file_that_it_was(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(500, 2)).astype(np.float32)
+    table = pa.table({"a": x[:, 0], "b": x[:, 1], "k": rng.integers(0, 5, 500), "label": (x[:, 0] > 0).astype(int)})
+    pyarrow.csv.write_csv(table, tmp_path / "e.csv")
+    pyarrow.parquet.write_table(table, tmp_path / "e.parquet", row_group_size=100)
+    spec = tmp_path / "spec.yaml"
+    spec.write_text("name: p\nfeatures: [a, b]\ntarget: {kind: binary}\n")
+    folds = [run_json("events", "fold", tmp_path / f"e.{kind}", spec, "--key", "k") for kind in ("csv", "parquet")]
+    assert folds[0]["digest"] == folds[1]["digest"]
+    assert folds[1]["events"] == 500
+    cut = tmp_path / "cut.parquet"
+    cut.write_bytes(b"PAR1")
+    assert "not a Parquet file, or damaged" in run("events", "fold", cut, spec, code=1).output
 
 
 @pytest.mark.parametrize(("source", "spec"), [("river:ImageSegments", "segments"), ("river:TrumpApproval", "approval")])

@@ -49,7 +49,7 @@ def test_head_credit_and_default_labels_pass_the_kit(target) -> None:
 
 
 def test_other_heads_and_learners_pass_it_too() -> None:
-    kalman = {"kind": "recurrent", "cell": {"units": 4}, "head": {"kind": "kalman", "samples": 4}}
+    kalman = {"kind": "recurrent", "cell": {"units": 4}, "head": {"kind": "kalman", "samples": 4}, "dtype": "float64"}
     conformance.check_learner(spec_of("multiclass", kalman, credit="head", default_label=7, horizon=12), seed=3)
     river = {"kind": "river", "estimator": {"path": "river.linear_model.LinearRegression"}}
     conformance.check_learner(spec_of("regression", river, default_label=99.0, horizon=12), seed=4)

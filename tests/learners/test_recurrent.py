@@ -147,6 +147,26 @@ def test_a_snapshot_holds_up_only_an_eviction_that_needs_it() -> None:
         learner.fold(log.slice(33, 34))
 
 
+def test_rows_that_are_fetched_are_in_memory_and_nothing_else_changes() -> None:
+    spec = make_spec(slots=8)
+    learner, other = spec.learner.build(spec), spec.learner.build(spec)
+    rng = np.random.default_rng(1)
+    keys = [b"%d" % key for key in rng.integers(0, 30, 120)]
+    log = Batch.of(rng.normal(size=(120, 2)), rng.integers(0, 2, 120), key=keys)
+    for start in range(0, 120, 20):
+        piece = log.slice(start, start + 20)
+        before = learner.digest()
+        learner.fetch(piece.key)
+        assert learner.resident(piece.slice(0, 5).key)
+        assert learner.digest() == before
+        np.testing.assert_array_equal(learner.fold(piece).value, other.fold(piece).value)
+    assert learner.digest() == other.digest()
+    learner.begin_capture(learner.position - 20)
+    learner.fold(log.slice(0, 8))
+    learner.fetch(log.key)  # there is no room: a snapshot holds every row
+    learner.end_capture()
+
+
 def test_a_class_listed_twice_is_one_class() -> None:
     spec = make_spec("multiclass")
     rng = np.random.default_rng(0)

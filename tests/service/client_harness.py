@@ -14,8 +14,8 @@ from service.wire import Schema, decode_columns, decode_event, predictions_to_pr
 
 FEATURES = '[{"name": "a"}, {"name": "b", "missing": "mean"}]'
 SPEC = '{"name": "m", "features": ' + FEATURES + ', "target": {"kind": "regression"}}'
-FINAL = {"NO_REPLY", "STREAM_ENDED", "SEVERAL_PARTITIONS", "LOADING", "MODEL_NOT_FOUND"}
-WHOLE = {"first_hash": 0, "last_hash": 2**64 - 1}
+FINAL = {"NO_REPLY", "STREAM_ENDED", "LOADING", "MODEL_NOT_FOUND"}
+WHOLE = {"first_hash": 0, "last_hash": 2**64 - 1, "id": "0", "map_version": 1}
 
 
 class Server(api.OnlineLearningServicer, api.ModelsServicer):
@@ -35,6 +35,10 @@ class Server(api.OnlineLearningServicer, api.ModelsServicer):
         self.models = {"m": SPEC}
         self.received, self.address = 0, ""
 
+    @property
+    def version(self):
+        return self.map.partitions[0].map_version
+
     async def _enter(self, method, context, route=None):
         self.calls.append(method)
         for fault in self.faults.get(method, [])[:1]:
@@ -42,7 +46,7 @@ class Server(api.OnlineLearningServicer, api.ModelsServicer):
             if isinstance(fault, Refused):
                 await errors.abort(context, fault)
             await asyncio.sleep(fault)
-        if route is not None and (route.deployment, route.map_version) != ("d", self.map.version):
+        if route is not None and (route.deployment, route.map_version) not in (("d", self.version), ("d", 0)):
             await errors.abort(context, errors.wrong_map(self.map))
 
     def _apply(self, batch):
@@ -87,7 +91,7 @@ class Server(api.OnlineLearningServicer, api.ModelsServicer):
         replies = 0
         async for request in requests:
             self.received += 1
-            if request.route.map_version != self.map.version:
+            if request.route.map_version != self.version:
                 await errors.abort(context, errors.wrong_map(self.map))
             reply = self._learn(request)
             replies += 1
@@ -96,6 +100,15 @@ class Server(api.OnlineLearningServicer, api.ModelsServicer):
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "dropped")
             await self._enter("Learn reply", context)
             yield reply
+
+    async def LearnMany(self, messages, context):
+        async def requests():
+            async for message in messages:
+                for raw in message.requests:
+                    yield pb.LearnRequest.FromString(raw)
+
+        async for reply in self.Learn(requests(), context):
+            yield pb.LearnReplies(replies=[reply])
 
     def _learn(self, request):
         mark, rows = self.marks.get(request.producer, 0), request.columns.rows

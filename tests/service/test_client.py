@@ -116,9 +116,9 @@ def test_calls_outlive_a_restart_of_the_server(client, service):
 
 def test_a_new_map_in_a_refusal_is_taken(client, service):
     client.predict("m", x=[1, 2])
-    service.servicer.map.version = 2
+    service.servicer.map.partitions[0].map_version = 2
     client.predict("m", x=[1, 2])
-    assert client.core.map.version == 2
+    assert client.core.map.partitions[0].map_version == 2
     assert service.servicer.calls.count("GetPartitionMap") == 1
 
 

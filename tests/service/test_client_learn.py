@@ -82,15 +82,9 @@ def test_learn_goes_to_the_owner_and_never_past_it(servers, connect):
     assert applied(target) == []
 
 
-def test_learn_of_several_partitions_is_refused(client, service):
-    service.servicer.map.partitions.add(model="m", address=service.address)
-    got = client.collect("m", batches(1))
-    assert got[0].reason == "SEVERAL_PARTITIONS"
-
-
 def test_learn_takes_a_new_map(client, service):
     client.partition_map()
-    service.servicer.map.version = 7
+    service.servicer.map.partitions[0].map_version = 7
     assert len(client.collect("m", batches(5))) == 5
     assert applied(service.servicer) == list(range(15))
 

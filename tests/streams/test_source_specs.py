@@ -1,4 +1,4 @@
-"""What a spec may say of its sources."""
+"""What a spec may say of its sources and sinks."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from learners.spec import ModelSpec
+from streams.sinks.spec import Sink
 from streams.sources.spec import Source
 
 KAFKA = {"kind": "kafka", "bootstrap": "b:1", "topic": "t"}
@@ -45,13 +46,15 @@ def test_sources_are_no_part_of_the_digest_and_come_back_from_json():
         (REDIS | {"url": "redis://u:secret@h"}, "password_env"),
         (REDIS | {"stream": ""}, "stream"),
         (REDIS | {"payload": None, "envelope": "cloudevents"}, "payload"),
+        (REDIS | {"payload": None, "envelope": "arrow"}, "payload"),
+        (KAFKA | {"envelope": "arrow", "fields": {"time": "$time"}}, "a row has none"),
         (REDIS | {"batch": 0}, "batch"),
         (REDIS | {"unknown": 1}, "unknown"),
         (FOLDER | {"path": "in"}, "path"),
         (FOLDER | {"start": {"position": 1}}, "start"),
         (FOLDER | {"lost": "latest"}, "lost"),
         (FOLDER | {"envelope": "plain"}, "envelope"),
-        (FOLDER | {"fields": {"key": "$key"}}, "a row of a file has none"),
+        (FOLDER | {"fields": {"key": "$key"}}, "a row has none"),
     ],
 )
 def test_what_does_not_fit_is_named(source, said):
@@ -71,3 +74,32 @@ def test_what_does_not_fit_is_named(source, said):
 def test_what_does_not_fit_the_model_is_named(sources, said):
     with pytest.raises(ValidationError, match=said):
         model(*sources)
+
+
+def test_sinks_are_no_part_of_the_digest_and_come_back_from_json():
+    spec = {"name": "m", "features": ["a"], "target": {"kind": "binary"}}
+    to = [{"kind": "redis_stream", "stream": "s", "name": "two"}, KAFKA]
+    whole = ModelSpec.model_validate(spec | {"deployment": {"sinks": to}})
+    assert ModelSpec.model_validate_json(whole.to_json()) == whole
+    assert whole.digest() == ModelSpec.model_validate(spec).digest()
+    assert [sink.identity for sink in whole.deployment.sinks] == ["redis:two:s", "kafka:t"]
+    with pytest.raises(ValidationError, match="sinks must differ, these are there twice: kafka:t"):
+        ModelSpec.model_validate(spec | {"deployment": {"sinks": [KAFKA, KAFKA | {"behind": 5000}]}})
+
+
+@pytest.mark.parametrize(
+    ("sink", "said"),
+    [
+        ({"kind": "folder", "path": "/x"}, "kafka"),
+        (KAFKA | {"topic": "a/b"}, "topic"),
+        (KAFKA | {"options": {"transactional.id": "x"}}, "transactional.id"),
+        (KAFKA | {"options": {"sasl.password": "x"}}, "password_env"),
+        (KAFKA | {"behind": 10}, "behind"),
+        (REDIS | {"url": "redis://u:secret@h"}, "password_env"),
+        (REDIS | {"keep": 0}, "keep"),
+        (REDIS | {"lost": "latest"}, "lost"),
+    ],
+)
+def test_what_does_not_fit_a_sink_is_named(sink, said):
+    with pytest.raises(ValidationError, match=said):
+        TypeAdapter(Sink).validate_python(sink)

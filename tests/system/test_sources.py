@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from continual.bench._faults_served import Served
-from continual.bench._streams_faults import KINDS, run_source_kills, source_processes
+from continual.bench._streams_faults import KINDS, actor_processes, run_source_kills
 from continual.bench._streams_peers import MockKafka
 from continual.cli import main
 
@@ -31,8 +31,13 @@ def test_every_message_is_in_the_log_once_through_five_kills(served: Served, kaf
     assert outcome.digest
     assert outcome.kept == outcome.poison > 100
     assert set(outcome.kills) == set(KINDS)
+    assert outcome.hangs == 1
+    assert outcome.sinks == {"Redis Stream": (0, 0, 0), "Kafka": (0, 0, 0)}
     with served.client() as client:
         assert len(client.models.statistics("queues").sources) == 2
+        people = CliRunner().invoke(main, ["models", "stats", "queues", "--target", served.address])
+        assert "kafka:bench-topic-out" in people.output
+        assert "writing" in people.output
         client.models.delete("queues")
 
 
@@ -85,6 +90,6 @@ def test_dead_letters_from_the_command_line(served: Served) -> None:
         assert "reading" in people.output
         client.models.delete("letters")
     deadline = time.monotonic() + 30
-    while source_processes(served):
+    while actor_processes(served, "SourceActor"):
         assert time.monotonic() < deadline, "the source of a model that is gone runs on"
         time.sleep(0.1)

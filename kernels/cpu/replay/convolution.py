@@ -18,8 +18,11 @@ def patches(x, channels, height, width, size, stride, out):
 
     Args:
         x: [channels height width], an image, channel by channel and row by row.
-        channels, height, width: of the image.
-        size, stride: sides of a patch, and how far apart patches begin.
+        channels: of the image.
+        height: of the image.
+        width: of the image.
+        size: side of a patch.
+        stride: how far apart patches begin.
         out: [down across, channels size size], written; patches row by row.
     """
     kind = out.dtype.type
@@ -45,7 +48,7 @@ def patches(x, channels, height, width, size, stride, out):
 
 @nb.njit(**JIT)
 def pool(maps, down, across, cells, out):
-    """Writes the means of `maps` [down across, filters] over a grid of cells by cells to `out` [cells cells filters]."""
+    """Writes the means of `maps` [down across, filters] over a grid of cells to `out` [cells cells filters]."""
     filters = maps.shape[1]
     for k in range(len(out)):
         out[k] = maps.dtype.type(0)

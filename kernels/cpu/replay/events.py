@@ -276,7 +276,8 @@ def predict(config, logits, classes, p, value, code, table):
         logits: T [n, classes or more].
         classes: how many there are.
         p: float64 [classes or more], scratch.
-        value, code: float64 [n] and int32 [n], written.
+        value: float64 [n], written.
+        code: int32 [n], written.
         table: float32 [n, classes], written; [n, 0]: not wanted.
     """
     for t in range(len(value)):

@@ -14,7 +14,7 @@ from kernels.cpu.numerics import INLINE, JIT
 
 @nb.njit(**INLINE)
 def _add_rows(w, x, places, count, out):
-    """out += the sum over p < count of x[places[p]] w[places[p]]."""
+    """Out += the sum over p < count of x[places[p]] w[places[p]]."""
     size = len(out)
     whole = count - count % 8
     for p in range(0, whole, 8):
@@ -37,7 +37,8 @@ def forward(x, w, b, rectified, places, out):
 
     Args:
         x: [n, inputs].
-        w, b: [inputs, units] and [units].
+        w: [inputs, units].
+        b: [units].
         rectified: whether what is negative becomes zero (NaN stays).
         places: int64 [inputs], scratch.
         out: written.
@@ -62,9 +63,12 @@ def weight_gradient(x, d, places, column, gw, gb):
     """Writes dL/dW = x' d and dL/db = the sum of the rows of d.
 
     Args:
-        x, d: [n, inputs], and dL/d(x W + b) [n, units].
-        places, column: int64 [n] and [n], scratch.
-        gw, gb: [inputs, units] and [units], written.
+        x: [n, inputs].
+        d: [n, units], dL/d(x W + b).
+        places: int64 [n], scratch.
+        column: [n], scratch.
+        gw: [inputs, units], written.
+        gb: [units], written.
     """
     zero, n = d.dtype.type(0), len(x)
     for j in range(x.shape[1]):
@@ -89,7 +93,9 @@ def input_gradient(d, w, x, turned, places, out):
     """Writes dL/dz = (d W') where x > 0, else 0: through weights and the rectified units below, x = relu(z).
 
     Args:
-        d, w, x: [n, units], [inputs, units], [n, inputs].
+        d: [n, units].
+        w: [inputs, units].
+        x: [n, inputs].
         turned: [units, inputs], scratch: the weights transposed.
         places: int64 [units], scratch.
         out: [n, inputs], written.
@@ -114,17 +120,17 @@ def input_gradient(d, w, x, turned, places, out):
 
 
 @nb.njit(**JIT)
-def finite(values):
-    """Whether every value is finite and at most 1e38 in magnitude."""
-    bad = False
+def within(values, most):
+    """Whether the magnitude of every value is at most `most`; that of NaN is not."""
+    bad, limit = False, values.dtype.type(most)
     for i in range(len(values)):
-        bad |= not (abs(values[i]) <= 1e38)
+        bad |= not (abs(values[i]) <= limit)
     return not bad
 
 
 @nb.njit(**JIT)
 def descend(w, g, rate):
-    """w -= rate g."""
+    """W -= rate g."""
     step = w.dtype.type(rate)
     for i in range(len(w)):
         w[i] -= step * g[i]

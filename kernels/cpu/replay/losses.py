@@ -115,7 +115,8 @@ def squared_distance(logits, stored, known, scale, d):
     """The mean of (l - stored)^2 over what was stored, and its gradient times `scale` with respect to logits.
 
     Args:
-        logits, stored: [n, classes].
+        logits: [n, classes].
+        stored: [n, classes].
         known: int64 [n], classes that there were when a row was stored; later columns do not count.
         scale: what gradients are multiplied with.
         d: [n, classes], written.
@@ -174,7 +175,7 @@ def product(a, b):
 
 @nb.njit(**JIT)
 def project(g, r, along):
-    """g -= along r."""
+    """G -= along r."""
     step = g.dtype.type(along)
     for i in range(len(g)):
         g[i] -= step * r[i]
@@ -182,6 +183,6 @@ def project(g, r, along):
 
 @nb.njit(**JIT)
 def add_squares(g, out):
-    """out += g^2."""
+    """Out += g^2."""
     for i in range(len(g)):
         out[i] += np.float64(g[i]) * np.float64(g[i])

@@ -80,8 +80,11 @@ class LocalShard:
         """The result of a coroutine on the shard's loop."""
         return asyncio.run_coroutine_threadsafe(work, one_loop()).result(timeout)
 
+    def partition(self, model: str, id: str = "0") -> Any:
+        return self.shard.partitions[model, id]
+
     def learner(self, model: str) -> Any:
-        return self.shard.partitions[model].learner
+        return self.partition(model).learner
 
     def stop(self) -> None:
         async def stop() -> None:
@@ -94,6 +97,8 @@ class LocalShard:
 class ShardOfItsOwn:
     """A shard as a process."""
 
+    COMMAND: tuple[str, ...] = ("-m", "service.shard.actor")
+
     def __init__(self, redis: str, *, wait: bool = True, **config: Any) -> None:
         self.config = ShardConfig(redis, **{"port": free_port(), **config})
         self.target = f"127.0.0.1:{self.config.port}"
@@ -101,7 +106,7 @@ class ShardOfItsOwn:
 
     def start(self, wait: bool = True) -> None:
         """Starts the process (again, on the same port)."""
-        command = [sys.executable, "-m", "service.shard.actor", json.dumps(asdict(self.config))]
+        command = [sys.executable, *self.COMMAND, json.dumps(asdict(self.config))]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         if wait:
             self.wait_ready()

@@ -10,7 +10,7 @@ from shard_harness import FEATURES, one_loop, spec_of, until
 
 from learners.spec import ModelSpec
 from service.api import continual_v1_pb2 as pb
-from service.shard.partition import decode_learn
+from service.shard.requests import decode_learn
 from service.sources.consumer import Consumer
 from service.store.connect import connect
 from service.store.partition import Partition as Store

@@ -138,7 +138,7 @@ def test_a_stream_given_up_in_flight_can_be_sent_again(server, shard, client, ch
             call = api.OnlineLearningStub(channel).Learn(iter(open_requests.get, None))
             for request in requests:
                 open_requests.put(request)
-            until(lambda: shard.shard.partitions[name].producers.next_sequence("p") == 100)
+            until(lambda: shard.partition(name).producers.next_sequence("p") == 100)
             call.cancel()
             open_requests.put(None)
             again = pool.submit(answers, channel, requests)
@@ -279,7 +279,7 @@ def test_a_repeated_batch_is_not_acknowledged_before_it_is_in_the_log(server, sh
     with ThreadPoolExecutor(2) as pool:
         with paused_writes(server):
             original = pool.submit(answers, channel, learn_requests(spec, given, [100]))
-            until(lambda: shard.shard.partitions[name].producers.next_sequence("p") == 100)
+            until(lambda: shard.partition(name).producers.next_sequence("p") == 100)
             again = pool.submit(answers, channel, learn_requests(spec, given, [50, 50]))
             until(lambda: client.models.statistics(name).counts["duplicates"])
             assert not original.done()

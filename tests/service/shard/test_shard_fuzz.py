@@ -11,7 +11,8 @@ from shard_harness import FEATURES, columns, digest, events, fold, learn_request
 from service.api import continual_v1_pb2 as pb
 from service.client import Client
 from service.errors import from_rpc_error, from_status
-from service.wire import Schema, decode_columns, decode_event
+from service.shard.requests import decode_learn
+from service.wire import Schema, decode_event
 
 ROUNDS = 10_500
 WINDOW = 50
@@ -152,8 +153,8 @@ class Fuzz:
                     continue
                 self.codes["OK"] += 1
                 request = pb.LearnRequest.FromString(raw)
-                if not reply.duplicate:
-                    self.accepted(request.model, reply.accepted, decode_columns(request.columns, self.of(request)))
+                if not reply.duplicate and reply.accepted.rows:  # a stamp has none
+                    self.accepted(request.model, reply.accepted, decode_learn(request, self.of(request)))
         except grpc.RpcError as error:
             answered += 1
             refused = from_rpc_error(error)

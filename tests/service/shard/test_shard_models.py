@@ -32,6 +32,7 @@ from service.store.connect import connect
 from service.store.partition import Partition
 from service.wire import Schema
 
+METHODS = {"Predict", "Update", "Learn", "LearnMany", "GetProducer", "GetPartitionMap"}
 X = dict(zip(FEATURES, (0.5, -0.25, 1.0)))
 
 
@@ -255,4 +256,4 @@ def test_reflection_names_the_services(channel):
         "grpc.reflection.v1alpha.ServerReflection",
     }
     service = DescriptorPool(database).FindServiceByName("continual.v1.OnlineLearning")
-    assert {one.name for one in service.methods} == {"Predict", "Update", "Learn", "GetProducer", "GetPartitionMap"}
+    assert {one.name for one in service.methods} == METHODS

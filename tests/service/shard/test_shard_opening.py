@@ -12,7 +12,7 @@ from service.shard.shard import Shard, ShardConfig
 
 def reason_of(shard: Shard, model: str) -> str:
     with pytest.raises(Refused) as refused:
-        shard.owned(model)
+        shard.owned(model, "0")
     return refused.value.reason
 
 
@@ -22,7 +22,7 @@ def test_before_the_catalog_was_read_no_model_is_missing() -> None:
         assert reason_of(shard, "any") == "PARTITION_STARTING"
         shard._listed = True
         assert reason_of(shard, "any") == "MODEL_NOT_FOUND"
-        shard._opening.add("any")
+        shard._opening.add(("any", "0"))
         assert reason_of(shard, "any") == "PARTITION_STARTING"
 
     asyncio.run(check())

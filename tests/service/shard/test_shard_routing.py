@@ -40,8 +40,8 @@ def test_a_unary_call_reaches_the_owner_from_any_shard(two):
         with grpc.insecure_channel(other.shard.address) as channel:
             data, control = api.OnlineLearningStub(channel), api.ModelsStub(channel)
             control.Create(pb.CreateModelRequest(spec_json=spec_of(name).to_json()))
-            assert name in owner.shard.partitions
-            assert name not in other.shard.partitions
+            assert (name, "0") in owner.shard.partitions
+            assert (name, "0") not in other.shard.partitions
             event = pb.Event(id="one", features=X, label=pb.Label(text="UP"))
             predicted = data.Predict(pb.PredictRequest(model=name, event=event)).predictions
             updated = data.Update(pb.UpdateRequest(model=name, event=event)).predictions
@@ -59,7 +59,7 @@ def test_a_unary_call_reaches_the_owner_from_any_shard(two):
                 data.Predict(pb.PredictRequest(model=name, event=event), metadata=(("continual-hop", "1"),))
             assert from_rpc_error(error.value).reason == "WRONG_MAP"
             control.Delete(pb.DeleteModelRequest(name=name))
-            assert name not in owner.shard.partitions
+            assert (name, "0") not in owner.shard.partitions
 
 
 def test_a_forwarded_reply_may_be_large(two):

@@ -39,7 +39,7 @@ def test_nothing_passes_a_refused_batch_of_a_client_that_does_not_read(own_serve
     narrow = [("grpc.http2.lookahead_bytes", 1024), ("grpc.http2.bdp_probe", 0)]
     with Client(local.target) as client, grpc.insecure_channel(local.target, narrow) as channel:
         client.models.create(spec)
-        partition = local.shard.partitions[name]
+        partition = local.partition(name)
         to_send: queue.SimpleQueue = queue.SimpleQueue()
         call = api.OnlineLearningStub(channel).Learn(iter(to_send.get, None), timeout=60)
         for request in requests[:40]:
@@ -104,7 +104,7 @@ def test_while_the_store_is_gone_calls_are_refused_and_then_served_again(own_ser
 
 def _serves(local, name):
     try:
-        local.shard.partitions[name].check_serving()
+        local.partition(name).check_serving()
     except Refused:
         return False
     return True

@@ -4,11 +4,14 @@ import json
 import time
 from contextlib import ExitStack
 
+import numpy as np
+import pyarrow as pa
 import pytest
 from shard_harness import FEATURES, digest, fold, paused_writes, until
 from source_harness import Running, log_of, logged, made_events, sourced
 
 from continual.bench._streams_peers import json_messages
+from service.api import continual_v1_pb2 as pb
 from service.store.connect import connect
 from streams.sources.redis_ids import number_of
 
@@ -116,6 +119,71 @@ def test_dead_letters_are_kept_once_and_bounded(client, redis, server, shard, na
     assert 100 <= len(kept) < 300
     assert kept == list(range(1000 - len(kept), 1000))
     assert client.models.get(name).position == 0
+
+
+def test_clocks_that_jump_and_events_that_come_again_or_too_early(client, redis, server, running, name):
+    """All that fits is logged in the order of the queue, and the fold decides; what no clock can say is a letter."""
+    spec = spec_for(client, name, fields={"time": "at", "id": "id"})
+    times = [5_000, 10**15, 4_000, 0, 6_000, 2**61, 7_000, 7_000, 3]
+    absurd = [-1, 2**63, "yesterday", None, 1e300]
+    same = {"b": 1, "card": "k"}
+    made = [same | {"a": row, "label": row % 2, "at": at, "id": f"e{row // 2}"} for row, at in enumerate(times)]
+    wrong = [same | {"a": 1, "label": 1, "at": at} for at in absurd]
+    mixed = [json.dumps(one).encode() for pair in zip(made, wrong) for one in pair]
+    add(redis, f"s-{name}", mixed + [json.dumps(one).encode() for one in made[len(wrong) :]])
+    run = running(spec)
+    logged(client, spec, len(times))
+    until(lambda: run.state.dead_letters == len(absurd))
+    got, _ = log_of(server.url, spec)
+    assert got.time.tolist() == times
+    learner, folded = fold(spec, got)
+    assert digest(client, spec.name) == learner.digest()
+    counted = int((folded.outcome & pb.OUTCOME_OUT_OF_ORDER > 0).sum())
+    assert client.models.statistics(name).counts["out_of_order"] == counted == 5  # a time of 0 is none
+    reasons = [letter.reason for letter in client.models.dead_letters(name).letters]
+    assert all("column 'at'" in reason for reason in reasons), reasons
+
+
+def test_messages_of_many_events_are_taken_whole_and_once(client, redis, server, shard, name, held):
+    """Arrow streams of 0 to 40 events; one with a bad row is a letter, and no event of it is logged."""
+    batch, values = held
+    spec = spec_for(client, name, batch=25, in_flight=2, envelope="arrow")
+    rows = [json.loads(value) for value in values]
+    rng = np.random.default_rng(0)
+    bad = [b"no stream", arrow([*rows[:3], rows[3] | {"label": 7}]), arrow([{"a": 1.0}]), arrow(rows[:9])[:-40]]
+    at, messages = 0, []
+    while at < ROWS:
+        size = int(rng.integers(0, 41))
+        messages.append(arrow(rows[at : at + size] or rows[:1], len(rows[at : at + size])))
+        at += size
+    third = len(messages) // 3
+    sent = 0
+    for turn, part in enumerate((messages[:third], messages[third : 2 * third], messages[2 * third :])):
+        add(redis, f"s-{name}", [bad[turn], *part, bad[3]])
+        sent = min(ROWS, sent + sum(rows_in(message) for message in part))
+        with Running(shard.target, spec, server.url), Running(shard.target, spec, server.url):
+            logged(client, spec, sent)
+            end = number_of(redis.xinfo_stream(f"s-{name}")["last-generated-id"]) + 1
+            until(lambda: client.producer(name, f"redis:s-{name}").next_sequence == end)  # noqa: B023
+    same(client, server, spec, batch)
+    letters = client.models.dead_letters(name).letters
+    assert [one.payload for one in letters] == [bad[0], bad[3], bad[1], bad[3], bad[2], bad[3]]
+    assert "row 3, column 'label': 7 does not fit" in letters[2].reason
+    assert "of a message with such a row none is taken" in letters[2].reason
+    assert "no column (or more than one) named" in letters[4].reason
+
+
+def arrow(rows, count=None):
+    """Events as an Arrow IPC stream, in record batches of seven."""
+    table = pa.Table.from_pylist(rows).slice(0, count)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table, max_chunksize=7)
+    return sink.getvalue().to_pybytes()
+
+
+def rows_in(message):
+    return pa.ipc.open_stream(message).read_all().num_rows
 
 
 @pytest.mark.parametrize("start", ["latest", "time", "position"])

@@ -5,8 +5,9 @@ import uuid
 import pytest
 import redis
 
-from service.store.catalog import Catalog, MapRecord
+from service.store.catalog import Catalog
 from service.store.errors import MapConflict, ModelExists
+from service.store.partition_map import ModelMap
 
 
 @pytest.fixture
@@ -34,13 +35,36 @@ def test_delete(catalog: Catalog) -> None:
 
 
 def test_the_partition_map_is_compared_before_it_is_set(catalog: Catalog) -> None:
-    assert catalog.partition_map() == MapRecord(0, b"")
-    assert catalog.set_partition_map(0, b"one") == 1
+    assert catalog.map_of("m") is None
+    first = ModelMap.whole("shard-0")
+    catalog.set_map("m", None, first)
+    catalog.set_map("m", None, first)  # a reply was lost
+    second = first.with_owner("0", "shard-1")
     with pytest.raises(MapConflict) as caught:
-        catalog.set_partition_map(0, b"other")
+        catalog.set_map("m", None, second)
     assert (caught.value.expected, caught.value.found) == (0, 1)
-    assert catalog.set_partition_map(1, b"two") == 2
-    assert catalog.partition_map() == MapRecord(2, b"two")
+    catalog.set_map("m", first, second)
+    with pytest.raises(MapConflict):
+        catalog.set_map("m", first, first.with_owner("0", "shard-2"))
+    assert catalog.map_of("m") == second
+
+
+def test_routing_is_read_when_it_changed(catalog: Catalog) -> None:
+    catalog.announce("shard-0", "here:1")
+    before = catalog.routing()
+    assert before is not None
+    assert (before.maps, before.shards) == ({}, {"shard-0": "here:1"})
+    assert catalog.routing(before.generation) is None
+    catalog.announce("shard-0", "here:1")
+    assert catalog.routing(before.generation) is None
+    catalog.create("m", "{}")
+    whole = ModelMap.whole("shard-0")
+    catalog.set_map("m", None, whole)
+    after = catalog.routing(before.generation)
+    assert after is not None
+    assert after.maps == {"m": whole}
+    catalog.delete("m")
+    assert catalog.routing(after.generation).maps == {}  # type: ignore[union-attr]
 
 
 def test_the_identity_stays(catalog: Catalog, client: redis.Redis) -> None:

@@ -1,4 +1,4 @@
-"""Sees to it that every source in the catalog has its actor, and none else."""
+"""Sees to it that every source and every sink in the catalog has its actor, and none else."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from learners.spec import ModelSpec
+from service.sinks.actor import SinkActor, SinkConfig
 from service.sources.actor import SourceActor, SourceConfig
 from service.store.catalog import Catalog
 from service.store.errors import StoreUnavailable
@@ -19,8 +20,8 @@ log = logging.getLogger(__name__)
 LOOK_SECONDS = 1.0
 
 
-class Sources:
-    """The actors of a deployment's sources; a thread that follows the catalog.
+class Supervisor:
+    """The actors of a deployment's sources and sinks; a thread that follows the catalog.
 
     Args:
         catalog: of the deployment.
@@ -28,7 +29,7 @@ class Sources:
         target: host:port of the service.
         store: URL of its Redis.
         logs: folder of their log files; None: standard error.
-        say: told of sources that start.
+        say: told of those that start.
     """
 
     def __init__(
@@ -48,14 +49,14 @@ class Sources:
         self._logs = logs
         self._say = say
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._follow, name="sources", daemon=True)
+        self._thread = threading.Thread(target=self._follow, name="supervisor", daemon=True)
 
     def start(self) -> None:
         """Begins to follow the catalog."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends every source once what it sent is answered."""
+        """Ends every source once what it sent is answered, and every sink once what it reads is written."""
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join(30)
@@ -68,7 +69,7 @@ class Sources:
             except StoreUnavailable:
                 continue
             except Exception:
-                log.exception("looking after the sources failed; the next look is in %g s", LOOK_SECONDS)
+                log.exception("looking after sources and sinks failed; the next look is in %g s", LOOK_SECONDS)
 
     def look(self) -> None:
         """Starts what is in the catalog and does not run, ends what is no longer there."""
@@ -77,27 +78,36 @@ class Sources:
         for name, config in wanted.items():
             if name not in self.actors:
                 self.actors[name] = self._begin(name, config)
-                self._say(f"source: {name.partition('/')[2]}")
+                kind, _, which = name.partition("/")[2].partition("/")
+                self._say(f"{kind}: {which}")
 
-    def _wanted(self) -> dict[str, SourceConfig]:
+    def _wanted(self) -> dict[str, SourceConfig | SinkConfig]:
         """Config by name of the actor, which tells a spec from another one of the same model."""
-        wanted = {}
+        wanted: dict[str, SourceConfig | SinkConfig] = {}
         for model, text in self._catalog.list().items():
-            if '"sources":[]' in text or '"sources"' not in text:
+            if not any(f'"{part}":[{{' in text for part in ("sources", "sinks")):
                 continue
             version = hashlib.sha256(text.encode()).hexdigest()[:12]
-            for number, source in enumerate(ModelSpec.model_validate_json(text).deployment.sources):
+            deployment = ModelSpec.model_validate_json(text).deployment
+            for number, source in enumerate(deployment.sources):
                 name = f"{self._deployment}/source/{model}/{source.producer}/{version}"
-                path = "" if self._logs is None else str(self._logs / f"source-{model}-{number}.log")
-                wanted[name] = SourceConfig(text, number, self._target, self._store, path)
+                log_file = self._log_file(f"source-{model}-{number}")
+                wanted[name] = SourceConfig(text, number, self._target, self._store, log_file)
+            for number, sink in enumerate(deployment.sinks):
+                name = f"{self._deployment}/sink/{model}/{sink.identity}/{version}"
+                wanted[name] = SinkConfig(text, number, self._store, self._log_file(f"sink-{model}-{number}"))
         return wanted
 
-    def _begin(self, name: str, config: SourceConfig) -> Any:
+    def _log_file(self, name: str) -> str:
+        return "" if self._logs is None else str(self._logs / f"{name}.log")
+
+    def _begin(self, name: str, config: SourceConfig | SinkConfig) -> Any:
         import ray
 
+        actor = SinkActor if isinstance(config, SinkConfig) else SourceActor
         options = {"lifetime": "detached", "num_cpus": 0, "max_restarts": -1, "max_task_retries": 0}
         options |= {"name": name, "max_concurrency": 2, "get_if_exists": True}
-        return ray.remote(SourceActor).options(**options).remote(config)
+        return ray.remote(actor).options(**options).remote(config)
 
     def _end(self, names: list[str]) -> None:
         import ray

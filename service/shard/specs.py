@@ -1,0 +1,53 @@
+"""Specs on their way into a shard: parsed, checked, compiled."""
+
+from __future__ import annotations
+
+import numpy as np
+from pydantic import ValidationError
+
+from learners.fingerprint import fingerprint
+from learners.river import signing
+from learners.spec import ModelSpec
+from service import errors
+from service.shard.statistics import Statistics
+from streams.batch import Batch
+
+
+def parse_spec(spec_json: str) -> ModelSpec:
+    """A spec from JSON.
+
+    Raises:
+        service.errors.Refused: with a violation for every field that does not fit.
+    """
+    try:
+        return ModelSpec.model_validate_json(spec_json)
+    except ValidationError as error:
+        violations = [
+            errors.Violation(
+                ".".join(map(str, ("spec", *item["loc"]))), errors.shorten(item.get("input")), item["msg"]
+            )
+            for item in error.errors(include_url=False, include_context=False)
+        ]
+        raise errors.invalid_fields(violations, "INVALID_SPEC") from error
+
+
+def check_signing(spec: ModelSpec) -> None:
+    """Refuses a learner whose state must be signed where this process was given no key.
+
+    Raises:
+        service.errors.Refused: saying how to give one.
+    """
+    if spec.learner.signed and not signing.has_key():
+        kind = f"{spec.learner.kind!r}, whose state is a pickle that must be signed"
+        raise errors.invalid("spec.learner.kind", kind, f"it, once there is a key: {signing.HOW}", "NO_SIGNING_KEY")
+
+
+def compile_learner(spec: ModelSpec) -> None:
+    """Folds and predicts one event with a learner to be thrown away: what is compiled now stalls no request later."""
+    fingerprint(spec)
+    small = spec.model_copy(update={"deployment": spec.deployment.model_copy(update={"slots": 1})})
+    learner = spec.learner.build(small)
+    classes = (0,) if spec.target.kind == "multiclass" else ()
+    event = Batch.of(np.zeros((1, len(spec.features))), np.zeros(1), classes=classes)
+    learner.predict(event, probabilities=True)
+    Statistics(spec.target.kind).update(learner.fold(event))

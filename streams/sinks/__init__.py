@@ -1,0 +1,1 @@
+"""Where records of what was predicted go: Redis Streams and Kafka topics."""

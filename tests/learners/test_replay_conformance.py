@@ -1,0 +1,132 @@
+"""The conformance kit on every learner from mini-batches, and what their specs refuse."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from kernels.cpu.layout import LEARNED, NONFINITE
+from learners import conformance
+from learners.replay.spec import MiniBatchSpec
+from learners.spec import LearnerSpec, ModelSpec
+from streams.batch import Batch
+
+SMALL = {"batch": 3, "network": {"hidden": [7, 5]}}
+REPLAY = {**SMALL, "replay": 4, "buffer": {"size": 20}}
+KINDS = {
+    "finetune": SMALL,
+    "er": {**REPLAY, "standardise": True},
+    "uer": {**REPLAY, "buffer": {"kind": "balanced", "size": 20}},
+    "er_ace": {**REPLAY, "network": {"hidden": []}},
+    "der": {**REPLAY, "dtype": "float64"},
+    "agem": {**REPLAY, "buffer": {"kind": "fifo", "size": 20}},
+    "mir": {**REPLAY, "candidates": 10},
+    "pcr": REPLAY,
+    "ewc": {**SMALL, "period": 20},
+    "pec": {"teacher": 50, "units": 4, "outputs": 6},
+}
+IMAGES = {
+    "random_conv": {"kind": "random_conv", "image": [1, 4, 6], "patch": 2, "stride": 1, "filters": 3},
+    "resnet18": {"kind": "resnet18", "image": [1, 4, 6], "width": 1},
+}
+
+
+def make_spec(learner: dict, target: str = "multiclass", arrive: str = "immediate", features: int = 3) -> ModelSpec:
+    return ModelSpec.model_validate(
+        {
+            "name": "m",
+            "features": [{"name": f"f{k}", "missing": "refuse" if k == 1 else "mean"} for k in range(features)],
+            "target": {"kind": target} | ({"max_classes": 8} if target == "multiclass" else {}),
+            "labels": {"arrive": arrive, "pending": 3 if arrive == "delayed" else 0},
+            "learner": learner,
+        }
+    )
+
+
+def test_every_kind_is_checked() -> None:
+    known = {kind for kind, spec in LearnerSpec.known().items() if issubclass(spec, MiniBatchSpec)}
+    assert known == set(KINDS)
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_conformance(kind) -> None:
+    """Targets and label policies in turn."""
+    points = list(itertools.product(("multiclass", "binary"), ("delayed", "immediate")))
+    first = 2 * (sorted(KINDS).index(kind) % 2)
+    for seed, (target, arrive) in enumerate((points[first], points[3 - first])):
+        conformance.check_learner(make_spec({"kind": kind, **KINDS[kind]}, target, arrive), seed=seed)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "state_round_trips",
+        "a_snapshot_is_of_its_position",
+        "any_delivery_gives_the_same",
+        "any_crash_gives_the_same",
+        "predict_is_what_the_fold_says",
+    ],
+)
+@pytest.mark.parametrize("network", sorted(IMAGES))
+def test_images(network, name, monkeypatch) -> None:
+    """What concerns the network; a step in PyTorch takes milliseconds, so the logs are short."""
+    learner = {"kind": "er", "batch": 10, "replay": 4, "buffer": {"size": 20}, "network": IMAGES[network]}
+    short = lambda spec, seed, events=400, **more: conformance.random_log(spec, seed, min(events, 120), **more)  # noqa: E731
+    monkeypatch.setattr("learners.conformance.checks.random_log", short)
+    conformance.check(name, make_spec(learner, features=24), seed=1)
+
+
+def test_a_step_that_is_not_finite_is_not_taken() -> None:
+    """It is the label that completes the mini-batch that says so; predictions stay finite."""
+    spec = make_spec({"kind": "er", **REPLAY, "rate": 100.0}, "binary", features=2)
+    built = spec.learner.build(spec)
+    x = np.tile([[3e37, 1e37], [-3e37, 2e37]], (30, 1))
+    folded = built.fold(Batch.of(x, np.tile([0.0, 1.0], 30)))
+    lost = np.flatnonzero(folded.outcome & NONFINITE)
+    assert len(lost)
+    assert (lost % 3 == 2).all()
+    assert not (folded.outcome[lost] & LEARNED).any()
+    assert np.isfinite(folded.value).all()
+    assert all(np.isfinite(array).all() for array in built.shared_arrays().values() if array.dtype.kind == "f")
+
+
+@pytest.mark.parametrize(
+    ("learner", "target", "said"),
+    [
+        ({"kind": "er"}, "regression", "learner 'er' learns classes; accepted targets: binary, multiclass"),
+        ({"kind": "er", "buffer": {"size": 9}}, "binary", r"buffer.size 9: accepted: replay \(10\) or more"),
+        ({"kind": "er", "buffer": {"kind": "ring"}}, "binary", "'reservoir', 'balanced' or 'fifo'"),
+        ({"kind": "er", "buffer": {"size": 1_000_000}}, "binary", None),
+        ({"kind": "er", "network": {"kind": "resnet18", "image": [3, 32, 32]}}, "binary", "3072 numbers.* 3"),
+        ({"kind": "finetune", "buffer": {}}, "binary", "Extra inputs"),
+        ({"kind": "pcr", "bias": True}, "binary", "bias"),
+        ({"kind": "pec", "batch": 10}, "binary", "batch"),
+        ({"kind": "er", "network": {"hidden": [65536, 65536]}}, "binary", "the network takes .* bytes"),
+    ],
+    ids=str,
+)
+def test_what_does_not_fit_is_refused(learner, target, said) -> None:
+    if said is None:
+        assert make_spec(learner, target)
+        return
+    with pytest.raises(ValidationError, match=said):
+        make_spec(learner, target)
+
+
+def test_images_that_do_not_fit_are_refused() -> None:
+    for network, said in (
+        ({**IMAGES["random_conv"], "patch": 5}, "network.pool 2: patches of 5 every 1 are laid 0 times"),
+        ({**IMAGES["random_conv"], "patch": 3, "stride": 2}, "are laid 1 times"),
+    ):
+        with pytest.raises(ValidationError, match=said):
+            make_spec({"kind": "er", "network": network}, features=24)
+    with pytest.raises(ValidationError, match="batch 1: batch normalisation"):
+        make_spec({"kind": "er", "batch": 1, "network": IMAGES["resnet18"]}, features=24)
+    categories = {"name": "c", "categories": 3}
+    with pytest.raises(ValidationError, match="have categories, learner 'er' accepts numbers only"):
+        ModelSpec.model_validate(
+            {"name": "m", "features": [categories], "target": {"kind": "binary"}, "learner": {"kind": "er"}}
+        )

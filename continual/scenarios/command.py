@@ -85,7 +85,7 @@ def command(name: str) -> click.Command:
 
     run.__doc__ = (
         f"Run methods on {name}: table, JSON, PNG and one HTML page.\n\nWith --out every run is kept as soon as it is "
-        "done, and a repeated command goes on from there."
+        f"done, and a repeated command goes on from there.\n\nMethods: {', '.join(methods.METHODS)}."
     )
     decorated: Any = run
     for option in reversed(OPTIONS):

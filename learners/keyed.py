@@ -361,37 +361,12 @@ class KeyedLearner:
         return Folded.concat(parts or [self._fold_resident(batch, np.zeros(0, np.int64))])
 
     def _fold_resident(self, batch: Batch, slots: np.ndarray) -> Folded:
-        """Folds events whose keys are in memory, in the rows `slots`."""
+        """Folds events whose keys are in memory, in the slots int64 [n]."""
         raise NotImplementedError
 
     def shared_arrays(self) -> dict[str, np.ndarray]:
         """See `learners.base.Learner`."""
         raise NotImplementedError
-
-    def _fold_resident(self, batch: Batch, slots: np.ndarray) -> Folded:
-        """Folds events whose keys are in memory, in the slots int64 [n]."""
-        raise NotImplementedError
-
-    def fold(self, batch: Batch) -> Folded:
-        """See `learners.base.Learner`.
-
-        Raises:
-            CaptureActive: a running snapshot must finish first; the events before the one that raised are folded
-                (`CaptureActive.folded`), the rest are not.
-        """
-        parts: list[Folded] = []
-        start = 0
-        while start < len(batch):
-            rest = batch.slice(start, len(batch)) if start else batch
-            try:
-                slots, rows = self.rows.admit(rest.key, self.position)
-            except CaptureActive as stopped:
-                stopped.folded = Folded.concat(parts) if parts else None
-                raise
-            self.rows.before_write(slots)
-            parts.append(self._fold_resident(rest.slice(0, rows) if rows < len(rest) else rest, slots))
-            start += rows
-        return Folded.concat(parts or [self._fold_resident(batch, np.zeros(0, np.int64))])
 
     def attach(self, cold: ColdRows) -> None:
         """Sends evictions to `cold` from now on (before the first event)."""

@@ -170,9 +170,9 @@ def _avalanche(python: str, digits: Digits) -> dict[str, float]:
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "stream.npz"
-        layers: dict[str, Any] = {f"{n}{k}": a for k, pair in enumerate(initial()) for n, a in zip("wb", pair)}
-        columns: dict[str, Any] = {"x": digits.x, "y": digits.y, "test_x": digits.test_x, "test_y": digits.test_y}
-        np.savez(path, **columns, **layers, first=np.array(FIRST))
+        arrays: dict[str, Any] = {"x": digits.x, "y": digits.y, "test_x": digits.test_x, "test_y": digits.test_y}
+        arrays |= {f"{n}{k}": a for k, pair in enumerate(initial()) for n, a in zip("wb", pair)}
+        np.savez(path, **arrays, first=np.array(FIRST))
         done = subprocess.run([python, str(SCRIPT), str(path)], capture_output=True, text=True, check=False)
     if done.returncode:
         raise click.ClickException(f"{python} {SCRIPT.name} failed:\n{done.stderr[-2000:]}")

@@ -48,7 +48,7 @@ from kernels.cpu.layout import (
     UNKNOWN_ID,
 )
 from kernels.cpu.learning import carry_all, carry_and_learn, learn_head, learn_held
-from kernels.cpu.numerics import CALL, INLINE, JIT
+from kernels.cpu.numerics import CALL, INLINE, JIT, prefetch
 
 
 @nb.njit(**INLINE)
@@ -131,11 +131,43 @@ def _refused(head, config, shared, row, base, y, s):
     return True
 
 
+LINE = 64
+"""Bytes asked of memory at a time."""
+
+MOST_AHEAD = 32 << 10
+"""Bytes of a row that are asked for while the event before is folded; what is more, memory streams by itself."""
+
+PARTS_AHEAD = 4
+"""A processor keeps track of a few dozen lines at a time: a row is asked for in parts, between the steps of an
+event."""
+
+
+@nb.njit(**INLINE)
+def _next_slot(events, t):
+    """The slot of the event that comes next, -1 where its row is at hand or unknown."""
+    if t + 1 >= len(events.slot) or events.slot[t + 1] == events.slot[t]:
+        return -1
+    return events.slot[t + 1]
+
+
+@nb.njit(**INLINE)
+def _look_ahead(rows, slot, part):
+    """Asks for one part of the row of the key that comes next, so that it is there by then."""
+    if slot < 0:
+        return
+    body = rows.body[slot]
+    size = min(len(body), MOST_AHEAD // body.itemsize)
+    for i in range(part * size // PARTS_AHEAD, (part + 1) * size // PARTS_AHEAD, LINE // body.itemsize):
+        prefetch(body, i)  # type: ignore[call-arg]
+
+
 @nb.njit(**INLINE)
 def _observe(cell, head, config, shared, rows, events, out, s, t, slot):
     """An event with features, with or without its label."""
     row = rows.head[slot]
     body = rows.body[slot]
+    ahead = _next_slot(events, t)
+    _look_ahead(rows, ahead, 0)
     time = events.time[t]
     outcome = 0
     if time > 0 and time < row[H_TIME]:
@@ -145,12 +177,15 @@ def _observe(cell, head, config, shared, rows, events, out, s, t, slot):
     prepare(config, shared, row, events.x[t], x, apply)
     if config.encoded > 0:
         encode(config, shared.cell, events.x[t], s)
+    _look_ahead(rows, ahead, 1)
     forward_all(cell, config, shared.cell, body, gap_of(config, row, time), s)
+    _look_ahead(rows, ahead, 2)
     phi = s.phi[config.layers - 1]
     base = base_of(config, shared, row)
     draw = shared.counters[C_OBSERVED]
     elapsed = elapsed_of(config, shared, draw + 1, time)
     value, code = predict(head, config, shared, base, phi, x, draw, elapsed, s)
+    _look_ahead(rows, ahead, 3)
     out.value[t] = value
     out.code[t] = code
     if not apply:

@@ -12,6 +12,7 @@ from typing import Any
 import numba as nb
 import numpy as np
 from llvmlite import ir
+from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
 from kernels.cpu.parts import PartCompiler
@@ -52,6 +53,23 @@ def _bitcast(source: Any, target: Any, llvm_type: Any) -> Any:
         return target(source), codegen
 
     return cast
+
+
+@intrinsic
+def prefetch(typingctx: Any, array: Any, at: Any) -> Any:
+    """Asks for the cache line of the entry `at` of a contiguous one-dimensional array; changes nothing."""
+
+    def codegen(context, builder, signature, args):
+        data = context.make_array(signature.args[0])(context, builder, value=args[0]).data
+        pointer = builder.bitcast(builder.gep(data, [args[1]]), ir.IntType(8).as_pointer())
+        i32 = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [pointer.type, i32, i32, i32])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        # To be read; into the caches from the second level on; data.
+        builder.call(function, [pointer, i32(0), i32(2), i32(1)])
+        return context.get_dummy_value()
+
+    return nb.void(array, at), codegen
 
 
 _bits64 = _bitcast(nb.float64, nb.int64, ir.IntType(64))

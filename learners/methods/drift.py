@@ -346,7 +346,7 @@ class DriftLearner(KeyedLearner):
     def shared_arrays(self) -> dict[str, np.ndarray]:
         """Shared state by name: that of each learner, marks, the test of the challenger, the pickled detectors."""
         data = pickles.dump(self._watched)
-        arrays = {
+        arrays: dict[str, np.ndarray] = {
             "marks": np.array(astuple(self._marks), np.int64),
             "test": self._test,
             "detectors": np.frombuffer(data, np.uint8),

@@ -53,3 +53,4 @@ def compile_learner(spec: ModelSpec) -> None:
     events = Batch.of(np.zeros((rows, len(spec.features))), np.zeros(rows), classes=classes)
     learner.predict(events.slice(0, 1), probabilities=True)
     Statistics(spec.target.kind).update(learner.fold(events))
+    keys_inside(events.key, 0, 1)

@@ -77,6 +77,9 @@ def test_late_labels_and_drift_are_served_killed_and_recovered(start_shard, name
     """A snapshot after the second part, a kill after the third: answers, state and counts of the plain fold."""
     specs = {case: model(f"{name}-{case}", learner, **labels) for case, (learner, labels, _) in CASES.items()}
     answers: dict[str, list] = {case: [] for case in CASES}
+    wanted = {  # first, so that what has to be compiled is compiled here, and no call has to wait for it
+        case: fold(spec, *(batch_of(spec, CASES[case][2](part)) for part in range(4))) for case, spec in specs.items()
+    }
     shard = start_shard(signing_key=key)
     for part in range(4):
         with Client(shard.target) as client:
@@ -92,7 +95,7 @@ def test_late_labels_and_drift_are_served_killed_and_recovered(start_shard, name
             shard.start()
     with Client(shard.target) as client:
         for case, spec in specs.items():
-            learner, folded = fold(spec, *(batch_of(spec, CASES[case][2](part)) for part in range(4)))
+            learner, folded = wanted[case]
             assert digest(client, spec.name) == learner.digest(), case
             same_answers_of(answers[case], folded)
             counts = client.models.statistics(spec.name).counts

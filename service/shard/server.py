@@ -43,6 +43,8 @@ TOGETHER_BYTES = 1 << 20
 OPTIONS = [
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", 4 * MAX_MESSAGE_BYTES),
+    # By default gRPC ends a connection whose client pings more often than every 5 minutes while a call takes its time.
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
 ]
 
 Handler = Callable[[bytes, grpc.aio.ServicerContext], Awaitable[bytes]]

@@ -10,7 +10,8 @@ from client_harness import SPEC, Server, applied
 
 from service import errors
 from service.client import Refused
-from service.client.core import Backoff
+from service.client.core import CHANNEL_OPTIONS, Backoff
+from service.shard.server import OPTIONS
 
 
 def test_predict_takes_arrays_events_and_frames(client):
@@ -160,3 +161,9 @@ def test_management(client):
     assert client.models.statistics("m", digest=True).digest == "d"
     assert client.partition_map().deployment == "d"
     assert client.health() == "SERVING"
+
+
+def test_the_server_allows_the_pings_of_a_call_that_takes_its_time():
+    """Else it ends the connection, and a model that takes minutes to compile is never made."""
+    pings = dict(CHANNEL_OPTIONS)["grpc.keepalive_time_ms"]
+    assert dict(OPTIONS)["grpc.http2.min_recv_ping_interval_without_data_ms"] < pings

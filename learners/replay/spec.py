@@ -278,7 +278,7 @@ class NetworkSpec(MiniBatchSpec):
 class ReplaySpec(NetworkSpec):
     """A network that is trained, and a buffer of what it has seen."""
 
-    buffer: Buffer = Field(default_factory=Buffer, description="What is kept of the past.")
+    buffer: Buffer = Field(default_factory=Buffer, description="Events of the past that are kept to be replayed.")
     replay: int = Field(10, ge=1, le=4096, description="Events of the buffer that are learned again at a step.")
 
     method: ClassVar[type[Replaying]]  # type: ignore[assignment]

@@ -250,6 +250,8 @@ class LearnStream(Iterator[LearnResult]):
             except Several:
                 self._drop()
                 self._lanes = LaneStreams(self._client, self.session, self._batches)
+        if self._closed.is_set():
+            raise StopIteration
         return next(self._lanes)
 
     def _next(self) -> LearnResult:

@@ -382,7 +382,7 @@ class Partition:
         self._depth.release()
         if job.cancelled() or job.exception() is None:
             self.on_progress()
-        elif self.state == "serving":
+        elif self.state in ("serving", "moving"):
             self.state = "failed"
             self.fail(job.exception() or RuntimeError("the fold failed"))
 

@@ -1,10 +1,14 @@
 """A model is split, moved and merged while events come; every log, and every fold of it, is as it should be."""
 
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import grpc
 import numpy as np
 import pytest
 from reshard_harness import Folds, X, all_ids, batches, map_of
-from shard_harness import LocalShard, refused_by, spec_of, until
+from shard_harness import LocalShard, one_loop, refused_by, spec_of, until
 
 from service.api import continual_v1_pb2 as pb
 from service.api import continual_v1_pb2_grpc as api
@@ -234,6 +238,16 @@ def test_classes_in_another_order_are_not_merged(client, two, name):
     assert client.models.get(name).state == "serving"
 
 
+def test_a_closed_stream_to_several_partitions_gives_nothing_more(client, two, name):
+    client.models.create(spec_of(name))
+    client.models.split(name)
+    stream = client.learn(name, batches(400, 50), in_flight=1)
+    assert next(stream).rows == 50
+    stream.close()
+    assert list(stream) == []
+    assert client.models.get(name).position == 50
+
+
 def test_rows_for_another_partition_are_refused_with_the_map(client, two, own_server, name):
     spec = spec_of(name)
     client.models.create(spec)
@@ -294,6 +308,43 @@ def test_a_split_model_is_deleted_whole(client, two, own_server, name):
     client.models.create(spec_of(name))
     assert client.models.get(name).position == 0
     assert client.update(name, X, "UP").position == 0
+
+
+def test_models_that_two_shards_share_are_deleted_at_once(client, two, own_server, name):
+    """Each shard has the first partition of one, and asks the other for its part."""
+    names = [f"{name}-{number}" for number in range(8)]
+    for number, one in enumerate(names):
+        client.models.create(spec_of(one))
+        client.models.split(one, shards=[f"shard-{(number + part) % 2}" for part in (0, 1)])
+    with ThreadPoolExecutor(len(names)) as pool:
+        list(pool.map(client.models.delete, names))
+    assert connect(own_server.url).execute_command("KEYS", f"*{name}*") == []
+
+
+def test_a_fold_that_fails_while_its_partition_moves_is_fatal(own_server, name, monkeypatch):
+    shard = LocalShard(own_server.url)
+    with Client(shard.target) as client:
+        client.models.create(spec_of(name))
+        partition = shard.partition(name)
+        reached, go = threading.Event(), threading.Event()
+
+        def fold(batch):
+            reached.set()
+            go.wait(60)
+            raise RuntimeError("no")
+
+        monkeypatch.setattr(partition.learner, "fold", fold)
+        monkeypatch.setattr(partition.sequencer, "small", lambda batch: False)
+        asking = ThreadPoolExecutor(1).submit(client.update, name, X, "UP", timeout=3)
+        assert reached.wait(30)
+        freezing = asyncio.run_coroutine_threadsafe(partition.freeze(b""), one_loop())
+        until(lambda: partition.state == "moving")
+        go.set()
+        until(lambda: [str(failure) for failure in shard.failures] == ["no"])
+        assert partition.state == "failed"
+        freezing.cancel()
+        assert isinstance(asking.exception(30), Refused)
+    shard.stop()
 
 
 def test_partitions_of_a_shard_that_is_gone_are_adopted(own_server, name):

@@ -400,6 +400,7 @@ class Shard:
         if self._dropped.get((model, id)) == birth:
             return
         partition = self.owned(model, id)
+        partition.check_started()
         self._dropped[model, id] = birth
         await self.close(partition)
         await asyncio.to_thread(partition.store.delete, partition.token)

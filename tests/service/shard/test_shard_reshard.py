@@ -14,6 +14,7 @@ from service.api import continual_v1_pb2 as pb
 from service.api import continual_v1_pb2_grpc as api
 from service.client import Client
 from service.errors import Refused
+from service.shard.recovery import Recovery
 from service.store.connect import connect
 from service.store.partition_map import Range
 from service.wire import columns_from, key_hash, take_columns
@@ -318,6 +319,24 @@ def test_models_that_two_shards_share_are_deleted_at_once(client, two, own_serve
         client.models.split(one, shards=[f"shard-{(number + part) % 2}" for part in (0, 1)])
     with ThreadPoolExecutor(len(names)) as pool:
         list(pool.map(client.models.delete, names))
+    assert connect(own_server.url).execute_command("KEYS", f"*{name}*") == []
+
+
+def test_a_partition_that_is_being_opened_is_deleted_once_it_serves(client, two, own_server, name, monkeypatch):
+    client.models.create(spec_of(name))
+    home = client.models.get(name).partitions[0].shard
+    there = two[home == "shard-0"]
+    go, recover = threading.Event(), Recovery.run
+    monkeypatch.setattr(Recovery, "run", lambda self: go.wait(60) and recover(self))
+    with ThreadPoolExecutor(1) as pool:
+        moving = pool.submit(client.models.move, name, "0", there.shard.config.name)
+        until(lambda: (name, "0") in there.shard.partitions)
+        with pytest.raises(Refused) as refused:
+            client.models.delete(name)
+        assert refused.value.reason == "PARTITION_STARTING"
+        go.set()
+        moving.result(60)
+    client.models.delete(name)
     assert connect(own_server.url).execute_command("KEYS", f"*{name}*") == []
 
 

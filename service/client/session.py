@@ -184,8 +184,11 @@ class LearnSession:
 
         Raises:
             Several: the model has several partitions, and this session is not for one of them.
+            Restart: another call has dropped the map.
         """
-        if not self.partition and not Routes(self.core.map, self.model).whole:
+        if not self.partition and (current := self.core.map) is None:
+            raise Restart(0.0)
+        if not self.partition and not Routes(current, self.model).whole:
             raise Several
         self.address = self.core.owner(self.model, b"", self.partition)
         for request in self.unanswered:

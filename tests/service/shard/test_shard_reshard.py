@@ -239,6 +239,22 @@ def test_classes_in_another_order_are_not_merged(client, two, name):
     assert client.models.get(name).state == "serving"
 
 
+def test_a_client_that_has_not_heard_of_a_split_predicts_and_asks_all_the_same(client, two, name):
+    spec = spec_of(name)
+    with Client(two[1].shard.address) as other:
+        other.partition_map()  # older than the model
+        client.models.create(spec)
+        given = batches(200, 50)
+        list(client.learn(name, given, producer="p"))
+        client.models.split(name, shards=["shard-0", "shard-1"])
+        rows = {part: given[0][part] for part in ("x", "key")}
+        assert np.isfinite(other.predict(name, **rows).value).all()
+        assert other.producer(name, "p") == pb.Producer(known=True, next_sequence=200)
+        client.models.split(name, shards=["shard-0", "shard-1"])  # and then older than that
+        assert np.isfinite(other.predict(name, **rows).value).all()
+        assert other.producer(name, "p") == pb.Producer(known=True, next_sequence=200)
+
+
 def test_a_closed_stream_to_several_partitions_gives_nothing_more(client, two, name):
     client.models.create(spec_of(name))
     client.models.split(name)

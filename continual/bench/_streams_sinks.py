@@ -13,7 +13,7 @@ import numpy as np
 from continual.bench._faults_audit import fold
 from learners.spec import ModelSpec
 from service.api import continual_v1_pb2 as pb
-from service.shard.requests import LEARN, decode_learn
+from service.shard.requests import LEARN, UPDATE, decode_learn
 from service.store.partition import Partition as Store
 from service.wire import Schema, decode_event
 
@@ -100,12 +100,11 @@ def audit(spec: ModelSpec, store: Store, records: Sequence[dict[str, Any]]) -> t
     batches = []
     for entry in store.read(0):
         for message in entry.messages:
-            if message[:1] == LEARN:
-                batch = decode_learn(pb.LearnRequest.FromString(message[1:]), schema)
-            else:
-                batch = decode_event(pb.UpdateRequest.FromString(message[1:]).event, schema)
-            if len(batch):
-                batches.append(batch)
+            if message[:1] == UPDATE:
+                batches.append(decode_event(pb.UpdateRequest.FromString(message[1:]).event, schema))
+            elif message[:1] == LEARN:
+                batches.append(decode_learn(pb.LearnRequest.FromString(message[1:]), schema))
+    batches = [batch for batch in batches if len(batch)]
     _, values, _ = fold(spec, batches, sorted(store.quarantined()))
     return compare(batches, values.value, records)
 

@@ -20,6 +20,14 @@ def dead_letters() -> None:
     """
 
 
+partition_option = click.option(
+    "--partition",
+    default="",
+    help="Id of the partition whose events that stopped the fold are meant; messages of sources are the model's. "
+    "[default: the first]",
+)
+
+
 def _letter(one: Any) -> dict[str, Any]:
     return {
         "id": one.id,
@@ -36,12 +44,13 @@ def _letter(one: Any) -> dict[str, Any]:
 @click.option("--model", required=True, help="Name of the model.")
 @click.option("--after", default="", metavar="ID", help="Begin after this one.")
 @click.option("--count", type=click.IntRange(1, 1000), default=20, show_default=True, help="At most so many.")
+@partition_option
 @target_option
 @json_option
-def list_letters(model: str, after: str, count: int, target: str, as_json: bool) -> None:
+def list_letters(model: str, after: str, count: int, partition: str, target: str, as_json: bool) -> None:
     """List what did not fit, the oldest first."""
     with connected(target) as client:
-        found = client.models.dead_letters(model, after, count)
+        found = client.models.dead_letters(model, after, count, partition)
     held = {"total": found.total, "dead_letters": [_letter(one) for one in found.letters]}
 
     def people() -> None:
@@ -60,13 +69,13 @@ def _short(text: str) -> str:
     return text if len(text) <= 160 else text[:157] + "..."
 
 
-def _one(client: Any, model: str, id: str) -> Any:
+def _one(client: Any, model: str, id: str, partition: str = "") -> Any:
     """A letter by its id; asked for as the one after the id just before it."""
     mark, _, number = id.rpartition("-")
     if not number.isdecimal():
         raise Problem(f"{id!r} is no id of a dead letter; `continual events dead-letters list` shows them", 2)
     before = f"{mark}-{int(number) - 1}" if int(number) else _before(mark)
-    found = [one for one in client.models.dead_letters(model, before, 1).letters if one.id == id]
+    found = [one for one in client.models.dead_letters(model, before, 1, partition).letters if one.id == id]
     if not found:
         raise Problem(f"model {model!r} has no dead letter {id}")
     return found[0]
@@ -82,12 +91,13 @@ def _before(mark: str) -> str:
 @click.argument("id")
 @click.option("--model", required=True, help="Name of the model.")
 @click.option("--raw", is_flag=True, help="Only the bytes, as they came.")
+@partition_option
 @target_option
 @json_option
-def show_letter(id: str, model: str, raw: bool, target: str, as_json: bool) -> None:
+def show_letter(id: str, model: str, raw: bool, partition: str, target: str, as_json: bool) -> None:
     """Show one: the reason and the original bytes."""
     with connected(target) as client:
-        one = _one(client, model, id)
+        one = _one(client, model, id, partition)
     if raw:
         sys.stdout.buffer.write(one.payload)
         return
@@ -179,7 +189,7 @@ def _again(client: Any, spec: Any, one: Any, payload: str | None) -> dict[str, A
     if rows.batch is None:
         return outcome | {"reason": str(rows.bad[0][1])}
     columns = encode_columns(rows.batch, Schema.of(spec).target, rows.ids)
-    for _ in client.learn(spec.name, [Numbered(columns, f"dead-letter:{one.id}", 0, 1)]):
+    for _ in client.learn(spec.name, [Numbered(columns, f"dead-letter:{one.id}", 0, 1, rows.numbers)]):
         client.models.drop_dead_letter(spec.name, one.id)
     return outcome | {"sent": True}
 

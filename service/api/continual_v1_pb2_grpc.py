@@ -95,7 +95,8 @@ class OnlineLearningServicer:
 
     def LearnMany(self, request_iterator, context):
         """The same with several requests in a message, and the replies that are ready together in one: what a message costs
-        is shared. The clients use it. A message that cannot be parsed is refused as one request.
+        is shared. The clients use it for a model of one partition. A message that cannot be parsed is refused as one
+        request.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -189,6 +189,14 @@ class Core:
                 (yield Attempt(self.target, DATA, "GetPartitionMap", request, max(backoff.left(), 0.001)))
             )
 
+    def routes(self, model: str, backoff: Backoff) -> Plan[Routes]:
+        """The partitions of a model; none where the map cannot be had now: a call for these finds the others."""
+        if not Routes(self.map, model).ids:
+            self.map = None  # the model may be newer than the map
+        with suppress(grpc.RpcError):
+            yield from self.need_map(backoff)
+        return Routes(self.map, model)
+
     def call(self, service: str, method: str, request: Any, timeout: float, **how: Any) -> Plan[Any]:
         """One unary call with its retries.
 
@@ -270,19 +278,18 @@ class Core:
     def _predict(self, model: str, request: pb.PredictRequest, backoff: Backoff) -> Plan[PredictionBatch]:
         """One request, or one after the other to every partition that has rows of it."""
         how: dict[str, Any] = {"model": model}
-        with suppress(grpc.RpcError):  # the call tries again
-            yield from self.need_map(backoff)
-        routes = Routes(self.map, model)
-        if routes.whole or request.WhichOneof("events") == "event":
-            reply = yield from self.call(DATA, "Predict", request, backoff.left(), key=first_key(request), **how)
+        routes = yield from self.routes(model, backoff)
+        if request.WhichOneof("events") == "columns":
+            how["routes"] = routes
+        if routes.whole or "routes" not in how:
+            left = max(backoff.left(), 0.001)
+            reply = yield from self.call(DATA, "Predict", request, left, key=first_key(request), **how)
             return predictions_from_proto(reply.predictions)
         parts = []
         for id, rows in routes.rows(hashes_of(request.columns)):
             asked = pb.PredictRequest(model=model, columns=take_columns(request.columns, rows))
             asked.probabilities, asked.uncertainty = request.probabilities, request.uncertainty
-            reply = yield from self.call(
-                DATA, "Predict", asked, max(backoff.left(), 0.001), partition=id, routes=routes, **how
-            )
+            reply = yield from self.call(DATA, "Predict", asked, max(backoff.left(), 0.001), partition=id, **how)
             parts.append((rows, predictions_from_proto(reply.predictions)))
         return united(parts, request.columns.rows)
 
@@ -313,14 +320,11 @@ class Core:
                 continue
 
     def _producer(self, model: str, name: str, backoff: Backoff) -> Plan[pb.Producer]:
-        with suppress(grpc.RpcError):  # the call tries again
-            yield from self.need_map(backoff)
-        routes = Routes(self.map, model)
+        routes = yield from self.routes(model, backoff)
         marks = []
         for id in routes.ids or [""]:
             request = pb.GetProducerRequest(model=model, producer=name, partition=id)
-            how: dict[str, Any] = {"model": model, "partition": id}
-            how |= {"routes": routes} if not routes.whole else {}
+            how: dict[str, Any] = {"model": model, "partition": id, "routes": routes}
             marks.append((yield from self.call(DATA, "GetProducer", request, max(backoff.left(), 0.001), **how)))
         least = min((mark.next_sequence for mark in marks if mark.known), default=0)
         return pb.Producer(known=all(mark.known for mark in marks), next_sequence=least)

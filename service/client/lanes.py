@@ -90,19 +90,21 @@ class Lanes:
         self.session = session
         self.lanes: dict[str, Lane] = {}
         self.wholes: deque[Whole] = deque()
+        self._routes = Routes(session.core.map, session.model)
         self._again = deque(self._from_request(request) for request in session.unanswered)
         session.unanswered.clear()
 
     def routes(self) -> Routes:
-        """The partitions as the client knows them now.
+        """The partitions as the client knows them now; as it knew them where another call of its has dropped the map.
 
         Raises:
             service.errors.Refused: there are none: the model was deleted.
         """
-        routes = Routes(self.session.core.map, self.session.model)
-        if not routes.ids:
+        if (current := self.session.core.map) is not None:
+            self._routes = Routes(current, self.session.model)
+        if not self._routes.ids:
             raise model_not_found(self.session.model)
-        return routes
+        return self._routes
 
     # Giving
 

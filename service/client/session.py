@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import grpc
+import numpy as np
 
 from service.api import continual_v1_pb2 as pb
 from service.client.core import Backoff, Core
@@ -72,7 +73,7 @@ class Numbered:
         sequence: number of the first event.
         next_sequence: the number after the batch: larger than sequence + rows where numbers are left out, smaller where
             several events share one.
-        numbers: of every row, where numbers are left out; needed only where the model has several partitions.
+        numbers: of every row, where numbers are left out or shared.
     """
 
     batch: Any
@@ -183,8 +184,11 @@ class LearnSession:
 
         Raises:
             Several: the model has several partitions, and this session is not for one of them.
+            Restart: another call has dropped the map.
         """
-        if not self.partition and not Routes(self.core.map, self.model).whole:
+        if not self.partition and (current := self.core.map) is None:
+            raise Restart(0.0)
+        if not self.partition and not Routes(current, self.model).whole:
             raise Several
         self.address = self.core.owner(self.model, b"", self.partition)
         for request in self.unanswered:
@@ -219,6 +223,10 @@ class LearnSession:
             columns=columns,
             next_sequence=given.next_sequence,
         )
+        if columns is not None and given.numbers is not None and given.next_sequence - given.sequence == columns.rows:
+            numbers = np.asarray(given.numbers, "<u8")
+            if (numbers[1:] == numbers[:-1]).any():  # as many rows as numbers, but they are not one each
+                request.number = numbers.tobytes()
         self.unanswered.append(request)
         return request
 

@@ -250,6 +250,8 @@ class LearnStream(Iterator[LearnResult]):
             except Several:
                 self._drop()
                 self._lanes = LaneStreams(self._client, self.session, self._batches)
+        if self._closed.is_set():
+            raise StopIteration
         return next(self._lanes)
 
     def _next(self) -> LearnResult:
@@ -365,10 +367,13 @@ class Models:
         return self._client.run(self._client.core.model(pb.SnapshotRequest(name=name), "Snapshot", timeout))
 
     def dead_letters(
-        self, name: str, after: str = "", count: int = 100, timeout: float = 10.0
+        self, name: str, after: str = "", count: int = 100, partition: str = "", timeout: float = 10.0
     ) -> pb.ListDeadLettersReply:
-        """Events that do not fit, oldest first, after the one with id `after`."""
-        request = pb.ListDeadLettersRequest(name=name, after=after, count=count)
+        """Events that do not fit, oldest first, after the one with id `after`.
+
+        Those that stopped the fold are of one partition (default: the first), those of sources are of the model.
+        """
+        request = pb.ListDeadLettersRequest(name=name, after=after, count=count, partition=partition)
         return self._client.run(self._client.core.model(request, "ListDeadLetters", timeout))
 
     def drop_dead_letter(self, name: str, id: str, timeout: float = 10.0) -> bool:

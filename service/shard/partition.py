@@ -252,15 +252,15 @@ class Partition:
         while self.writer.full:
             await self.writer.room()
             await self._admitting()
+        sequence = request.sequence
+        expected, known = self.producers.next_sequence(request.producer), self.producers.known(request.producer)
+        if request.HasField("next_sequence") and not request.partition and sequence > expected and known:
+            raise errors.sequence_broken("SEQUENCE_GAP", request.producer, sequence, end, expected)
         if request.partition or request.number or self.producers.apart(request.producer):
             return self._learn_numbered(request, raw, batch, end)
-        sequence = request.sequence
-        expected = self.producers.next_sequence(request.producer)
         gaps = end != sequence + len(batch)
-        if end <= expected and (sequence < expected or self.producers.known(request.producer)):
+        if end <= expected and (sequence < expected or known):
             return self._repeat(request.producer, sequence, end, len(batch))
-        if request.HasField("next_sequence") and sequence > expected and self.producers.known(request.producer):
-            raise errors.sequence_broken("SEQUENCE_GAP", request.producer, sequence, end, expected)
         if sequence < expected and gaps and len(batch):
             raise errors.sequence_broken("SEQUENCE_OVERLAP", request.producer, sequence, end, expected)
         if sequence < expected and not gaps:
@@ -382,7 +382,7 @@ class Partition:
         self._depth.release()
         if job.cancelled() or job.exception() is None:
             self.on_progress()
-        elif self.state == "serving":
+        elif self.state in ("serving", "moving"):
             self.state = "failed"
             self.fail(job.exception() or RuntimeError("the fold failed"))
 

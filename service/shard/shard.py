@@ -400,6 +400,7 @@ class Shard:
         if self._dropped.get((model, id)) == birth:
             return
         partition = self.owned(model, id)
+        partition.check_started()
         self._dropped[model, id] = birth
         await self.close(partition)
         await asyncio.to_thread(partition.store.delete, partition.token)
@@ -410,14 +411,22 @@ class Shard:
         Raises:
             service.errors.Refused: there is no such model, or a shard that has a part of it is not there.
         """
-        async with self._creating, self.resharding.lock:
+        async with self._creating:
+            gone: set[str] = set()
+            while (part := await self._deleted_here(model, gone)) is not None:
+                request = pb.DeleteModelRequest(name=model, partition=part.id)  # that shard may be asking this one
+                await self.ask(part.shard, "/continual.v1.Models/Delete", request, pb.DeleteModelReply)
+                gone.add(part.id)
+
+    async def _deleted_here(self, model: str, gone: set[str]) -> Range | None:
+        """Deletes a model whose partitions elsewhere are `gone`; returns one that is not, and leaves all as it is."""
+        async with self.resharding.lock:
             held = self.maps.of(model)
             if held is None:
                 raise errors.model_not_found(model)
-            for part in held.partitions[1:]:
-                if not self.maps.is_mine(part):
-                    request = pb.DeleteModelRequest(name=model, partition=part.id)
-                    await self.ask(part.shard, "/continual.v1.Models/Delete", request, pb.DeleteModelReply)
+            for part in held.partitions:
+                if not self.maps.is_mine(part) and part.id not in gone:
+                    return part
             for part in held.partitions:
                 if self.maps.is_mine(part):
                     await self.drop(model, part.id)
@@ -425,6 +434,7 @@ class Shard:
                 await asyncio.to_thread(self._drop_retired, model, id)
             await asyncio.to_thread(self.catalog.delete, model)
             await self.maps.look()
+            return None
 
     def _drop_retired(self, model: str, id: str) -> None:
         store = Store(self.client, DEPLOYMENT, model, id)

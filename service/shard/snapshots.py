@@ -119,6 +119,6 @@ class Snapshotter:
                 max(marks.get(sink.identity, {}).get("position", 0), p.snapshot_position - sink.behind)
                 for sink in p.spec.deployment.sinks
             ]
-            before = min(before, *taken)
             p.store.trim_answers(p.token, min(taken))
+            before = min(before, *taken, p.store.first_answer())  # no answer is kept without its event
         p.store.trim(p.token, before)

@@ -194,7 +194,7 @@ class LogWriter:
             item.done = new_future()
             if item.producer:
                 self._producers.admit(item)
-            else:
+            elif item.id:
                 self._window.waiting[item.id] = item
 
     async def _was_logged(self, position: int, count: int, messages: list[bytes]) -> bool:

@@ -73,7 +73,7 @@ class Records:
 
     def _records(self, said: Said, batch: Batch, ids: list[str]) -> Iterator[Record]:
         folded, target = said.folded, self._spec.target
-        made = ~np.isnan(folded.scored[:, 0])  # a label met its prediction, here or, if it came late, then
+        made = ~np.isnan(folded.scored[:, 3])  # a label met its prediction, here or, if it came late, then
         code = np.where((folded.code < 0) & made, np.nan_to_num(folded.scored[:, 1], nan=-1), folded.code).astype(int)
         value = np.where(np.isnan(folded.value) & (target.kind != "multiclass"), folded.scored[:, 0], folded.value)
         predicted = self._named(code.tolist()) if target.kind != "regression" else _plain(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grpc
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,6 +13,7 @@ from service.client.core import Core
 from service.client.lanes import Lanes
 from service.client.routing import Routes, hashes_of, united
 from service.client.session import LearnSession, Numbered
+from service.errors import Refused
 from service.shard.requests import hashes_of as compiled
 from service.wire import (
     PredictionBatch,
@@ -183,6 +185,55 @@ def test_what_a_split_partition_left_goes_to_its_pieces_in_order(answered: int) 
     logged = [number for log in fake.logs.values() for number in log]
     assert sorted(logged) == list(range(80))
     assert all(log == sorted(log) for log in fake.logs.values())
+
+
+def test_a_map_that_another_call_drops_is_no_model_that_is_gone() -> None:
+    fake = Fake("1", "2")
+    fake.give(0, ["a", "b"])
+    fake.core.map = None
+    assert fake.lanes.routes().ids == ["1", "2"]
+    assert fake.lanes.next_open(0.0) > 0
+    fake.core.adopt(pb.PartitionMap(deployment="d", version=2))
+    with pytest.raises(Refused, match="m"):
+        fake.lanes.routes()
+
+
+class Unreachable(grpc.RpcError):
+    """Nobody answers."""
+
+    def code(self) -> grpc.StatusCode:
+        return grpc.StatusCode.UNAVAILABLE
+
+    def details(self) -> str:
+        return "nobody answers"
+
+    def trailing_metadata(self) -> tuple:
+        return ()
+
+
+@pytest.mark.parametrize("known", [None, "other"])
+def test_where_a_producer_goes_on_is_asked_of_all_partitions(known: str | None) -> None:
+    """Also where the map could not be had at first, or is older than the model: the first alone may be far ahead."""
+    core, current = Core("target", "d"), map_of("1", "2", version=2)
+    if known:
+        core.adopt(map_of("0"))
+        core.map.partitions[0].model = known
+    asked = []
+
+    def carried_out(plan):
+        step = next(plan)
+        if not known:
+            step = plan.throw(Unreachable())
+        while True:
+            if step.method == "GetProducer":
+                asked.append(step.request.partition)
+            told = pb.Producer(known=True, next_sequence=100 - len(asked))
+            step = plan.send(told if step.method == "GetProducer" else current)
+
+    with pytest.raises(StopIteration) as done:
+        carried_out(core.producer("m", "p", 5.0))
+    assert asked == ["1", "2"]
+    assert done.value.value == pb.Producer(known=True, next_sequence=98)
 
 
 def test_batches_that_leave_numbers_out_need_the_number_of_every_row() -> None:

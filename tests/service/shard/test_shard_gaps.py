@@ -87,6 +87,20 @@ def test_a_batch_without_gaps_is_cut_where_it_overlaps(client, made):
     assert digest(client, spec.name) == fold(spec, batch_of(spec, given))[0].digest()
 
 
+def test_numbers_that_are_shared_are_cut_by_number_where_they_overlap(client, made):
+    """Number 0 is no event, number 1 is two: as many events as numbers, but they are not one each."""
+    spec, given, pieces = made
+    numbers = [1, 1, *range(2, 20)]
+    learn(client, spec.name, [Numbered(None, "kafka:t/0", 0, 1)])
+    shared = Numbered(pieces[0], "kafka:t/0", 0, 20, np.array(numbers))
+    assert len(learn(client, spec.name, [shared])[0].predictions) == 20
+    assert [result.duplicate for result in learn(client, spec.name, [shared])] == [True]
+    late = Numbered(pieces[1], "kafka:t/0", 21, 41, np.array(numbers) + 21)
+    assert refusal(client, spec.name, [late]).reason == "SEQUENCE_GAP"
+    learn(client, spec.name, numbered(pieces[1:], (20, 40), (40, 60)))
+    assert digest(client, spec.name) == fold(spec, batch_of(spec, given))[0].digest()
+
+
 def test_a_stamp_moves_the_mark_and_nothing_else(client, made):
     spec, given, pieces = made
     stamp = Numbered(None, "kafka:t/0", 0, 0)

@@ -1,15 +1,20 @@
 """A model is split, moved and merged while events come; every log, and every fold of it, is as it should be."""
 
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import grpc
 import numpy as np
 import pytest
 from reshard_harness import Folds, X, all_ids, batches, map_of
-from shard_harness import LocalShard, refused_by, spec_of, until
+from shard_harness import LocalShard, one_loop, refused_by, spec_of, until
 
 from service.api import continual_v1_pb2 as pb
 from service.api import continual_v1_pb2_grpc as api
 from service.client import Client
 from service.errors import Refused
+from service.shard.recovery import Recovery
 from service.store.connect import connect
 from service.store.partition_map import Range
 from service.wire import columns_from, key_hash, take_columns
@@ -234,6 +239,32 @@ def test_classes_in_another_order_are_not_merged(client, two, name):
     assert client.models.get(name).state == "serving"
 
 
+def test_a_client_that_has_not_heard_of_a_split_predicts_and_asks_all_the_same(client, two, name):
+    spec = spec_of(name)
+    with Client(two[1].shard.address) as other:
+        other.partition_map()  # older than the model
+        client.models.create(spec)
+        given = batches(200, 50)
+        list(client.learn(name, given, producer="p"))
+        client.models.split(name, shards=["shard-0", "shard-1"])
+        rows = {part: given[0][part] for part in ("x", "key")}
+        assert np.isfinite(other.predict(name, **rows).value).all()
+        assert other.producer(name, "p") == pb.Producer(known=True, next_sequence=200)
+        client.models.split(name, shards=["shard-0", "shard-1"])  # and then older than that
+        assert np.isfinite(other.predict(name, **rows).value).all()
+        assert other.producer(name, "p") == pb.Producer(known=True, next_sequence=200)
+
+
+def test_a_closed_stream_to_several_partitions_gives_nothing_more(client, two, name):
+    client.models.create(spec_of(name))
+    client.models.split(name)
+    stream = client.learn(name, batches(400, 50), in_flight=1)
+    assert next(stream).rows == 50
+    stream.close()
+    assert list(stream) == []
+    assert client.models.get(name).position == 50
+
+
 def test_rows_for_another_partition_are_refused_with_the_map(client, two, own_server, name):
     spec = spec_of(name)
     client.models.create(spec)
@@ -294,6 +325,61 @@ def test_a_split_model_is_deleted_whole(client, two, own_server, name):
     client.models.create(spec_of(name))
     assert client.models.get(name).position == 0
     assert client.update(name, X, "UP").position == 0
+
+
+def test_models_that_two_shards_share_are_deleted_at_once(client, two, own_server, name):
+    """Each shard has the first partition of one, and asks the other for its part."""
+    names = [f"{name}-{number}" for number in range(8)]
+    for number, one in enumerate(names):
+        client.models.create(spec_of(one))
+        client.models.split(one, shards=[f"shard-{(number + part) % 2}" for part in (0, 1)])
+    with ThreadPoolExecutor(len(names)) as pool:
+        list(pool.map(client.models.delete, names))
+    assert connect(own_server.url).execute_command("KEYS", f"*{name}*") == []
+
+
+def test_a_partition_that_is_being_opened_is_deleted_once_it_serves(client, two, own_server, name, monkeypatch):
+    client.models.create(spec_of(name))
+    home = client.models.get(name).partitions[0].shard
+    there = two[home == "shard-0"]
+    go, recover = threading.Event(), Recovery.run
+    monkeypatch.setattr(Recovery, "run", lambda self: go.wait(60) and recover(self))
+    with ThreadPoolExecutor(1) as pool:
+        moving = pool.submit(client.models.move, name, "0", there.shard.config.name)
+        until(lambda: (name, "0") in there.shard.partitions)
+        with pytest.raises(Refused) as refused:
+            client.models.delete(name)
+        assert refused.value.reason == "PARTITION_STARTING"
+        go.set()
+        moving.result(60)
+    client.models.delete(name)
+    assert connect(own_server.url).execute_command("KEYS", f"*{name}*") == []
+
+
+def test_a_fold_that_fails_while_its_partition_moves_is_fatal(own_server, name, monkeypatch):
+    shard = LocalShard(own_server.url)
+    with Client(shard.target) as client:
+        client.models.create(spec_of(name))
+        partition = shard.partition(name)
+        reached, go = threading.Event(), threading.Event()
+
+        def fold(batch):
+            reached.set()
+            go.wait(60)
+            raise RuntimeError("no")
+
+        monkeypatch.setattr(partition.learner, "fold", fold)
+        monkeypatch.setattr(partition.sequencer, "small", lambda batch: False)
+        asking = ThreadPoolExecutor(1).submit(client.update, name, X, "UP", timeout=3)
+        assert reached.wait(30)
+        freezing = asyncio.run_coroutine_threadsafe(partition.freeze(b""), one_loop())
+        until(lambda: partition.state == "moving")
+        go.set()
+        until(lambda: [str(failure) for failure in shard.failures] == ["no"])
+        assert partition.state == "failed"
+        freezing.cancel()
+        assert isinstance(asking.exception(30), Refused)
+    shard.stop()
 
 
 def test_partitions_of_a_shard_that_is_gone_are_adopted(own_server, name):

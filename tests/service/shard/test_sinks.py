@@ -1,5 +1,6 @@
 """Records of predictions reach a Redis Stream and a Kafka topic, each position once, and say what the fold says."""
 
+import asyncio
 import json
 import math
 import threading
@@ -7,7 +8,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from shard_harness import FEATURES, fold, paused_writes, spec_of, until
+from shard_harness import FEATURES, LocalShard, fold, paused_writes, spec_of, until
 
 from continual.bench._streams_peers import MockKafka
 from continual.bench._streams_sinks import audit, kafka_records, redis_records
@@ -137,6 +138,40 @@ def test_labels_that_come_late_are_scored_as_they_were_predicted(client, redis, 
     assert (records[7]["value"], records[7]["loss"], records[7]["outcome"]) == (None, None, ["unknown_id"])
 
 
+def test_of_several_classes_a_late_label_says_what_was_predicted(client, redis, server, name):
+    """The probability that the label was given is not held."""
+    spec = sunk(client, name, to_redis(name), kind="multiclass", labels={"pending": 8})
+    with running(spec, server):
+        client.update(name, {"a": 0, "b": 1, "c": 0}, "red", key="k")
+        client.update(name, {"a": 1, "b": 1, "c": 0}, key="k", id="e")
+        client.label(name, "e", "k", 7)
+        written(client, name, 3)
+    _, made, late = redis_records(redis, f"out-{name}")
+    assert (made["predicted"], late["predicted"]) == ("red", "red")
+    assert (late["label"], late["value"], late["loss"]) == (7, None, None)
+
+
+def test_a_sink_goes_on_where_its_partition_moves(own_server, name):
+    """There and back; the snapshot that is handed over has every answer behind it."""
+    shards = [LocalShard(own_server.url, index=0, shards=2)]
+    shards.append(LocalShard(own_server.url, index=1, shards=2, port=shards[0].config.port))
+    redis = connect(own_server.url)
+    with Client(shards[0].shard.address) as client:
+        spec = sunk(client, name, to_redis(name), kind="multiclass")
+        home = client.models.get(name).partitions[0].shard
+        with running(spec, own_server):
+            for seed, to in enumerate(["shard-1" if home == "shard-0" else "shard-0", home, None]):
+                send(client, name, events(100, seed, kind="multiclass"))
+                if to:
+                    client.models.move(name, "0", to)
+            written(client, name, 300)
+    assert audit(spec, Store(redis, "continual", name), redis_records(redis, f"out-{name}")) == (0, 0, 0)
+    redis.close()
+    for shard in shards:
+        shard.stop()
+        assert not shard.failures
+
+
 def test_every_position_once_however_often_writing_starts(client, redis, kafka, server, name):
     """Begun again and again; of the Redis Stream two at once, one of them a zombie (brokers themselves refuse one)."""
     kafka.produce(f"other-{name}", [b"the topic of someone else"], 0)
@@ -250,14 +285,25 @@ def test_log_and_answers_wait_for_the_slowest_sink_and_no_longer_than_agreed(cli
     assert redis.xlen(f"out-{name}") == 600
 
 
-def test_a_sink_may_go_on_after_a_loss(client, redis, server, name):
+@pytest.mark.parametrize("seconds", [0.0, 0.2])
+def test_a_sink_may_go_on_after_a_loss(client, redis, server, name, monkeypatch, seconds):
+    """Also where answers are written slowly, so that an entry of theirs holds many of the log."""
+    append = Outbox._append
+
+    async def slowly(self, *said):
+        await asyncio.sleep(seconds)
+        await append(self, *said)
+
+    monkeypatch.setattr(Outbox, "_append", slowly)
     spec = sunk(client, name, to_redis(name, behind=1000, lost="earliest"), snapshot_every=100, dedupe_window=1)
     send(client, name, events(1500))
     client.models.snapshot(name)
     send(client, name, events(1, 1))
     client.models.snapshot(name)
-    first = Store(redis, "continual", name).first_answer()
+    store = Store(redis, "continual", name)
+    first = store.first_answer()
     assert first > 0
+    assert 0 < store.first_position() <= first
     with running(spec, server) as sender:
         written(client, name, 1501)
         assert sender.said["lost"] == first
@@ -289,7 +335,7 @@ def test_a_shard_that_dies_before_the_answers_are_written_says_them_again(own_se
     entries = redis.execute_command(b"XRANGE", store.keys.answers, "-", "+")
     assert len(entries) > 1
     last = int(entries[-1][0].split(b"-")[0])
-    assert last > store.snapshot_position()
+    assert last >= store.snapshot_position()
     redis.xdel(store.keys.answers, entries[-1][0])
     redis.execute_command("XSETID", store.keys.answers, entries[-2][0])
     redis.hset(store.keys.answered, "position", last)  # as if it had died before its last write

@@ -3,14 +3,19 @@
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from click.testing import CliRunner
 from reshard_harness import logged, map_of
 from shard_harness import FEATURES, LocalShard, until
 from source_harness import Running, made_events, sourced
 
 from continual.bench._streams_peers import json_messages
+from continual.cli import main
 from service.client import Client
+from service.errors import Refused
 from service.store.connect import connect
+from service.store.letters import Letters
 from streams.batch import Keys
 
 
@@ -63,6 +68,34 @@ def test_a_source_goes_on_through_splits_merges_and_restarts(two, own_server, na
         assert sorted(n for log in found for n in log) == list(range(rows))
         assert all(log == sorted(log) for log in found)
         assert client.models.statistics(name).counts["events"] == rows
+    redis.close()
+
+
+def test_a_letter_of_many_events_is_sent_again_to_all_their_partitions(two, own_server, name):
+    rows = 40
+    batch = made_events(rows)
+    source = {"kind": "redis_stream", "stream": "s", "envelope": "arrow"}
+    spec = sourced(name, source)
+    spec = spec.model_copy(update={"target": spec.target.model_copy(update={"labels": (0, 1)})})
+    columns = {feature: batch.x[:, at] for at, feature in enumerate(FEATURES)}
+    keys = [batch.key[row].decode() for row in range(rows)]
+    table = pa.table(columns | {"card": keys, "label": batch.y.astype(int)})
+    buffer = pa.BufferOutputStream()
+    with pa.ipc.new_stream(buffer, table.schema) as stream:
+        stream.write_table(table)
+    redis = connect(own_server.url)
+    with Client(two[0].shard.address) as client:
+        client.models.create(spec)
+        client.models.split(name, shards=["shard-0", "shard-1"])
+        Letters(redis, "continual", name).keep("redis:s", 10, [(7, "why", buffer.getvalue().to_pybytes(), "{}")])
+        command = ["events", "dead-letters", "retry", "--all", "--model", name, "--target", two[0].shard.address]
+        done = CliRunner().invoke(main, [*command, "--json"])
+        assert done.exit_code == 0, done.output
+        assert sorted(n for log in numbers(own_server.url, spec) for n in log) == list(range(rows))
+        for partition in ("1", "2"):
+            assert client.models.dead_letters(name, partition=partition).total == 0
+        with pytest.raises(Refused, match="partition"):
+            client.models.dead_letters(name, partition="0", timeout=1)
     redis.close()
 
 

@@ -150,8 +150,8 @@ class LabelPolicy(Strict):
         0,
         ge=0,
         le=100_000,
-        description="Observations per key that wait for their label, each with the hidden state and traces of "
-        "its prediction; oldest out first. 0 with immediate labels: labels by id are answered UNKNOWN_ID.",
+        description="Observations per key that wait for their label, each with what `credit` needs of its prediction; "
+        "oldest out first. 0 with immediate labels: labels by id are answered UNKNOWN_ID.",
     )
     credit: Literal["exact", "head"] = Field(
         "exact",
@@ -171,7 +171,7 @@ class LabelPolicy(Strict):
     default_label: int | str | float | None = Field(
         None,
         description="What is learned of an observation that expires, or is pushed out, without a label: this label, at "
-        "the next event of its key, the oldest first and one at each event. None: it is dropped.",
+        "the next observation of its key, the oldest first and one at each. None: it is dropped.",
     )
     out_of_order: Literal["learn", "ignore"] = Field(
         "learn",

@@ -64,7 +64,7 @@ def shrink_row(config, w, at, size):
 
 
 def least_of(w):
-    """The least |g| that Adam tells from 0, by the dtype of the weights (compiled code only)."""
+    """The least |g| that Adam and RMSprop tell from 0, by the dtype of the weights (compiled code only)."""
     raise NotImplementedError("least_of is for compiled code")
 
 
@@ -76,11 +76,11 @@ def _least_of(w):
 
 @nb.njit(**INLINE)
 def adam_scalars(config, w, r, q):
-    """What `adam_element` takes of the step, in the dtype of w: (r, q, b1, 1 - b1, b2, 1 - b2, least |g|)."""
+    """What `adam_element` takes of the step, in the dtype of w: (r, q, b1, 1 - b1, b2, 1 - b2, least |g|, 0)."""
     kind = w.dtype.type
     b1 = kind(config.beta1)
     b2 = kind(config.beta2)
-    return kind(r), kind(q), b1, kind(1) - b1, b2, kind(1) - b2, kind(least_of(w))
+    return kind(r), kind(q), b1, kind(1) - b1, b2, kind(1) - b2, kind(least_of(w)), kind(0)
 
 
 @nb.njit(**INLINE)
@@ -88,10 +88,12 @@ def adam_element(scalars, m, v, g):
     """New moments of one weight with the gradient g, and what is taken from the weight.
 
     The second moment is of |g| + `least`, which is |g| but where that is below the epsilon of any spec: squares there
-    would be denormal numbers, on which processors are slow.
+    would be denormal numbers, on which processors are slow. So would be a first moment that fades where no gradient
+    is left: below `least` it is 0.
     """
-    r, q, b1, c1, b2, c2, least = scalars
+    r, q, b1, c1, b2, c2, least, zero = scalars
     m = b1 * m + c1 * g
+    m = zero if abs(m) < least else m
     size = abs(g) + least
     v = b2 * v + c2 * (size * size)
     return m, v, r * m / (np.sqrt(v) + q)
@@ -107,10 +109,11 @@ def step_row(config, w, m, v, at, g, size, r, q):
             m[k], v[k], change = adam_element(scalars, m[k], v[k], g[i])
             w[k] -= change
     elif config.optimizer == RMSPROP:
-        rate, floor, _, _, b2, c2, _ = scalars
+        rate, floor, _, _, b2, c2, least, _ = scalars
         for i in range(size):
             k = np.uintp(at + i)
-            vi = b2 * v[k] + c2 * (g[i] * g[i])
+            gi = abs(g[i]) + least
+            vi = b2 * v[k] + c2 * (gi * gi)
             v[k] = vi
             w[k] -= rate * g[i] / (np.sqrt(vi) + floor)
     else:

@@ -16,7 +16,7 @@ import numba as nb
 from kernels.cpu.cells import columns, gather, made_of
 from kernels.cpu.layout import ADAM, SGD
 from kernels.cpu.numerics import CALL, INLINE, dot
-from kernels.cpu.optimizers import adam_element, adam_scalars, step_row
+from kernels.cpu.optimizers import adam_element, adam_scalars, least_of, step_row
 
 LARGEST_TRACE = 1e6
 """Bound on the traces of a cell that may expand: such a trace is far from any gradient of use, and finite."""
@@ -46,15 +46,21 @@ def limit(values):
 
 
 @nb.njit(**INLINE)
+def _faded(value, least, zero):
+    """`value`, or 0 where it is below `least`: what fades for ever would become a denormal number, and stay one."""
+    return zero if abs(value) < least else value
+
+
+@nb.njit(**INLINE)
 def _carry_row(trace, at, units, order, contracts, jac, new, at_new, xj):
     """Carries one row of traces: `new` [.., N] holds the immediate terms, multiplied by `xj`."""
-    most = trace.dtype.type(LARGEST_TRACE)
+    most, least, zero = trace.dtype.type(LARGEST_TRACE), trace.dtype.type(least_of(trace)), trace.dtype.type(0)
     if order == 1:
         row = trace[at : at + units]
         keep = jac[0]
         f = new[at_new]
         for i in range(units):
-            row[i] = keep[i] * row[i] + f[i] * xj
+            row[i] = _faded(keep[i] * row[i] + f[i] * xj, least, zero)
         if not contracts:
             for i in range(units):
                 row[i] = bounded(row[i], most)
@@ -67,8 +73,8 @@ def _carry_row(trace, at, units, order, contracts, jac, new, at_new, xj):
         for i in range(units):
             a = first[i]
             b = second[i]
-            first[i] = bounded((j11[i] * a + j12[i] * b) + f1[i] * xj, most)
-            second[i] = bounded((j21[i] * a + j22[i] * b) + f2[i] * xj, most)
+            first[i] = _faded(bounded((j11[i] * a + j12[i] * b) + f1[i] * xj, most), least, zero)
+            second[i] = _faded(bounded((j21[i] * a + j22[i] * b) + f2[i] * xj, most), least, zero)
 
 
 @nb.njit(**INLINE)
@@ -103,6 +109,7 @@ def _carry_and_step_block(config, scalars, trace, w, m, v, first, rows, units, k
         _carry_and_step_wide(config, scalars, trace, w, m, v, first, rows, units, keep, f, x, at_x, error)
         return
     begin, end = first * units, (first + rows) * units
+    least, zero = scalars[6], scalars[7]
     trace, w = trace[begin:end], w[begin:end]
     if config.optimizer == ADAM:
         m, v = m[begin:end], v[begin:end]
@@ -111,7 +118,7 @@ def _carry_and_step_block(config, scalars, trace, w, m, v, first, rows, units, k
             a = j * units
             for i in range(units):
                 k = a + i
-                t = keep[i] * trace[k] + f[i] * xj
+                t = _faded(keep[i] * trace[k] + f[i] * xj, least, zero)
                 trace[k] = t
                 m[k], v[k], change = adam_element(scalars, m[k], v[k], error[i] * t)
                 w[k] -= change
@@ -122,7 +129,7 @@ def _carry_and_step_block(config, scalars, trace, w, m, v, first, rows, units, k
             a = j * units
             for i in range(units):
                 k = a + i
-                t = keep[i] * trace[k] + f[i] * xj
+                t = _faded(keep[i] * trace[k] + f[i] * xj, least, zero)
                 trace[k] = t
                 w[k] -= rate * (error[i] * t)
 
@@ -130,7 +137,7 @@ def _carry_and_step_block(config, scalars, trace, w, m, v, first, rows, units, k
 @nb.njit(**CALL)
 def _carry_and_step_wide(config, scalars, trace, w, m, v, first, rows, units, keep, f, x, at_x, error):
     """The same for many units, `TILE` of them at a time, so that what all rows read stays in the nearest cache."""
-    rate = scalars[0]
+    rate, least, zero = scalars[0], scalars[6], scalars[7]
     for low in range(0, units, TILE):
         size = min(units - low, TILE)
         keep_, f_, error_ = keep[low : low + size], f[low : low + size], error[low : low + size]
@@ -141,13 +148,13 @@ def _carry_and_step_wide(config, scalars, trace, w, m, v, first, rows, units, ke
             if config.optimizer == ADAM:
                 m_, v_ = m[at : at + size], v[at : at + size]
                 for i in range(size):
-                    t = keep_[i] * trace_[i] + f_[i] * xj
+                    t = _faded(keep_[i] * trace_[i] + f_[i] * xj, least, zero)
                     trace_[i] = t
                     m_[i], v_[i], change = adam_element(scalars, m_[i], v_[i], error_[i] * t)
                     w_[i] -= change
             else:
                 for i in range(size):
-                    t = keep_[i] * trace_[i] + f_[i] * xj
+                    t = _faded(keep_[i] * trace_[i] + f_[i] * xj, least, zero)
                     trace_[i] = t
                     w_[i] -= rate * (error_[i] * t)
 

@@ -7,17 +7,24 @@ The buffer is filled from the first event on, by the rule of `buffer` (in the pa
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from kernels.cpu.replay.losses import product, project
+from learners.replay.classifier import Classifier
+from learners.replay.memory import Memory
 from learners.replay.method import Replaying
 from learners.replay.spec import ReplaySpec
 
 
 class Averaged(Replaying):
     """The step."""
+
+    def __init__(self, spec: Any, net: Classifier, memory: Memory) -> None:
+        super().__init__(spec, net, memory)
+        nothing = np.zeros(1, net.body.theta.dtype)
+        project(nothing, nothing, 0.0)  # compiled now: which step needs it first depends on the events
 
     def gradient(self, x: np.ndarray, y: np.ndarray) -> None:
         """See `learners.replay.method.Method`."""

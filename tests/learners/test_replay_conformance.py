@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -90,6 +93,40 @@ def test_a_rehearsal_ends_with_a_step_like_all_later_ones(kind) -> None:
     assert memory is None or len(memory) > spec.learner.replay
     built.fold(Batch.of(np.zeros((1, 3)), np.zeros(1), classes=(0,)))
     assert built._shared.counters[C_STEPS] == steps + 1
+
+
+REHEARSE = """
+import gc, json, sys
+import numpy as np
+from numba.core.dispatcher import Dispatcher
+from learners import conformance
+from learners.spec import ModelSpec
+from streams.batch import Batch
+
+def compiled():
+    found = (one.py_func.__name__ for one in gc.get_objects() if issubclass(type(one), Dispatcher) and one.overloads)
+    return sorted(found)
+
+for given in json.loads(sys.argv[1]):
+    spec = ModelSpec.model_validate(given)
+    rows = spec.learner.rehearsal()
+    zeros = Batch.of(np.zeros((rows, 3)), np.zeros(rows), classes=(0,))
+    learner = spec.learner.build(spec)
+    learner.predict(zeros, probabilities=True)
+    learner.fold(zeros)
+    before = compiled()
+    for seed in range(3):
+        log = conformance.random_log(spec, seed)
+        learner.fold(log)
+        learner.predict(log, probabilities=True)
+    assert compiled() == before, (spec.learner.kind, set(compiled()) - set(before))
+"""
+"""What a shard does before it serves, in a process of its own: nothing was compiled there before."""
+
+
+def test_after_a_rehearsal_nothing_is_compiled() -> None:
+    specs = [make_spec({"kind": kind, **KINDS[kind]}, arrive="delayed").model_dump(mode="json") for kind in KINDS]
+    subprocess.run([sys.executable, "-c", REHEARSE, json.dumps(specs)], check=True)
 
 
 def test_a_step_that_is_not_finite_is_not_taken() -> None:

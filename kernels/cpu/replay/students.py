@@ -15,6 +15,7 @@ import numba as nb
 import numpy as np
 
 from kernels.cpu.numerics import INLINE, JIT, dot, tanh
+from kernels.cpu.optimizers import adam_element, least_of
 from kernels.cpu.products import product
 
 _EPSILON = 1e-5
@@ -165,8 +166,8 @@ def learn(w, m, v, x, wanted, units, steps, rate, s):
     root = math.sqrt(1.0 - BETA2**steps)
     r, q = kind(rate * root / (1.0 - BETA1**steps)), kind(ADAM_EPSILON * root)
     b1, b2, one = kind(BETA1), kind(BETA2), kind(1)
+    scalars = r, q, b1, one - b1, b2, one - b2, kind(least_of(w)), kind(0)
     for i in range(len(w)):
-        m[i] = b1 * m[i] + (one - b1) * g[i]
-        v[i] = b2 * v[i] + (one - b2) * g[i] * g[i]
-        w[i] -= r * m[i] / (np.sqrt(v[i]) + q)
+        m[i], v[i], change = adam_element(scalars, m[i], v[i], g[i])
+        w[i] -= change
     return True

@@ -34,7 +34,7 @@ for command in (_partitions.split, _partitions.move, _partitions.merge, _partiti
 
 @models.command(
     epilog=examples(
-        "continual models create examples/binary.yaml",
+        "continual models create examples/shuttle.yaml",
         "continual models create flights --from flights.csv --label delayed --dry-run > flights.yaml",
     )
 )

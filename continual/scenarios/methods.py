@@ -11,10 +11,8 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
 
-import yaml
-
 from continual.scenarios.scenario import Scenario
-from learners.spec import LearnerSpec, ModelSpec
+from learners.spec import LearnerSpec, ModelSpec, from_yaml
 
 JOINT = "joint-"
 
@@ -191,7 +189,7 @@ def find(name: str) -> Method:
         path, equals, value = change.partition("=")
         if not equals:
             raise UnknownMethod(f"{name!r}: {change!r} changes nothing; accepted: field=value, e.g. rate=0.1")
-        learner = put(learner, path, yaml.safe_load(value))
+        learner = put(learner, path, from_yaml(value))
     changed = tuple(change.partition("=")[0] for change in changes)
     note = found.note + (f" With {', '.join(changes)}." if changes else "")
     if joint:

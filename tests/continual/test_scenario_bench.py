@@ -112,7 +112,7 @@ def test_jobs_change_no_number(tmp_path: Path) -> None:
 
 def test_a_rate_is_picked_on_other_seeds_and_without_the_tests(tmp_path: Path) -> None:
     words = ("--methods", "er,nearest-mean", "--rates", "0.000001,0.1", "--seeds", "1", "--rate-seeds", "1")
-    call("digits-class", *SMALL, *words, "--out", str(tmp_path))
+    call("digits-class", *SMALL, "--events", "150", *words, "--out", str(tmp_path))
     held = document(tmp_path)
     pick = held["details"]["rates"]["er+rate=0.1"]
     assert pick["seeds"] == [1000]
@@ -121,7 +121,7 @@ def test_a_rate_is_picked_on_other_seeds_and_without_the_tests(tmp_path: Path) -
     note = next(note for note in held["notes"] if note.startswith("er: rate picked"))
     assert "on a fifth of the training events held out, seeds 1000 to 1000" in note
     assert note.endswith("the best at an end of those tried.")
-    again = Task("digits-class", Sizes(events=60, tests=20), "er+rate=0.1", 1000, Protocol(every=30), tuning=True)
+    again = Task("digits-class", Sizes(events=150, tests=20), "er+rate=0.1", 1000, Protocol(every=30), tuning=True)
     assert perform(again, tmp_path).kept
 
 

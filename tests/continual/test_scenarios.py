@@ -234,6 +234,13 @@ def test_a_stream_that_does_not_wait_is_learned_in_part() -> None:
     assert run.prequential["events"] == 500
 
 
+def test_the_last_batch_of_an_experience_may_be_short_and_takes_its_time() -> None:
+    scenario = catalog.build("digits-class", 0, Sizes(events=21, tests=10))
+    _, subject = examined(scenario, Protocol(every=10, beta=0, cost=2.0))
+    # Batches of 10, 10 and 1, five times; every second of the fifteen is learned.
+    assert subject.learned == sum(([10, 10, 1] * 5)[::2])
+
+
 def test_with_a_given_task_only_its_classes_are_chosen_among() -> None:
     scenario = catalog.build("digits-task", 0, Sizes(events=50, tests=30))
 

@@ -129,7 +129,10 @@ def shuttle() -> Batch:
 
 
 def sea() -> Batch:
-    """SEA concepts with abrupt changes: 40,000 events, 3 features (one of them noise), binary."""
+    """SEA: is the sum of the first two of three features above 9? 40,000 events, a tenth flipped, and no drift.
+
+    Its source speaks of concepts that change, but the same threshold fits every quarter of the file best.
+    """
     return load(find("sea/sea.csv.gz"), SEA)
 
 

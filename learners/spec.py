@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -25,6 +26,27 @@ MAX_LABEL_BYTES = 256
 MAX_ABS_TARGET = 1e100
 INT64 = range(-(2**63), 2**63)
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's, but with the booleans of YAML 1.2."""
+
+
+_BOOLEAN = "tag:yaml.org,2002:bool"
+_Loader.yaml_implicit_resolvers = {
+    first: [one for one in held if one[0] != _BOOLEAN]
+    for first, held in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(_BOOLEAN, re.compile(r"(?:true|True|TRUE|false|False|FALSE)\Z"), list("tTfF"))
+
+
+def from_yaml(text: str) -> Any:
+    """What a YAML (or JSON) document says; `on`, `off`, `yes` and `no` are text: names of fields and labels too.
+
+    Raises:
+        yaml.YAMLError: it is none.
+    """
+    return yaml.load(text, _Loader)
 
 
 class Strict(BaseModel):
@@ -335,7 +357,7 @@ class ModelSpec(Strict):
         Raises:
             pydantic.ValidationError: naming every field that does not fit.
         """
-        return cls.model_validate(yaml.safe_load(Path(path).read_text()))
+        return cls.model_validate(from_yaml(Path(path).read_text()))
 
     def to_json(self) -> str:
         """The complete spec, defaults written out, keys sorted."""

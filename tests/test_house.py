@@ -146,7 +146,8 @@ def repository_files() -> Iterator[Path]:
     for path in sorted(ROOT.rglob("*")):
         folders = path.relative_to(ROOT).parts[:-1]
         hidden = any(part.startswith(".") and part != ".ci" for part in folders)
-        if path.is_file() and not hidden and not SKIPPED_FOLDERS & set(folders):
+        git = path.name == ".git"  # of a worktree it is a file, with the path of the clone
+        if path.is_file() and not (hidden or git) and not SKIPPED_FOLDERS & set(folders):
             yield path
 
 

@@ -14,6 +14,8 @@ import click
 import numpy as np
 
 from continual import data
+from continual.datasets import catalog
+from continual.datasets.dataset import BadData, Dataset
 from learners.base import Folded, Learner
 from learners.spec import ModelSpec
 from streams.batch import Batch, Keys
@@ -55,6 +57,18 @@ def load(name: str, events: int | None = None) -> Stream:
     except data.NoData as missing:
         raise click.ClickException(f"{missing}; --stream shuttle needs no file") from missing
     return Stream(name, mapping, batch.slice(0, min(len(batch), events or len(batch))))
+
+
+def mnist() -> Dataset:
+    """MNIST.
+
+    Raises:
+        click.ClickException: its files are not there, or damaged.
+    """
+    try:
+        return catalog.load("mnist")
+    except (data.NoData, BadData) as wrong:
+        raise click.ClickException(str(wrong)) from wrong
 
 
 def spec(stream: Stream, units: int = 64, seed: int = 0, name: str = "bench", **deployment: Any) -> ModelSpec:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import subprocess
 import tempfile
@@ -14,8 +13,7 @@ from typing import Any
 import click
 import numpy as np
 
-from continual import data
-from continual.bench._helpers import Row, alternate, check, cuts, fold, median, ratio_row, value_row
+from continual.bench._helpers import Row, alternate, check, cuts, fold, median, mnist, ratio_row, value_row
 from continual.bench.report import out_option, publish
 from learners.replay.memory import Buffer, Memory
 from learners.spec import ModelSpec
@@ -43,21 +41,13 @@ class Digits:
         Raises:
             click.ClickException: the files are not there.
         """
-        columns = []
-        for name in ("train", "t10k"):
-            for part, header in (("images-idx3", 16), ("labels-idx1", 8)):
-                try:
-                    path = data.find(f"mnist/{name}-{part}-ubyte.gz")
-                except data.NoData as missing:
-                    raise click.ClickException(str(missing)) from missing
-                with gzip.open(path) as file:
-                    columns.append(np.frombuffer(file.read(), np.uint8, offset=header))
-        x, y, test_x, test_y = columns
+        held = mnist()
+        y = held.train.y
         first = [int(np.flatnonzero(y == label)[0]) for label in range(CLASSES)]
         rest = np.random.default_rng(0).permutation(np.setdiff1d(np.arange(len(y)), first))
         rows = np.concatenate([first, rest])[:events]
-        pixels = (part.reshape(-1, 784).astype(np.float32) / 255 for part in (x, test_x))
-        return cls(next(pixels)[rows], y[rows].astype(np.int64), next(pixels), test_y.astype(np.int64))
+        x, test_x = (part.astype(np.float32) / 255 for part in (held.train.x[rows], held.test.x))
+        return cls(x, y[rows], test_x, held.test.y)
 
 
 def spec(dtype: str = "float32") -> ModelSpec:

@@ -30,11 +30,15 @@ def folder_option(command: Any) -> Any:
     )
 
 
-def _folder(folder: Path | None) -> Path:
+def _named(folder: Path | None) -> Path | None:
     try:
-        found = folder or held.folder()
+        return folder or held.folder()
     except held.NoData as wrong:
         raise Problem(str(wrong)) from wrong
+
+
+def _folder(folder: Path | None) -> Path:
+    found = _named(folder)
     if found is None:
         raise Problem("no data folder: name one with --data or CONTINUAL_DATA")
     return found
@@ -45,8 +49,7 @@ def _folder(folder: Path | None) -> Path:
 @json_option
 def list_(folder: Path | None, as_json: bool) -> None:
     """List the data sets, and which files of them are there."""
-    where = folder or held.folder()
-    rows = []
+    where, rows = _named(folder), []
     for source in SOURCES.values():
         there = sum(where is not None and (where / file.path).is_file() for file in source.files)
         fetched = all(file.url for file in source.files)

@@ -34,7 +34,7 @@ for command in (_partitions.split, _partitions.move, _partitions.merge, _partiti
 
 @models.command(
     epilog=examples(
-        "continual models create examples/binary.yaml",
+        "continual models create examples/shuttle.yaml",
         "continual models create flights --from flights.csv --label delayed --dry-run > flights.yaml",
     )
 )
@@ -89,14 +89,14 @@ def _proposed(name: str, source: str, roles: dict[str, str | None]) -> tuple[dic
 
 
 def _from_file(path: str, roles: dict[str, str | None]) -> dict[str, Any]:
-    import yaml
+    from learners.spec import from_yaml
 
     if any(roles.values()):
         raise Problem("--label, --key and --time belong to --from FILE; a spec file says all by itself", 2)
     if not Path(path).is_file():
         instead = f"models create {path} --from FILE --label COLUMN"
         raise Problem(f"{path}: no such spec file; to propose a spec for a data file: {instead}", 2)
-    return yaml.safe_load(Path(path).read_text())
+    return from_yaml(Path(path).read_text())
 
 
 def _print_spec(spec: dict[str, Any], notes: list[str], as_json: bool) -> None:

@@ -29,7 +29,7 @@ PORT_TAKEN, FOLDER_IN_USE, STORE_UNFIT = 3, 4, 5
 @click.command(
     epilog=examples(
         "continual serve                                  # 127.0.0.1:50051, data in ./.continual",
-        "continual serve --model examples/binary.yaml     # with a model from the start",
+        "continual serve --model examples/shuttle.yaml    # with a model from the start",
         "continual serve --redis redis://10.0.0.5:6379    # an external store; its durability is read and reported",
     )
 )

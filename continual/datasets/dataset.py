@@ -86,8 +86,24 @@ def split(
     name: str, x: np.ndarray, y: np.ndarray, labels: tuple[str, ...], shape: tuple[int, ...], *, scale: float = 1.0
 ) -> Dataset:
     """A data set that comes in one piece: of each class every fifth example, in their order, is for the test."""
-    test = np.zeros(len(y), bool)
+    return _cut(name, Part(x, y.astype(np.int64)), labels, shape, scale)
+
+
+def held_out(dataset: Dataset) -> Dataset:
+    """The training part alone, a fifth of it as the test: what is chosen on it has not seen the test.
+
+    Raises:
+        BadData: a class has fewer than five examples.
+    """
+    return _cut(dataset.name, dataset.train, dataset.labels, dataset.shape, dataset.scale)
+
+
+def _cut(name: str, whole: Part, labels: tuple[str, ...], shape: tuple[int, ...], scale: float) -> Dataset:
+    test = np.zeros(len(whole), bool)
     for label in range(len(labels)):
-        test[np.flatnonzero(y == label)[4::5]] = True
-    train, held = (Part(np.ascontiguousarray(x[rows]), y[rows].astype(np.int64)) for rows in (~test, test))
+        test[np.flatnonzero(whole.y == label)[4::5]] = True
+    train, held = (
+        Part(np.ascontiguousarray(whole.x[rows]), whole.y[rows], None if whole.domain is None else whole.domain[rows])
+        for rows in (~test, test)
+    )
     return Dataset(name, train, held, labels, shape, scale)

@@ -50,6 +50,7 @@ class Task:
         seed: of the scenario's orders and of the learner.
         protocol: what is read.
         target: HOST:PORT of a service that learns in place of this process; "": none.
+        tuning: a choice is made by it: the test sets are left alone (see `catalog.build`).
     """
 
     scenario: str
@@ -58,17 +59,19 @@ class Task:
     seed: int
     protocol: Protocol
     target: str = ""
+    tuning: bool = False
 
     def build(self) -> tuple[Scenario, ModelSpec]:
         """The scenario and the spec."""
         method = methods.find(self.method)
-        scenario = catalog.build(self.scenario, self.seed, self.sizes)
+        scenario = catalog.build(self.scenario, self.seed, self.sizes, tuning=self.tuning)
         spec = methods.model(method, scenario, self.seed)
         return (shuffled(scenario, self.seed) if method.joint else scenario), spec
 
     def key(self, scenario: Scenario, spec: ModelSpec) -> str:
         """Digest of everything that decides the run, the data among it."""
         decides = asdict(self) | {"spec": spec.digest(), "target": bool(self.target), "version": VERSION}
+        del decides["tuning"]  # what it changes is the data
         sha = hashlib.sha256(json.dumps(decides, sort_keys=True).encode())
         for one in scenario.experiences:
             for events in filter(None, (one.train, one.test)):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from continual.datasets.catalog import load
-from continual.datasets.dataset import BadData
+from continual.datasets.dataset import BadData, held_out
 from continual.datasets.tables import is_table
 from continual.scenarios import splits, streams
 from continual.scenarios.scenario import Scenario
@@ -74,8 +74,15 @@ class Sizes:
     label: str | None = None
 
 
-def build(name: str, seed: int, sizes: Sizes | None = None) -> Scenario:
+def build(name: str, seed: int, sizes: Sizes | None = None, *, tuning: bool = False) -> Scenario:
     """A scenario with the orders of a seed.
+
+    Args:
+        name: of `names`, or a file.
+        seed: of every order.
+        sizes: what is cut.
+        tuning: the tests are held out of the training part, which is learned without them; a stream has no tests and
+            stays as it is.
 
     Raises:
         continual.data.NoData: its files are not there.
@@ -97,7 +104,7 @@ def build(name: str, seed: int, sizes: Sizes | None = None) -> Scenario:
         test=sizes.tests,
         blur=0.1 if sizes.blur is None else sizes.blur,
     )
-    held = load(dataset)
+    held = held_out(load(dataset)) if tuning else load(dataset)
     if kind in ("class", "task"):
         return splits.by_classes(held, cut, task_given=kind == "task")
     if kind == "blurry":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -54,7 +55,7 @@ OPTIONS = (
     click.option("--methods", "chosen", help="With commas; NAME+field=value changes a field, joint-NAME shuffles."),
     click.option("--seeds", type=click.IntRange(1), default=5, show_default=True, help="Runs of each method."),
     click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes."),
-    click.option("--rates", callback=_numbers, help="Step sizes, with commas: each method's is picked on other seeds."),
+    click.option("--rates", callback=_numbers, help="Step sizes, with commas: each method gets its best."),
     click.option("--rate-seeds", type=click.IntRange(1), default=2, show_default=True, help="Seeds to pick rates on."),
     click.option("--against", help="Method to which paired differences are shown."),
     click.option("--events", type=click.IntRange(10), help="At most so many events of an experience, or of a stream."),
@@ -163,7 +164,7 @@ class Bench:
         return sorted(done, key=lambda one: place[one.task])
 
     def _pick(self, asked: Sequence[str]) -> tuple[str, ...]:
-        """Each method with the rate that is best on other seeds; those that have none stay."""
+        """Each method with the rate that is best on other seeds, without the tests; those that have none stay."""
         rates = self.options["rates"]
         seeds = range(RATE_SEED, RATE_SEED + self.options["rate_seeds"])
         tried = {
@@ -171,21 +172,25 @@ class Bench:
             for method in asked
             if (found := methods.find(method)).rate and found.rate not in found.changed
         }
-        tasks = [self._task(name, seed) for names in tried.values() for seed in seeds for name in names]
-        scenario = catalog.build(self.name, 0, self.sizes)
+        tasks = [
+            replace(self._task(name, seed), tuning=True) for names in tried.values() for seed in seeds for name in names
+        ]
+        scenario = catalog.build(self.name, 0, self.sizes, tuning=True)
         headline = summary.columns(scenario)[0]
         done = summary.gather(self._perform(tasks, "picking rates"), scenario, self.protocol)
-        means = {one.method: headline.better * one.mean(headline.figure) for one in done}
+        means = {one.method: one.mean(headline.figure) for one in done}
+        worth = {name: -math.inf if math.isnan(mean) else headline.better * mean for name, mean in means.items()}
         out = []
         for method in asked:
             held = [name for name in tried.get(method, ()) if name in means]
-            best = max(held, key=lambda name: means[name], default=method)
+            best = max(held, key=lambda name: worth[name], default=method)
             out.append(best)
             if held:
-                scores = {name.rsplit("=", 1)[1]: headline.better * means[name] for name in held}
-                label = f"{method}, rate {best.rsplit('=', 1)[1]}"
-                self.picked[best] = {"label": label, "of": method, "scores": scores, "seeds": list(seeds)}
-        return tuple(out)
+                scores = {name.rsplit("=", 1)[1]: means[name] for name in held}
+                rate = best.rsplit("=", 1)[1]
+                pick = {"label": f"{method}, rate {rate}", "of": method, "rate": rate, "scores": scores}
+                self.picked[best] = {**pick, "seeds": list(seeds), "held out": scenario.tested}
+        return tuple(dict.fromkeys(out))  # a method may have been named with the rate that was picked
 
     def _compare(self, tasks: Sequence[Task], done: Sequence[Done]) -> list[str]:
         """With a service: the same tasks there, and whether the last predictions are the same."""

@@ -11,10 +11,8 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
 
-import yaml
-
 from continual.scenarios.scenario import Scenario
-from learners.spec import LearnerSpec, ModelSpec
+from learners.spec import LearnerSpec, ModelSpec, from_yaml
 
 JOINT = "joint-"
 
@@ -191,7 +189,7 @@ def find(name: str) -> Method:
         path, equals, value = change.partition("=")
         if not equals:
             raise UnknownMethod(f"{name!r}: {change!r} changes nothing; accepted: field=value, e.g. rate=0.1")
-        learner = put(learner, path, yaml.safe_load(value))
+        learner = put(learner, path, from_yaml(value))
     changed = tuple(change.partition("=")[0] for change in changes)
     note = found.note + (f" With {', '.join(changes)}." if changes else "")
     if joint:
@@ -223,16 +221,24 @@ def model(method: Method, scenario: Scenario, seed: int, name: str = "bench") ->
         target["max_classes"] = max(2, len(scenario.labels))
     elif scenario.target == "binary":
         target["labels"] = scenario.labels
-    learner = {**method.learner, "seed": seed}
-    if scenario.tested and "previous_label" in LearnerSpec.known()[learner["kind"]].model_fields:
-        # A test stands apart from the stream: the last label that was learned says nothing of it.
-        learner.setdefault("previous_label", False)
+    learner = {**deepcopy(dict(method.learner)), "seed": seed}
+    if scenario.tested:
+        _stand_apart(learner)
     network = learner.get("network", {})
     if network.get("kind", "mlp") != "mlp" and len(scenario.shape) >= 2:
         channels = scenario.shape[:-2] or (1,)
         learner["network"] = {"image": [*channels, *scenario.shape[-2:]], **network}
     features = [{"name": one, "missing": "mean"} if one in scenario.missing else one for one in scenario.features]
     return ModelSpec.model_validate({"name": name, "features": features, "target": target, "learner": learner})
+
+
+def _stand_apart(learner: dict[str, Any]) -> None:
+    """A test stands apart from the stream: the last label that was learned says nothing of it."""
+    fields = LearnerSpec.known()[learner.get("kind", LearnerSpec.plain)].model_fields
+    if "previous_label" in fields:
+        learner.setdefault("previous_label", False)
+    if "learner" in fields:
+        _stand_apart(learner.setdefault("learner", {}))
 
 
 def flops(method: Method, spec: ModelSpec, scenario: Scenario) -> float | None:

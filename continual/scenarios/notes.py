@@ -26,8 +26,10 @@ def notes(
     said = [*_reading(scenario, protocol), *_baselines(done)]
     for pick in picked.values():
         tried = ", ".join(f"{rate}: {score:.4f}" for rate, score in pick["scores"].items())
-        edge = ", the best at an end of those tried" if _at_an_end(pick["scores"]) else ""
-        said.append(f"{pick['of']}: rate picked on seeds {pick['seeds'][0]} to {pick['seeds'][-1]} ({tried}){edge}.")
+        edge = ", the best at an end of those tried" if _at_an_end(pick) else ""
+        seen = "on a fifth of the training events held out" if pick["held out"] else "in hindsight, on the same events"
+        seeds_ = f"seeds {pick['seeds'][0]} to {pick['seeds'][-1]}"
+        said.append(f"{pick['of']}: rate picked {seen}, {seeds_} ({tried}){edge}.")
     shares = {one.task.method: one.run.cost["learned"] for one in done if one.task.protocol.cost > 1}
     if shares:
         told = ", ".join(f"{method} {100 * share:.0f} %" for method, share in shares.items())
@@ -46,10 +48,10 @@ def notes(
     return said
 
 
-def _at_an_end(scores: Mapping[str, float]) -> bool:
+def _at_an_end(pick: Mapping[str, Any]) -> bool:
     """Whether the best rate is the smallest or the largest one: a better one may lie beyond."""
-    rates = sorted(scores, key=float)
-    return max(rates, key=lambda rate: scores[rate]) in (rates[0], rates[-1])
+    rates = sorted(pick["scores"], key=float)
+    return pick["rate"] in (rates[0], rates[-1])
 
 
 def _reading(scenario: Scenario, protocol: Protocol) -> list[str]:

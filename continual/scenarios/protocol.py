@@ -106,7 +106,7 @@ class Examination:
         self.shift = self._shift()
         self._metrics: Any = Regression() if scenario.target == "regression" else Classification()
         self._learned = 0
-        self._skipped = 0
+        self._skipped = self._arrived = 0
         self._ahead: list[np.ndarray] = []
         self._tests = [one.test for one in scenario.experiences]
         self._asked: dict[int, np.ndarray] = {}
@@ -135,7 +135,7 @@ class Examination:
         """Which batches are learned where the stream does not wait; None: all."""
         if self.protocol.cost <= 1:
             return None
-        batches = -(-self.scenario.events // self.protocol.batch) + len(self._tests)
+        batches = sum(-(-len(one.train) // self.protocol.batch) for one in self.scenario.experiences)
         return cost.learned_in_time(batches, self.protocol.cost)
 
     def _experience(self, number: int, train: Events, every: int, taken: np.ndarray | None) -> None:
@@ -160,21 +160,17 @@ class Examination:
 
     def _learn(self, train: Events, start: int, stop: int, taken: np.ndarray | None) -> None:
         """Predicts and learns events of one experience, up to an evaluation."""
-        for at in range(start, stop, PIECE):
-            end = min(at + PIECE, stop)
-            if taken is None:
-                batch = train.batch(at, end)
-                self._score(batch.y, self.subject.learn(batch), batch.classes)
-                continue
-            for one in range(at, end, self.protocol.batch):
-                batch = train.batch(one, min(one + self.protocol.batch, end))
-                if taken[(self._learned + one) // self.protocol.batch]:
-                    said = self.subject.learn(batch)
-                else:
-                    code, table = self.subject.predict(batch)
-                    given = table[np.arange(len(batch)), batch.y.astype(int)]
-                    said, self._skipped = Said(table.max(axis=1), code, given), self._skipped + len(batch)
-                self._score(batch.y, said, batch.classes)
+        size = PIECE if taken is None else self.protocol.batch
+        for at in range(start, stop, size):
+            batch = train.batch(at, min(at + size, stop))
+            if taken is None or taken[self._arrived]:
+                said = self.subject.learn(batch)
+            else:
+                code, table = self.subject.predict(batch)
+                given = table[np.arange(len(batch)), batch.y.astype(int)]
+                said, self._skipped = Said(table.max(axis=1), code, given), self._skipped + len(batch)
+            self._arrived += 1
+            self._score(batch.y, said, batch.classes)
         self._look_ahead(self._learned + stop, stop - start)
 
     def _score(self, y: np.ndarray, said: Said, classes: tuple[Any, ...]) -> None:

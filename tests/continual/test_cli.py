@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,12 +18,13 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 import pytest
+import yaml
 from click.testing import CliRunner, Result
 
 from continual.cli import main
 from continual.data import shuttle_file
 from learners.cells.base import CellSpec
-from learners.spec import ModelSpec
+from learners.spec import ModelSpec, from_yaml
 from service.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -173,7 +175,10 @@ def test_a_parquet_file_is_folded_as_the_csv_file_that_it_was(tmp_path: Path) ->
     assert "not a Parquet file, or damaged" in run("events", "fold", cut, spec, code=1).output
 
 
-@pytest.mark.parametrize(("source", "spec"), [("river:ImageSegments", "segments"), ("river:TrumpApproval", "approval")])
+@pytest.mark.parametrize(
+    ("source", "spec"),
+    [("river:ImageSegments", "segments"), ("river:TrumpApproval", "approval"), ("river:ImageSegments", "rehearsal")],
+)
 def test_fold_of_every_kind_of_target(source: str, spec: str) -> None:
     held = run_json("events", "fold", source, ROOT / "examples" / f"{spec}.yaml")
     assert held["events"] == held["prequential"]["events"]
@@ -183,6 +188,37 @@ def test_fold_of_every_kind_of_target(source: str, spec: str) -> None:
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_examples_are_complete_specs(path: Path) -> None:
     assert run_json("models", "create", path, "--dry-run") == ModelSpec.load(path).model_dump(mode="json")
+
+
+def _blocks() -> list[Any]:
+    """Every spec, or part of one, that a page shows."""
+    found = [
+        pytest.param(block, id=f"{path.stem}-{number}")
+        for path in sorted((ROOT / "docs").glob("*.md"))
+        for number, block in enumerate(re.findall(r"```yaml\n(.*?)```", path.read_text(), re.DOTALL))
+    ]
+    assert len(found) > 5
+    return found
+
+
+@pytest.mark.parametrize("block", _blocks())
+def test_specs_of_the_pages_are_accepted(block: str, tmp_path: Path) -> None:
+    shown = from_yaml(block)
+    path = tmp_path / "spec.yaml"
+    rest = {"name": "page", "features": ["a", "b"], "target": {"kind": "binary"}}
+    lacks = [f"{name}: {json.dumps(value)}\n" for name, value in rest.items() if name not in shown]
+    path.write_text(block + "".join(lacks))
+    held = run_json("models", "create", path, "--dry-run")
+    assert held == ModelSpec.load(path).model_dump(mode="json")
+    for name in ("learner", "labels", "deployment"):
+        assert set(shown.get(name, {})) <= set(held[name])
+
+
+def test_words_that_yaml_once_took_for_booleans_are_text() -> None:
+    text = "{on: loss, labels: [yes, no], y: off, truth: [true, False], truely: null}"
+    held = {"on": "loss", "labels": ["yes", "no"], "y": "off", "truth": [True, False], "truely": None}
+    assert from_yaml(text) == held
+    assert from_yaml(yaml.safe_dump(held)) == from_yaml(json.dumps(held)) == held
 
 
 def test_schema_names_every_field_of_a_spec() -> None:

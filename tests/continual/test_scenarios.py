@@ -109,6 +109,18 @@ def test_domains_are_those_that_the_data_set_names() -> None:
         splits.by_domains(held, splits.Cut(0, 1), "rotated")
 
 
+@pytest.mark.parametrize("kind", ["class", "permuted", "gradual"])
+def test_what_is_tuned_on_has_no_example_of_the_test(kind: str) -> None:
+    held, tuning = (catalog.build(f"digits-{kind}", 3, tuning=tuned) for tuned in (False, True))
+    train = held.experiences[0].train.part  # type: ignore[attr-defined]
+    parts = [one.part for one in (tuning.experiences[0].train, tuning.experiences[0].test)]  # type: ignore[union-attr]
+    assert [len(part) for part in parts] == [1157, 285]
+    known = {row.tobytes() for row in train.x}
+    assert all(row.tobytes() in known for part in parts for row in part.x)
+    assert sorted(np.concatenate([part.y for part in parts]).tolist()) == sorted(train.y.tolist())
+    assert [one.name for one in tuning.experiences] == [one.name for one in held.experiences]
+
+
 def test_shuffled_has_the_same_events() -> None:
     scenario = catalog.build("digits-class", 0)
     mixed = splits.shuffled(scenario, 0)
@@ -222,6 +234,13 @@ def test_a_stream_that_does_not_wait_is_learned_in_part() -> None:
     assert run.prequential["events"] == 500
 
 
+def test_the_last_batch_of_an_experience_may_be_short_and_takes_its_time() -> None:
+    scenario = catalog.build("digits-class", 0, Sizes(events=21, tests=10))
+    _, subject = examined(scenario, Protocol(every=10, beta=0, cost=2.0))
+    # Batches of 10, 10 and 1, five times; every second of the fifteen is learned.
+    assert subject.learned == sum(([10, 10, 1] * 5)[::2])
+
+
 def test_with_a_given_task_only_its_classes_are_chosen_among() -> None:
     scenario = catalog.build("digits-task", 0, Sizes(events=50, tests=30))
 
@@ -310,5 +329,7 @@ def test_a_test_is_not_told_the_last_label_and_a_stream_is() -> None:
     classes = catalog.build("digits-class", 0, Sizes(events=10, tests=5))
     held = methods.model(methods.find("lda"), classes, 0)
     assert held.learner.previous_label is False  # type: ignore[attr-defined]
+    watched = methods.model(methods.find("drift"), classes, 0)
+    assert watched.learner.learner.previous_label is False  # type: ignore[attr-defined]
     stream = catalog.build("shuttle-stream", 0, Sizes(events=100))
     assert methods.model(methods.find("recurrent"), stream, 0).learner.previous_label is True  # type: ignore[attr-defined]

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import click
 import numpy as np
 
-from continual import data
 from continual.bench import _helpers as helpers
 from continual.bench.heads.cost import Bare
 from continual.bench.report import publish
@@ -34,15 +31,9 @@ class Digits:
     """
 
     def __init__(self, features: int = FEATURES, events: int | None = None, seed: int = 0) -> None:
-        try:
-            paths = {name: data.find(f"mnist/{name}.gz") for name in _FILES}
-        except data.NoData as missing:
-            raise click.ClickException(str(missing)) from missing
-        self.pixels, self.labels, self.test_pixels, self.test_labels = (
-            _read(path, 16 if "images" in name else 8) for name, path in paths.items()
-        )
-        self.pixels, self.labels = self.pixels.reshape(-1, 784)[:events], self.labels[:events].astype(np.int64)
-        self.test_pixels, self.test_labels = self.test_pixels.reshape(-1, 784), self.test_labels.astype(np.int64)
+        held = helpers.mnist()
+        self.pixels, self.labels = held.train.x[:events], held.train.y[:events]
+        self.test_pixels, self.test_labels = held.test.x, held.test.y
         self._weights = np.random.Generator(np.random.Philox(key=[seed, FEATURES])).normal(size=(784, features))
 
     def phi(self, pixels: np.ndarray) -> np.ndarray:
@@ -53,19 +44,6 @@ class Digits:
         """Places of the training events, class by class, within a class as they come."""
         rank = np.argsort(order)
         return np.argsort(rank[self.labels], kind="stable")
-
-
-_FILES = (
-    "train-images-idx3-ubyte",
-    "train-labels-idx1-ubyte",
-    "t10k-images-idx3-ubyte",
-    "t10k-labels-idx1-ubyte",
-)
-
-
-def _read(path: Path, header: int) -> np.ndarray:
-    with gzip.open(path) as file:
-        return np.frombuffer(file.read(), np.uint8, offset=header)
 
 
 def with_constant(phi: np.ndarray) -> np.ndarray:

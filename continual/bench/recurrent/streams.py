@@ -1,4 +1,4 @@
-"""The six drift streams as everyone gets them, and a generated one whose concepts come back.
+"""The six streams as everyone gets them, and a generated one whose concepts come back.
 
 Every learner, ours and the peers, is given the columns named here and the labels that came before: nothing that is
 known only after the event. Times are microseconds since the epoch where the source has a clock, else 0.
@@ -74,7 +74,7 @@ def weather() -> Stream:
 
 
 def sea() -> Stream:
-    """SEA: is the sum of two of three inputs below a threshold that changes? 40,000 events, no order in time."""
+    """SEA: is the sum of two of three inputs above 9? 40,000 events without a clock or, in this file, a change."""
     return Stream("sea", "binary", data.SEA.features, (data.sea(),), "the 3 columns of the file")
 
 

@@ -75,8 +75,11 @@ class Traffic:
         until(lambda: self.answered >= goal or self._error, 60)
         assert self._error is None
 
-    def stop(self) -> None:
+    def end(self) -> None:
         self._more.clear()
+
+    def stop(self) -> None:
+        self.end()
         self._thread.join(60)
         assert self._error is None
         assert self.answered == len(self.given)
@@ -117,6 +120,8 @@ def killed_at(what, steps, second, url, model, change, before=lambda models: Non
         traffic.stop()
         return traffic.given
     finally:
+        if traffic is not None:
+            traffic.end()  # a test that failed leaves no producer behind
         if shard is not None:
             shard.close()
 

@@ -16,6 +16,8 @@ from continual.bench._streams_peers import json_messages
 from streams.sources.folder import ROW_BITS
 
 ROWS = 300
+MANY = 4000
+"""Rows of a file that is not read to its end before the test has noticed its beginning."""
 
 
 @pytest.fixture(autouse=True)
@@ -32,6 +34,12 @@ def running(shard, server):
 @pytest.fixture
 def held():
     batch = made_events(ROWS)
+    return batch, json_messages(batch, FEATURES)
+
+
+@pytest.fixture(scope="module")
+def long():
+    batch = made_events(MANY)
     return batch, json_messages(batch, FEATURES)
 
 
@@ -91,15 +99,15 @@ def test_every_row_is_logged_once_however_often_reading_starts(client, server, s
     same(client, server, spec, batch)
 
 
-def test_a_reading_that_ends_amid_a_file_goes_on_there(client, server, shard, folder, name, held, monkeypatch):
-    batch, values = held
+def test_a_reading_that_ends_amid_a_file_goes_on_there(client, server, shard, folder, name, long):
+    batch, values = long
     spec = spec_for(client, folder, name, batch=7, in_flight=1)
     put(folder, "a.parquet", values)
     with Running(shard.target, spec, server.url):
         logged(client, spec, 20)
-    assert client.models.get(name).position < ROWS, "the test wants a stop amid the file"
+    assert client.models.get(name).position < MANY, "the test wants a stop amid the file"
     with Running(shard.target, spec, server.url):
-        logged(client, spec, ROWS)
+        logged(client, spec, MANY)
     same(client, server, spec, batch)
 
 
@@ -160,14 +168,14 @@ def test_a_file_that_changes_after_it_was_read_is_said_and_not_read_again(client
 
 @pytest.mark.parametrize("what", ["gone", "changed"])
 @pytest.mark.parametrize("lost", ["error", "earliest"])
-def test_a_file_that_goes_or_changes_before_its_end(client, server, shard, folder, name, held, what, lost):
-    _, values = held
+def test_a_file_that_goes_or_changes_before_its_end(client, server, shard, folder, name, long, what, lost):
+    _, values = long
     spec = spec_for(client, folder, name, batch=7, in_flight=1, lost=lost)
     path = put(folder, "a.jsonl", values)
     with Running(shard.target, spec, server.url):
         logged(client, spec, 20)
     before = client.models.get(name).position
-    assert before < ROWS
+    assert before < MANY
     if what == "gone":
         path.unlink()
     else:

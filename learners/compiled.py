@@ -23,11 +23,12 @@ from kernels.cpu.layout import Events, Out, Rows, Scratch, Shared
 from learners import recurrence as build
 from learners.base import ColdRows, Folded, MemoryRows, Predicted
 from learners.cells.base import CellSpec
+from learners.classes import note_learned, resolve
 from learners.heads.base import HeadSpec, beside, state_arrays, with_room, with_state
 from learners.keyed import Columns, KeyedLearner, KeyedRows
 from learners.optimizers import EKF, Adam, Optimizer
 from learners.spec import LearnerSpec, ModelSpec
-from streams.batch import OBSERVATION, Batch
+from streams.batch import Batch
 
 MAX_ROW_BYTES = 64 << 20
 """Bound on the row of a key: it is written to the store, and read from it, in one piece."""
@@ -212,39 +213,16 @@ class CompiledLearner(KeyedLearner):
         if self._config.task == layout.MULTICLASS:
             if (default := self.spec.labels.default_label) is not None:
                 labels = (*labels, cast(int | str, default))
-            y, classes = self._class_indices(batch, labels)
-        new = classes < 0
+            y, classes, most = resolve(batch, labels, self._classes)
+            self._reserve(min(self._config.max_classes, most))
         expired = np.empty((n if self._config.pending else 0, 5))
         out = Out(np.empty(n), np.empty(n, np.int32), np.empty(n, np.uint8), np.empty((n, 5)), expired)
         events = Events._make(map(layout.plain, (batch.x, batch.kind, y, slots, batch.time, batch.id, classes)))
         model = (self._cell, self._head, self._config, self._shared)
         kernel.fold(*model, Rows(**columns), events, out, self._scratch)
         if len(classes):
-            learned = np.flatnonzero(new & (classes >= 0))
-            for code in learned[np.argsort(classes[learned])]:
-                self._classes[labels[code]] = int(classes[code])
+            note_learned(labels, classes, self._classes)
         return Folded(*out)
-
-    def _class_indices(self, batch: Batch, labels: tuple[Any, ...]) -> tuple[np.ndarray, np.ndarray]:
-        """The labels as codes, and the model's index of each code, -1 where the fold may have to choose one.
-
-        The fold chooses when it learns a label, so that a label without effect leaves no class behind. What `labels`
-        has beyond those of the batch (the default label) is used whatever the batch holds.
-        """
-        y = batch.y
-        indices = np.full(len(labels), -1, np.int64)
-        codes: dict[int | str, int] = {}
-        used = np.unique(y[batch.kind != OBSERVATION]).astype(np.int64).tolist()
-        for code in [*range(len(batch.classes), len(labels)), *used]:
-            label = labels[code]
-            if label in codes:  # there twice
-                y = np.where(y == code, codes[label], y)
-                continue
-            codes[label] = code
-            indices[code] = self._classes.get(label, -1)
-        fresh = sum(indices[code] < 0 for code in codes.values())
-        self._reserve(min(self._config.max_classes, len(self._classes) + fresh))
-        return y, indices
 
     def _reserve(self, classes: int) -> None:
         """Room for `classes` logits; capacity is not state."""

@@ -228,12 +228,23 @@ def _observe(cell, head, config, shared, rows, events, out, s, t, slot):
 
 @nb.njit(**CALL)
 def _hold(cell, config, shared, rows, events, out, s, t, slot, base, value, code, sure):
-    """Keeps an observation for its label: a ring per key, so the oldest goes first."""
-    ring = int(rows.head[slot, H_PENDING])
-    rows.head[slot, H_PENDING] = (ring + 1) % config.pending
-    rows.pending_id[slot, ring, 0] = events.id[t, 0]
-    rows.pending_id[slot, ring, 1] = events.id[t, 1]
-    note = rows.pending_head[slot, ring]
+    """Keeps an observation for its label."""
+    place = note_down(config, shared, rows, events, out, t, slot, base, value, code, sure)
+    rows.pending_head[slot, place, P_DRAW] = shared.counters[C_OBSERVED] - 1
+    if config.head_credit > 0:
+        hold_features(config, s, rows.pending_body[slot, place])
+    else:
+        hold(cell, config, rows.body[slot], s, rows.pending_body[slot, place])
+
+
+@nb.njit(**INLINE)
+def note_down(config, shared, rows, events, out, t, slot, base, value, code, sure):
+    """Notes an observation that waits for its label: a ring per key, so the oldest goes first. Returns its place."""
+    place = int(rows.head[slot, H_PENDING])
+    rows.head[slot, H_PENDING] = (place + 1) % config.pending
+    rows.pending_id[slot, place, 0] = events.id[t, 0]
+    rows.pending_id[slot, place, 1] = events.id[t, 1]
+    note = rows.pending_head[slot, place]
     if note[P_AT] > 0:
         leave(config, note, out, t)
     note[P_AT] = shared.counters[C_POSITION]
@@ -242,12 +253,8 @@ def _hold(cell, config, shared, rows, events, out, s, t, slot, base, value, code
     note[P_CODE] = code
     note[P_SEEN] = rows.head[slot, H_SEEN]
     note[P_SURE] = sure
-    note[P_DRAW] = shared.counters[C_OBSERVED] - 1
     note[P_TIME] = events.time[t]
-    if config.head_credit > 0:
-        hold_features(config, s, rows.pending_body[slot, ring])
-    else:
-        hold(cell, config, rows.body[slot], s, rows.pending_body[slot, ring])
+    return place
 
 
 @nb.njit(**INLINE)
@@ -296,6 +303,8 @@ def _learn_default(cell, head, config, shared, rows, events, out, s, t, slot, pl
 @nb.njit(**INLINE)
 def find(config, rows, events, t, slot):
     """The ring place of the observation with this label's id, of two the one that still waits; or -1."""
+    if slot < 0:
+        return -1
     a = events.id[t, 0]
     b = events.id[t, 1]
     expired = -1
@@ -313,7 +322,7 @@ def _label(cell, head, config, shared, rows, events, out, s, t, slot):
     """A label for an earlier observation."""
     out.value[t] = math.nan
     out.code[t] = -1
-    place = find(config, rows, events, t, slot) if slot >= 0 else -1
+    place = find(config, rows, events, t, slot)
     if place < 0:
         out.outcome[t] = UNKNOWN_ID
         return

@@ -20,9 +20,10 @@ from kernels.cpu.layout import C_CLASSES, C_POSITION, Events, Out, Rows, plain
 from kernels.cpu.replay import events as kernel
 from kernels.cpu.replay.events import C_LABELS, C_SKIPPED, C_STEPS
 from learners.base import ColdRows, Folded, MemoryRows, Predicted
+from learners.classes import note_learned, resolve
 from learners.keyed import KeyedLearner, KeyedRows
 from learners.spec import ModelSpec, MulticlassTarget
-from streams.batch import OBSERVATION, Batch
+from streams.batch import Batch
 
 if TYPE_CHECKING:
     from learners.replay.spec import MiniBatchSpec
@@ -90,15 +91,13 @@ class MiniBatchLearner(KeyedLearner):
         n = len(batch)
         y, classes = batch.y, np.zeros(0, np.int64)
         if self._config.task == layout.MULTICLASS:
-            y, classes = self._class_indices(batch)
-        unknown = classes < 0
+            y, classes, most = resolve(batch, batch.classes, self._classes)
+            self._reserve(min(self._config.max_classes, most))
         expired = np.empty((n if self._config.pending else 0, 5))
         out = Out(np.empty(n), np.empty(n, np.int32), np.empty(n, np.uint8), np.empty((n, 5)), expired)
         events = Events._make(map(plain, (batch.x, batch.kind, y, slots, batch.time, batch.id, classes)))
         self._fold_stretches(events, out)
-        learned = np.flatnonzero(unknown & (classes >= 0))
-        for code in learned[np.argsort(classes[learned])]:
-            self._classes[batch.classes[code]] = int(classes[code])
+        note_learned(batch.classes, classes, self._classes)
         return Folded(*out)
 
     def _fold_stretches(self, events: Events, out: Out) -> None:
@@ -139,21 +138,6 @@ class MiniBatchLearner(KeyedLearner):
         logits = np.zeros((len(x), self._capacity), self._dtype)
         self._model.logits(x, self._capacity, logits)
         return logits
-
-    def _class_indices(self, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
-        """The labels as codes, and the model's index of each code, -1 where the fold may have to choose one."""
-        y, indices = batch.y, np.full(len(batch.classes), -1, np.int64)
-        codes: dict[int | str, int] = {}
-        for code in np.unique(y[batch.kind != OBSERVATION]).astype(np.int64).tolist():
-            label = batch.classes[code]
-            if label in codes:  # the batch lists this label twice
-                y = np.where(y == code, codes[label], y)
-                continue
-            codes[label] = code
-            indices[code] = self._classes.get(label, -1)
-        fresh = sum(indices[code] < 0 for code in codes.values())
-        self._reserve(min(self._config.max_classes, len(self._classes) + fresh))
-        return y, indices
 
     def _reserve(self, classes: int) -> None:
         """Room for so many classes; it is no state."""

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numba as nb
 import numpy as np
 
-from kernels.cpu.fold import class_of, expired, find, leave, score
+from kernels.cpu.fold import class_of, expired, find, note_down, score
 from kernels.cpu.inputs import standardise
 from kernels.cpu.layout import (
     BINARY,
@@ -22,7 +22,6 @@ from kernels.cpu.layout import (
     H_LABEL,
     H_LABEL_AT,
     H_LABELS,
-    H_PENDING,
     H_POSITION,
     H_SEEN,
     H_TIME,
@@ -36,7 +35,6 @@ from kernels.cpu.layout import (
     P_CODE,
     P_SEEN,
     P_SURE,
-    P_TIME,
     P_VALUE,
     UNKNOWN_ID,
 )
@@ -183,7 +181,9 @@ def _observe(config, shared, rows, events, x, logits, p, out, t, at):
     row[H_POSITION] = shared.counters[C_POSITION]
     if events.kind[t] == 0:
         if config.pending > 0:
-            _hold(config, shared, rows, events, out, x[at], t, slot, base, value, code, sure)
+            place = note_down(config, shared, rows, events, out, t, slot, base, value, code, sure)
+            for j in range(x.shape[1]):
+                rows.pending_body[slot, place, j] = x[at, j]
         out.outcome[t] = outcome
         return
     y = class_of(config, shared, events, events.y[t]) if config.task == MULTICLASS else events.y[t]
@@ -194,23 +194,6 @@ def _observe(config, shared, rows, events, x, logits, p, out, t, at):
     score(out.scored, t, given, code, base, y, sure)
     _gather(config, shared, row, x[at], y, row[H_SEEN])
     out.outcome[t] = outcome | LEARNED
-
-
-@nb.njit(**INLINE)
-def _hold(config, shared, rows, events, out, x, t, slot, base, value, code, sure):
-    """Keeps an observation for its label: a ring per key, so the oldest goes first."""
-    ring = int(rows.head[slot, H_PENDING])
-    rows.head[slot, H_PENDING] = (ring + 1) % config.pending
-    rows.pending_id[slot, ring, 0] = events.id[t, 0]
-    rows.pending_id[slot, ring, 1] = events.id[t, 1]
-    note = rows.pending_head[slot, ring]
-    if note[P_AT] > 0:
-        leave(config, note, out, t)
-    note[P_AT] = shared.counters[C_POSITION]
-    note[P_BASE], note[P_VALUE], note[P_CODE], note[P_SURE] = base, value, code, sure
-    note[P_SEEN], note[P_TIME] = rows.head[slot, H_SEEN], events.time[t]
-    for j in range(len(x)):
-        rows.pending_body[slot, ring, j] = x[j]
 
 
 @nb.njit(**INLINE)

@@ -153,7 +153,7 @@ class Deployment:
         if not ray.is_initialized():
             local: dict[str, Any] = {"num_cpus": shards, "object_store_memory": 80 << 20, "include_dashboard": False}
             ray.init(
-                address=self.options.ray,
+                address=self.options.ray or "local",  # never a cluster that Ray finds running on this machine
                 namespace=NAMESPACE,
                 log_to_driver=False,
                 logging_level=logging.ERROR,

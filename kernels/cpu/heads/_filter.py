@@ -10,8 +10,8 @@ add one number at a time. Every sum has one fixed order, and what is multiplied 
 (IEEE 754 fusedMultiplyAdd); the compiler contracts nothing else, so bits depend neither on the machine nor on its width
 of vectors.
 
-Arrays must be contiguous, and are fastest where they begin on a cache line (`kernels.cpu.layout.on_lines`). The last functions fill in
-what a head needs and `kernels.cpu.numerics` lacks.
+Arrays must be contiguous, and are fastest where they begin on a cache line (`kernels.cpu.layout.on_lines`). The last
+functions fill in what a head needs and `kernels.cpu.numerics` lacks.
 """
 
 from __future__ import annotations

@@ -44,6 +44,9 @@ TARGET = 9
 L_WIDTH, L_WEIGHTS, L_OUT, L_OUT_ROWS, L_OUT_COLUMNS, L_BODY, L_HELD = range(7)
 LAYER = 7
 
+LINE = 64
+"""Bytes of a cache line."""
+
 WORK_ROWS = 8
 """Rows of working memory that the forward step of any cell gets by with."""
 
@@ -236,6 +239,15 @@ class Scratch(NamedTuple):
     """int64 [D]: the encoder's row of a feature's category, -1: none."""
     d_encoded: np.ndarray
     """T [U]: dL/de, then dL/d(pre-activation of the encoder)."""
+
+
+def on_lines(array: np.ndarray) -> np.ndarray:
+    """A copy that begins on a cache line: vectors of eight numbers then lie on one line each, not across two."""
+    room = np.empty(array.nbytes + LINE, np.uint8)
+    start = -room.ctypes.data % LINE
+    copy = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
 
 
 def plain(array: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field
 
-from kernels.cpu.layout import REGRESSION, Config
+from kernels.cpu.layout import REGRESSION, Config, on_lines
 from learners.registry import import_all
 from learners.spec import Registered
 
@@ -124,7 +124,13 @@ def with_state(head: Any, arrays: dict[str, np.ndarray]) -> Any:
     state = {}
     for name, empty in head.state._asdict().items():
         given = arrays[name]
-        filled = np.zeros_like(empty)
+        axis = head.PER_CLASS.get(name)
+        sizes = list(empty.shape)
+        if axis is not None and given.ndim == empty.ndim:
+            sizes[axis] = min(sizes[axis], given.shape[axis])
+        if given.shape != tuple(sizes):
+            raise ValueError(f"array head.{name}: shape {given.shape}, this version holds {empty.shape}")
+        filled = on_lines(np.zeros_like(empty))
         filled[tuple(slice(size) for size in given.shape)] = given
         state[name] = filled
     return head._replace(state=type(head.state)(**state))
@@ -141,7 +147,7 @@ def with_room(head: Any, classes: int) -> Any:
             old, axis = arrays[name], head.PER_CLASS[name]
             shape = list(old.shape)
             shape[axis] = classes
-            arrays[name] = np.zeros(shape, old.dtype)
+            arrays[name] = on_lines(np.zeros(shape, old.dtype))
             arrays[name][tuple(slice(size) for size in old.shape)] = old
         return type(group)(**arrays)
 
@@ -152,4 +158,4 @@ def beside(head: Any) -> Any:
     """The same head, state and all, with working memory of its own."""
     if not hasattr(head, "state"):
         return head
-    return head._replace(work=type(head.work)(*(np.zeros_like(array) for array in head.work)))
+    return head._replace(work=type(head.work)(*(on_lines(np.zeros_like(array)) for array in head.work)))

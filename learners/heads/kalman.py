@@ -102,7 +102,7 @@ class Kalman(SelfTaught):
 
     def numbers(self, size: int, classes: int) -> int:
         """See `SelfTaught`."""
-        return len(self.gammas) * (size * (size + 1) // 2 + classes * size)
+        return len(self.gammas) * kalman.numbers(size, classes)
 
     @property
     def step_of_forgetting(self) -> float:

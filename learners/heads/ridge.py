@@ -47,4 +47,4 @@ class Ridge(SelfTaught):
 
     def numbers(self, size: int, classes: int) -> int:
         """See `SelfTaught`."""
-        return len(self.penalties) * (size * (size + 1) // 2 + classes * size)
+        return len(self.penalties) * kalman.numbers(size, classes)

@@ -21,6 +21,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field, SerializeAsAny, WrapValidator, field_validator
 
+from kernels.cpu.heads import _filter
 from kernels.cpu.layout import H_POSITION, H_SEEN, HEAD, OBSERVED, OUT_OF_ORDER, UNKNOWN_ID
 from learners.base import SIGNALS, ColdRows, Folded, MemoryRows, Predicted
 from learners.compiled import MAX_ROW_BYTES, CompiledLearner, CompiledSpec
@@ -389,8 +390,7 @@ class DriftLearner(KeyedLearner):
 
 def _forget(bank: Any, gamma: float) -> None:
     """One transition of every filter of a Kalman head with `gamma`; see `kernels.cpu.heads.kalman`."""
-    m = bank.mean.shape[-1]
-    diagonal = np.cumsum(np.arange(1, m + 1)) - 1  # of the rows of a lower triangle
+    row, column = _filter.places(bank.mean.shape[-1])
     bank.mean[:] *= gamma
     bank.cov[:] *= gamma**2
-    bank.cov[:, diagonal] += (1.0 - gamma**2) * bank.prior[:, None]
+    bank.cov[:, row == column] += (1.0 - gamma**2) * bank.prior[:, None]

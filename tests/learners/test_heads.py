@@ -9,6 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from kernels.cpu.layout import LEARNED, OUTLIER
+from learners.base import MemoryRows
 from learners.conformance.logs import random_log
 from learners.heads.base import MAX_STATE_BYTES, HeadSpec
 from learners.spec import ModelSpec
@@ -98,3 +99,16 @@ def test_raw_features_are_the_inputs() -> None:
             ModelSpec.model_validate(
                 features | {"learner": {"kind": "static", "head": {"kind": kind, "inputs": False}}}
             )
+
+
+@pytest.mark.parametrize("target", ["binary", "multiclass"])
+def test_state_of_another_shape_is_refused_by_name(target) -> None:
+    """Classes may be fewer than there is room for; every other size is that of the spec."""
+    spec = make_spec(target, head={"kind": "kalman"})
+    learner = spec.learner.build(spec)
+    learner.fold(random_log(spec, 5, plain=True))
+    state = learner.shared_arrays()
+    spec.learner.build(spec).load(state, MemoryRows())
+    for name in ("head.cov", "head.mean"):
+        with pytest.raises(ValueError, match=f"array {name}: shape .*, this version holds"):
+            spec.learner.build(spec).load(state | {name: state[name][..., :-1]}, MemoryRows())

@@ -19,6 +19,7 @@ from continual.bench.heads._doubles import ConstantSpec
 from continual.bench.heads.runs import RECURRENT
 from continual.bench.report import publish
 from kernels.cpu.heads import _bank, error, predict, step
+from kernels.cpu.heads._filter import places
 from kernels.cpu.heads.kalman import NOTHING, PREDICTIVE
 from kernels.cpu.layout import C_CLASSES, Config, Scratch, Shared
 from kernels.cpu.numerics import JIT
@@ -93,7 +94,7 @@ def _filter_each(head, z, y, classes, noise):
         _bank.carry(state, work, m, classes, 1.0)
         for k in range(classes):
             work.d_output[0, k] = (1.0 if k == y[t] else 0.0) - work.output[0, k]
-        _bank.update(state, work, m, classes, 0, noise)
+        _bank.update(state, work, classes, 0, noise)
 
 
 @nb.njit(**JIT)
@@ -172,7 +173,7 @@ class Large:
             state = bare.head.state
             for name, ours, theirs in (
                 ("mean", state.mean, mean),
-                ("covariance", state.cov, cov[np.tril_indices(WIDE)]),
+                ("covariance", state.cov, cov[places(WIDE)]),
             ):
                 off = float(np.linalg.norm(ours[0] - theirs) / np.linalg.norm(theirs))
                 helpers.check(off < 1e-9, f"{what}: {name} off by {off:.1e}")

@@ -82,7 +82,7 @@ def recursive(
         say(f"classes {', '.join(map(str, order))}: {at:,} of {len(places):,} events")
         some = places[at : at + PIECE]
         bare.learn(digits.phi(digits.pixels[some]), digits.labels[some])
-    return np.array(bare.head.state.mean[0].T)
+    return np.array(bare.head.state.mean[0, :, : hidden + 1].T)
 
 
 def accuracy(digits: Digits, weights: np.ndarray) -> tuple[float, np.ndarray]:

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numba as nb
 import numpy as np
 
-from kernels.cpu.heads._filter import add_times, log, move_rows, rank_one, symmetric_product, times
-from kernels.cpu.numerics import CALL, INLINE, dot, exp
+from kernels.cpu.heads._filter import add_times, log, move, move_rows, product, rank_one, symmetric_product, times
+from kernels.cpu.numerics import INLINE, dot, exp
 
 LEAST_SCORE = 1e-6
 """A probability, or a density over that of the best member, counts as at least this much for the bank."""
@@ -38,12 +38,12 @@ VALUE, HALF, SCALE, MEAN, TOTAL, D_ALPHA = range(6)
 
 
 class State(NamedTuple):
-    """What is carried."""
+    """What is carried; M are the m features filled up with zeros to whole vectors (`_filter.whole`)."""
 
     mean: np.ndarray
-    """float64 [G, K, m]."""
+    """float64 [G, K, M]."""
     cov: np.ndarray
-    """float64 [G, m (m + 1) / 2]: rows of the lower triangle of A."""
+    """float64 [G, n]: tiles of the lower triangle of A [M, M] (`_filter.places`)."""
     gamma: np.ndarray
     """float64 [G]."""
     prior: np.ndarray
@@ -62,9 +62,9 @@ class Work(NamedTuple):
     """Scratch; what `predict` leaves, `weight`, `error` and `step` of the same event use."""
 
     z: np.ndarray
-    """float64 [m]."""
+    """float64 [M]."""
     u: np.ndarray
-    """float64 [G, m]: A- z."""
+    """float64 [G, M]: A- z."""
     output: np.ndarray
     """float64 [G, K]: M- z."""
     normal: np.ndarray
@@ -78,49 +78,49 @@ class Work(NamedTuple):
     d_output: np.ndarray
     """float64 [G, K]: dL/d(M- z), then the innovation r."""
     d_z: np.ndarray
-    """float64 [m]: dL/dz."""
+    """float64 [M]: dL/dz."""
     member: np.ndarray
     """float64 [G, 6]."""
     said: np.ndarray
     """float64 [6]."""
 
 
-@nb.njit(**CALL)
+@nb.njit(**INLINE)
 def carry(state, work, m, rows, elapsed):
-    """The transition of every member as far as a prediction needs it: u, M- z and z' A- z."""
+    """The transition of every member as far as a prediction needs it: u, M- z and z' A- z. Fills up the m features."""
     z = work.z
-    length = dot(z, z, m, 0.0)
+    for i in range(m, len(z)):
+        z[i] = 0.0
+    length = product(z, z)
     for g in range(len(state.gamma)):
         gamma, u, note = state.gamma[g], work.u[g], work.member[g]
         decay = gamma if elapsed == 1.0 else exp(elapsed * log(gamma))
         square = decay * decay
         ridge = (1.0 - square) * state.prior[g]
-        symmetric_product(state.cov[g], z, m, u)
-        before = dot(z, u, m, 0.0)
-        for i in range(m):
-            u[i] = square * u[i] + ridge * z[i]
-        times(state.mean[g], rows, z, m, decay, work.output[g])
-        variance = dot(z, u, m, 0.0)
+        symmetric_product(state.cov[g], z, u)
+        before = product(z, u)
+        move(u, square, ridge, z)
+        times(state.mean[g], rows, z, decay, work.output[g])
+        variance = square * before + ridge * length
         note[DECAY] = decay
         note[VARIANCE] = variance
         note[EXCESS] = before - state.prior[g] * length
         note[DEVIATION] = math.sqrt(variance) if variance > 0.0 else 0.0
 
 
-@nb.njit(**CALL)
-def back(state, work, rows, m, hidden, regression):
-    """dL/dz of the first `hidden` features in `work.d_z`: through M- z, and through z' A- z whose gradient is 2 u."""
+@nb.njit(**INLINE)
+def back(state, work, rows, regression):
+    """dL/dz in `work.d_z`: through M- z, and through z' A- z whose gradient is 2 u."""
     d_z = work.d_z
-    for i in range(hidden):
+    for i in range(len(d_z)):
         d_z[i] = 0.0
     for g in range(len(state.gamma)):
-        note, u = work.member[g], work.u[g]
-        add_times(state.mean[g], rows, work.d_output[g], note[DECAY], m, hidden, d_z)
+        note = work.member[g]
+        add_times(state.mean[g], rows, work.d_output[g], note[DECAY], d_z)
         factor = 2.0 * note[D_SPREAD]
         if not regression:
             factor = note[D_SPREAD] / note[DEVIATION] if note[DEVIATION] > 0.0 else 0.0
-        for i in range(hidden):
-            d_z[i] += factor * u[i]
+        move(d_z, 1.0, factor, work.u[g])
 
 
 @nb.njit(**INLINE)
@@ -167,11 +167,11 @@ def move_gamma(state, work, rows, noise, level, elapsed, rate):
     state.gamma[0] = exp(-0.5 * delta) if delta > 0.0 else 1.0
 
 
-@nb.njit(**CALL)
-def update(state, work, m, rows, g, noise):
+@nb.njit(**INLINE)
+def update(state, work, rows, g, noise):
     """Filters the innovation `work.d_output[g]` with observation noise `noise`."""
     decay = work.member[g, DECAY]
     gain = 1.0 / (work.member[g, VARIANCE] + noise)
-    move_rows(state.mean[g], rows, m, decay, work.d_output[g], gain, work.u[g])
+    move_rows(state.mean[g], rows, decay, work.d_output[g], gain, work.u[g])
     square = decay * decay
-    rank_one(state.cov[g], m, square, work.u[g], gain, (1.0 - square) * state.prior[g])
+    rank_one(state.cov[g], square, work.u[g], -gain, (1.0 - square) * state.prior[g])

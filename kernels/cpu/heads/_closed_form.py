@@ -19,15 +19,15 @@ NORMAL_90 = 1.6448536269514722
 @nb.njit(**INLINE)
 def take(head, config, phi, x):
     """Copies the features of the head, z = [phi, x] or [phi, 1], to `head.work.z` and returns their number m."""
-    z = head.work.z
-    hidden = config.hidden
+    z, hidden = head.work.z, config.hidden
     for i in range(hidden):
         z[i] = phi[i]
+    rest = z[hidden:]
     if head.inputs == 0:
-        z[hidden] = 1.0
+        rest[0] = 1.0
         return hidden + 1
     for j in range(config.width):
-        z[hidden + j] = x[j]
+        rest[j] = x[j]
     return hidden + config.width
 
 

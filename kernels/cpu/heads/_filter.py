@@ -1,18 +1,23 @@
 """Algebra of a Kalman filter over a symmetric matrix of which one triangle is stored, in float64.
 
-The rows of the lower triangle follow one another: entry (i, j <= i) is at i (i + 1) / 2 + j. A product reads the
-triangle once and a rank-one update reads and writes it once, four rows at a time, so that the vectors beside it are
-read a quarter as often. The inner loops are written in explicit vectors of eight lanes: the compiler may not reorder
-a sum, and left alone would add one number at a time. Every sum has one fixed order, so bits depend neither on the
-machine nor on its width of vectors; multiplications and additions are never contracted.
+Features are filled up with zeros to whole vectors of eight (`whole`). The matrix is cut into tiles [8, 8], and those of
+the lower triangle follow one another row by row of tiles, the entries of a tile row by row (`places`); a tile on the
+diagonal is held whole, symmetric to the last bit. A product reads every tile once, for its rows and for its columns,
+and a rank-one update reads and writes it once: no row has a beginning or an end that is less than a vector.
 
-Arrays must be contiguous. The last two functions fill in what a head needs and `kernels.cpu.numerics` lacks.
+The inner loops are written in explicit vectors of eight lanes: the compiler may not reorder a sum, and left alone would
+add one number at a time. Every sum has one fixed order, and what is multiplied and added in one rounding is written so
+(IEEE 754 fusedMultiplyAdd); the compiler contracts nothing else, so bits depend neither on the machine nor on its width
+of vectors.
+
+Arrays must be contiguous, and are fastest where they begin on a cache line (`kernels.cpu.layout.on_lines`). The last
+functions fill in what a head needs and `kernels.cpu.numerics` lacks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numba as nb
@@ -22,223 +27,297 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from kernels.cpu.draws import GOLDEN, base_of, mix
-from kernels.cpu.numerics import INLINE, _bits64, _float64, cos, sin
+from kernels.cpu.numerics import INLINE, _bits64, _float64
 
+LANES = 8
+"""Numbers of a vector, and rows and columns of a tile."""
+
+_TILE = LANES * LANES
 _DOUBLE, _I32 = ir.DoubleType(), ir.IntType(32)
-# Lanes and blocks per round of the loops over columns, from the widest to the last single column.
-_READS = ((8, 2), (8, 1), (4, 1), (1, 1))
-_MOVES = ((4, 4), (4, 1), (2, 1), (1, 1))
+_VECTOR = ir.VectorType(_DOUBLE, LANES)
+_ZERO = ir.Constant(_VECTOR, [0.0] * LANES)
+
+
+def whole(m: int) -> int:
+    """The number of features m filled up to whole vectors."""
+    return m + -m % LANES
+
+
+def places(m: int) -> tuple[np.ndarray, np.ndarray]:
+    """Row and column, int64 [n], of each of the n stored entries of a matrix [whole(m), whole(m)]."""
+    row, column = (LANES * tiles[:, None, None] for tiles in np.tril_indices(whole(m) // LANES))
+    lane = np.arange(LANES)
+    row, column = np.broadcast_arrays(row + lane[:, None], column + lane)
+    return row.ravel(), column.ravel()
 
 
 def _data(context: Any, builder: Any, kind: Any, value: Any) -> Any:
     return context.make_array(kind)(context, builder, value=value).data
 
 
-def _splat(builder: Any, value: Any, width: int) -> Any:
+def _shuffled(builder: Any, a: Any, b: Any, lanes: Sequence[int]) -> Any:
+    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(_I32, len(lanes)), list(lanes)))
+
+
+def _splat(builder: Any, value: Any) -> Any:
     """`value` in every lane."""
-    if width == 1:
-        return value
-    vector = ir.VectorType(_DOUBLE, width)
-    one = builder.insert_element(ir.Constant(vector, ir.Undefined), value, ir.Constant(_I32, 0))
-    return builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), ir.Constant(ir.VectorType(_I32, width), None))
+    undefined = ir.Constant(_VECTOR, ir.Undefined)
+    return _shuffled(builder, builder.insert_element(undefined, value, ir.Constant(_I32, 0)), undefined, [0] * LANES)
 
 
-def _place(builder: Any, base: Any, index: Any, width: int) -> Any:
-    pointer = builder.gep(base, [index])
-    return pointer if width == 1 else builder.bitcast(pointer, ir.VectorType(_DOUBLE, width).as_pointer())
+def _place(builder: Any, base: Any, index: Any) -> Any:
+    return builder.bitcast(builder.gep(base, [index]), _VECTOR.as_pointer())
 
 
-def _load(builder: Any, base: Any, index: Any, width: int) -> Any:
-    return builder.load(_place(builder, base, index, width), align=8)
+def _load(builder: Any, base: Any, index: Any) -> Any:
+    return builder.load(_place(builder, base, index), align=8)
 
 
-def _store(builder: Any, value: Any, base: Any, index: Any, width: int) -> None:
-    builder.store(value, _place(builder, base, index, width), align=8)
+def _store(builder: Any, value: Any, base: Any, index: Any) -> None:
+    builder.store(value, _place(builder, base, index), align=8)
 
 
-def _halves(builder: Any, value: Any, width: int) -> Any:
-    """Lane i plus lane i + width / 2; of two lanes their sum."""
-    half, undefined = width // 2, ir.Constant(value.type, ir.Undefined)
-    low, high = (ir.Constant(ir.VectorType(_I32, half), list(range(at, at + half))) for at in (0, half))
-    both = (builder.shuffle_vector(value, undefined, lanes) for lanes in (low, high))
-    total = builder.fadd(*both)
-    return builder.extract_element(total, ir.Constant(_I32, 0)) if half == 1 else total
+def _fused(builder: Any, a: Any, b: Any, c: Any) -> Any:
+    """The value of a b + c in one rounding."""
+    kind = ir.FunctionType(a.type, [a.type] * 3)
+    name = f"llvm.fma.v{LANES}f64" if a.type == _VECTOR else "llvm.fma.f64"
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [a, b, c])
 
 
-@contextmanager
-def _stepping(builder: Any, at: Any, n: Any, width: int) -> Iterator[Any]:
-    """A loop over the blocks of `width` columns that are left of `n`; `at` is where the variable of the loop lies."""
-    check, body, end = (builder.append_basic_block(name) for name in ("columns", "block", "done"))
-    builder.branch(check)
-    builder.position_at_end(check)
-    column = builder.load(at)
-    after = builder.add(column, ir.Constant(column.type, width))
-    builder.cbranch(builder.icmp_signed("<=", after, n), body, end)
-    builder.position_at_end(body)
-    yield column
-    builder.store(after, at)
-    builder.branch(check)
-    builder.position_at_end(end)
+def _after(builder: Any, index: Any, count: int) -> Any:
+    return builder.add(index, ir.Constant(index.type, count))
 
 
-def _starts(builder: Any, base: Any, start: Any, stride: Any, grow: int, rows: int) -> list[Any]:
-    """Pointers to the rows: row r begins r strides after the first; each row of a triangle is one longer (`grow`)."""
-    pointers, at = [], start
-    for row in range(rows):
-        pointers.append(builder.gep(base, [at]))
-        at = builder.add(at, builder.add(stride, ir.Constant(stride.type, grow * row)))
-    return pointers
+_MERGES = (
+    ([0, 8, 2, 10, 4, 12, 6, 14], [1, 9, 3, 11, 5, 13, 7, 15]),
+    ([0, 1, 8, 9, 4, 5, 12, 13], [2, 3, 10, 11, 6, 7, 14, 15]),
+    ([0, 1, 2, 3, 8, 9, 10, 11], [4, 5, 6, 7, 12, 13, 14, 15]),
+)
 
 
-def _reader(rows: int, grow: int, sums: bool, adds: bool) -> Callable:
-    """An intrinsic that reads `rows` rows a_r of n columns once. `sums`: returns a_r x; `adds`: y += sum_r c_r a_r."""
-
-    @intrinsic
-    def read(typingctx: Any, a: Any, start: Any, stride: Any, n: Any, x: Any, y: Any, c: Any) -> Any:
-        result = types.UniTuple(types.float64, rows)
-
-        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            _, start, stride, n, _, _, c = args
-            kinds = signature.args
-            pa, px, py = (_data(context, builder, kinds[at], args[at]) for at in (0, 4, 5))
-            row_at = _starts(builder, pa, start, stride, grow, rows)
-            factors = cgutils.unpack_tuple(builder, c, rows)
-            at = cgutils.alloca_once_value(builder, ir.Constant(n.type, 0))
-            lanes = _READS[0][0]
-            totals = [_splat(builder, ir.Constant(_DOUBLE, 0.0), lanes)] * rows
-            for width, blocks in _READS:
-                while sums and lanes > width:
-                    totals = [_halves(builder, total, lanes) for total in totals]
-                    lanes //= 2
-                spread = [_splat(builder, factor, width) for factor in factors]
-                kept = [cgutils.alloca_once_value(builder, total) for total in totals] if sums else []
-                with _stepping(builder, at, n, width * blocks) as column:
-                    for shift in range(0, width * blocks, width):
-                        place = builder.add(column, ir.Constant(n.type, shift))
-                        values = [_load(builder, pointer, place, width) for pointer in row_at]
-                        if sums:
-                            beside = _load(builder, px, place, width)
-                            for total, value in zip(kept, values):
-                                builder.store(builder.fadd(builder.load(total), builder.fmul(value, beside)), total)
-                        if adds:
-                            moved = _load(builder, py, place, width)
-                            for factor, value in zip(spread, values):
-                                moved = builder.fadd(moved, builder.fmul(factor, value))
-                            _store(builder, moved, py, place, width)
-                totals = [builder.load(total) for total in kept] if sums else totals
-            if not sums:
-                totals = [ir.Constant(_DOUBLE, 0.0)] * rows
-            return context.make_tuple(builder, signature.return_type, totals)
-
-        return result(a, start, stride, n, x, y, c), codegen
-
-    return read
+def _sums(builder: Any, vectors: Sequence[Any]) -> Any:
+    """The sum of the lanes of each of eight vectors, in one vector: neighbours, then pairs, then halves."""
+    for low, high in _MERGES:
+        pairs = zip(vectors[::2], vectors[1::2])
+        vectors = [builder.fadd(_shuffled(builder, a, b, low), _shuffled(builder, a, b, high)) for a, b in pairs]
+    return vectors[0]
 
 
 @intrinsic
-def _move(typingctx: Any, a: Any, start: Any, n: Any, x: Any, scale: Any, c: Any) -> Any:
-    """Writes scale a + c x to a[start : start + n]; at least as many columns first as it takes to align the rest."""
+def _multiply_panel(typingctx: Any, a: Any, start: Any, tiles: Any, z: Any, out: Any) -> Any:
+    """A z over one panel, the row `tiles` of tiles, at `start` of `a`: sets `out` in its rows, adds in its columns."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        _, start, n, _, scale, c = args
-        pa, px = (_data(context, builder, signature.args[at], args[at]) for at in (0, 3))
-        row = builder.gep(pa, [start])
-        at = cgutils.alloca_once_value(builder, ir.Constant(n.type, 0))
+        _, start, tiles, _, _ = args
+        pa, pz, po = (_data(context, builder, signature.args[at], args[at]) for at in (0, 3, 4))
+        own = builder.mul(tiles, ir.Constant(tiles.type, LANES))
+        factors = [_splat(builder, builder.load(builder.gep(pz, [_after(builder, own, row)]))) for row in range(LANES)]
+        kept = [cgutils.alloca_once_value(builder, _ZERO) for _ in range(LANES)]
 
-        def block(column: Any, width: int) -> None:
-            value = builder.fmul(_splat(builder, scale, width), _load(builder, row, column, width))
-            change = builder.fmul(_splat(builder, c, width), _load(builder, px, column, width))
-            _store(builder, builder.fadd(value, change), row, column, width)
+        def rows(tile: Any) -> list[Any]:
+            at = builder.add(start, builder.mul(tile, ir.Constant(tile.type, _TILE)))
+            return [_load(builder, pa, _after(builder, at, LANES * row)) for row in range(LANES)]
 
-        for width in (1, 2, 4):
-            column = builder.load(at)
-            address = builder.ptrtoint(builder.gep(row, [column]), n.type)
-            bit = builder.and_(address, ir.Constant(n.type, 8 * width))
-            odd = builder.icmp_signed("!=", bit, ir.Constant(n.type, 0))
-            after = builder.add(column, ir.Constant(n.type, width))
-            with builder.if_then(builder.and_(odd, builder.icmp_signed("<=", after, n))):
-                block(column, width)
-                builder.store(after, at)
-        for width, blocks in _MOVES:
-            with _stepping(builder, at, n, width * blocks) as column:
-                for shift in range(0, width * blocks, width):
-                    block(builder.add(column, ir.Constant(n.type, shift)), width)
+        def add(values: list[Any], beside: Any) -> None:
+            for total, value in zip(kept, values):
+                builder.store(_fused(builder, value, beside, builder.load(total)), total)
+
+        with cgutils.for_range(builder, tiles) as loop:
+            column = builder.mul(loop.index, ir.Constant(tiles.type, LANES))
+            values = rows(loop.index)
+            add(values, _load(builder, pz, column))
+            moved, other = _load(builder, po, column), _ZERO
+            for row in range(0, LANES, 2):
+                moved = _fused(builder, factors[row], values[row], moved)
+                other = _fused(builder, factors[row + 1], values[row + 1], other)
+            _store(builder, builder.fadd(moved, other), po, column)
+        add(rows(tiles), _load(builder, pz, own))
+        _store(builder, _sums(builder, [builder.load(total) for total in kept]), po, own)
         return context.get_dummy_value()
 
-    return types.void(a, start, n, x, scale, c), codegen
+    return types.void(a, start, tiles, z, out), codegen
 
 
-_read_triangle, _read_long = _reader(4, 1, True, True), _reader(1, 1, True, True)
-_sum_rows, _sum_row = _reader(4, 0, True, False), _reader(1, 0, True, False)
-_add_rows, _add_row = _reader(4, 0, False, True), _reader(1, 0, False, True)
+@intrinsic
+def _move_panel(typingctx: Any, a: Any, start: Any, tiles: Any, scale: Any, u: Any, factor: Any, ridge: Any) -> Any:
+    """A <- scale A + factor u u' + ridge I over one panel, the row `tiles` of tiles, at `start` of `a`."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        _, start, tiles, scale, _, factor, ridge = args
+        pa, pu = (_data(context, builder, signature.args[at], args[at]) for at in (0, 4))
+        own = builder.mul(tiles, ir.Constant(tiles.type, LANES))
+        spread, scales = _splat(builder, factor), _splat(builder, scale)
+        lanes = [_splat(builder, builder.load(builder.gep(pu, [_after(builder, own, row)]))) for row in range(LANES)]
+        factors = [builder.fmul(spread, lane) for lane in lanes]
+        with cgutils.for_range(builder, tiles) as loop:
+            at = builder.add(start, builder.mul(loop.index, ir.Constant(tiles.type, _TILE)))
+            beside = _load(builder, pu, builder.mul(loop.index, ir.Constant(tiles.type, LANES)))
+            for row in range(LANES):
+                place = _after(builder, at, LANES * row)
+                kept = builder.fmul(scales, _load(builder, pa, place))
+                _store(builder, _fused(builder, factors[row], beside, kept), pa, place)
+        at, beside = builder.add(start, builder.mul(tiles, ir.Constant(tiles.type, _TILE))), _load(builder, pu, own)
+        for row in range(LANES):  # u_i u_j first, which is u_j u_i
+            place = _after(builder, at, LANES * row)
+            diagonal = builder.insert_element(_ZERO, ridge, ir.Constant(_I32, row))
+            kept = _fused(builder, scales, _load(builder, pa, place), diagonal)
+            _store(builder, _fused(builder, spread, builder.fmul(lanes[row], beside), kept), pa, place)
+        return context.get_dummy_value()
+
+    return types.void(a, start, tiles, scale, u, factor, ridge), codegen
+
+
+def _reader(rows: int) -> tuple[Callable, Callable]:
+    """Intrinsics that read `rows` rows a_r of n columns once: one returns a_r x, the other does y += sum_r c_r a_r."""
+
+    def pointers(builder: Any, pa: Any, start: Any, n: Any) -> list[Any]:
+        at = []
+        for _ in range(rows):
+            at.append(builder.gep(pa, [start]))
+            start = builder.add(start, n)
+        return at
+
+    @intrinsic
+    def sums(typingctx: Any, a: Any, start: Any, n: Any, x: Any) -> Any:
+        result = types.UniTuple(types.float64, rows)
+
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            _, start, n, _ = args
+            pa, px = (_data(context, builder, signature.args[at], args[at]) for at in (0, 3))
+            row_at = pointers(builder, pa, start, n)
+            kept = [cgutils.alloca_once_value(builder, _ZERO) for _ in range(rows)]
+            with cgutils.for_range(builder, builder.lshr(n, ir.Constant(n.type, 3))) as loop:
+                column = builder.mul(loop.index, ir.Constant(n.type, LANES))
+                beside = _load(builder, px, column)
+                for total, row in zip(kept, row_at):
+                    builder.store(_fused(builder, _load(builder, row, column), beside, builder.load(total)), total)
+            vectors = [builder.load(total) for total in kept] + [_ZERO] * (LANES - rows)
+            total = _sums(builder, vectors)
+            said = [builder.extract_element(total, ir.Constant(_I32, row)) for row in range(rows)]
+            return context.make_tuple(builder, signature.return_type, said)
+
+        return result(a, start, n, x), codegen
+
+    @intrinsic
+    def adds(typingctx: Any, a: Any, start: Any, n: Any, y: Any, c: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            _, start, n, _, c = args
+            pa, py = (_data(context, builder, signature.args[at], args[at]) for at in (0, 3))
+            row_at = pointers(builder, pa, start, n)
+            factors = [_splat(builder, factor) for factor in cgutils.unpack_tuple(builder, c, rows)]
+            with cgutils.for_range(builder, builder.lshr(n, ir.Constant(n.type, 3))) as loop:
+                column = builder.mul(loop.index, ir.Constant(n.type, LANES))
+                moved = _load(builder, py, column)
+                for factor, row in zip(factors, row_at):
+                    moved = _fused(builder, factor, _load(builder, row, column), moved)
+                _store(builder, moved, py, column)
+            return context.get_dummy_value()
+
+        return types.void(a, start, n, y, c), codegen
+
+    return sums, adds
+
+
+@intrinsic
+def _move(typingctx: Any, a: Any, start: Any, n: Any, scale: Any, c: Any, x: Any) -> Any:
+    """Writes scale a + c x to a[start : start + n]."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        _, start, n, scale, c, _ = args
+        pa, px = (_data(context, builder, signature.args[at], args[at]) for at in (0, 5))
+        row, scales, factors = builder.gep(pa, [start]), _splat(builder, scale), _splat(builder, c)
+        with cgutils.for_range(builder, builder.lshr(n, ir.Constant(n.type, 3))) as loop:
+            column = builder.mul(loop.index, ir.Constant(n.type, LANES))
+            kept = builder.fmul(scales, _load(builder, row, column))
+            _store(builder, _fused(builder, factors, _load(builder, px, column), kept), row, column)
+        return context.get_dummy_value()
+
+    return types.void(a, start, n, scale, c, x), codegen
+
+
+(_sum_rows, _add_rows), (_sum_pair, _add_pair), (_sum_row, _add_row) = _reader(4), _reader(2), _reader(1)
 
 
 @nb.njit(**INLINE)
-def symmetric_product(a, z, m, out):
-    """Writes A z to `out` [m]; `a` [m (m + 1) / 2] is the triangle of A, `z` [m] another array than `out`."""
-    for i in range(m):
-        out[i] = 0.0
-    whole = m - m % 4
-    for i in range(0, whole, 4):
-        start = i * (i + 1) // 2
-        z0, z1, z2, z3 = z[i], z[i + 1], z[i + 2], z[i + 3]
-        s = _read_triangle(a, start, i + 1, i, z, out, (z0, z1, z2, z3))
-        p = start + i
-        q = p + i + 1
-        r = q + i + 2
-        t = r + i + 3
-        out[i] += s[0] + ((a[p] * z0 + a[q] * z1) + (a[r] * z2 + a[t] * z3))
-        out[i + 1] += s[1] + ((a[q] * z0 + a[q + 1] * z1) + (a[r + 1] * z2 + a[t + 1] * z3))
-        out[i + 2] += s[2] + ((a[r] * z0 + a[r + 1] * z1) + (a[r + 2] * z2 + a[t + 2] * z3))
-        out[i + 3] += s[3] + ((a[t] * z0 + a[t + 1] * z1) + (a[t + 2] * z2 + a[t + 3] * z3))
-    for i in range(whole, m):
-        start = i * (i + 1) // 2
-        out[i] += _read_long(a, start, i + 1, i, z, out, (z[i],))[0] + a[start + i] * z[i]
+def symmetric_product(a, z, out):
+    """Writes A z to `out` [m]; `a` are the tiles of A, `z` [m] another array than `out`, m of whole vectors."""
+    start = 0
+    for panel in range(len(z) // LANES):
+        _multiply_panel(a, start, panel, z, out)  # type: ignore[call-arg]
+        start += (panel + 1) * _TILE
 
 
 @nb.njit(**INLINE)
-def rank_one(a, m, scale, u, factor, ridge):
-    """A <- scale A + ridge I - factor u u', in place, over the triangle `a` [m (m + 1) / 2] and `u` [m].
+def rank_one(a, scale, u, factor, ridge):
+    """A <- scale A + factor u u' + ridge I, in place, over the tiles `a` and `u` [m], m of whole vectors.
 
-    From the last row to the first: where the triangle is larger than the cache, its end is what the product before
-    has left there, and its beginning what the product after will want.
+    From the last rows to the first: where the matrix is larger than the cache, its end is what the product before has
+    left there, and its beginning what the product after will want.
     """
-    for i in range(m - 1, -1, -1):
-        start = i * (i + 1) // 2
-        _move(a, start, i + 1, u, scale, -factor * u[i])  # type: ignore[call-arg]
-        a[start + i] += ridge
+    start = len(a)
+    for panel in range(len(u) // LANES - 1, -1, -1):
+        start -= (panel + 1) * _TILE
+        _move_panel(a, start, panel, scale, u, factor, ridge)  # type: ignore[call-arg]
 
 
 @nb.njit(**INLINE)
-def times(rows, k, z, m, scale, out):
-    """Writes scale rows z to `out` [k], for `rows` [at least k, m]."""
-    whole = k - k % 4
-    for i in range(0, whole, 4):
-        s = _sum_rows(rows, i * m, m, m, z, z, (0.0, 0.0, 0.0, 0.0))
+def product(a, b):
+    """The product a'b of `a` and `b` [m], m of whole vectors."""
+    return _sum_row(a, 0, len(a), b)[0]
+
+
+@nb.njit(**INLINE)
+def times(rows, k, z, scale, out):
+    """Writes scale rows z to `out` [k], for `rows` [at least k, m] and `z` [m], m of whole vectors."""
+    m, i = len(z), 0
+    while i + 4 <= k:
+        s = _sum_rows(rows, i * m, m, z)
         out[i] = scale * s[0]
         out[i + 1] = scale * s[1]
         out[i + 2] = scale * s[2]
         out[i + 3] = scale * s[3]
-    for i in range(whole, k):
-        out[i] = scale * _sum_row(rows, i * m, m, m, z, z, (0.0,))[0]
+        i += 4
+    if i + 2 <= k:
+        p = _sum_pair(rows, i * m, m, z)
+        out[i] = scale * p[0]
+        out[i + 1] = scale * p[1]
+        i += 2
+    if i < k:
+        out[i] = scale * _sum_row(rows, i * m, m, z)[0]
 
 
 @nb.njit(**INLINE)
-def add_times(rows, k, c, scale, m, n, out):
-    """out[:n] += scale c rows[:, :n], for `rows` [at least k, m] and `c` [k]."""
-    whole = k - k % 4
-    for i in range(0, whole, 4):
-        factors = (scale * c[i], scale * c[i + 1], scale * c[i + 2], scale * c[i + 3])
-        _add_rows(rows, i * m, m, n, out, out, factors)
-    for i in range(whole, k):
-        _add_row(rows, i * m, m, n, out, out, (scale * c[i],))
+def add_times(rows, k, c, scale, out):
+    """Adds scale c rows to `out`, for `rows` [at least k, m], `c` [k] and `out` [m], m of whole vectors."""
+    m, i = len(out), 0
+    while i + 4 <= k:
+        _add_rows(rows, i * m, m, out, (scale * c[i], scale * c[i + 1], scale * c[i + 2], scale * c[i + 3]))
+        i += 4
+    if i + 2 <= k:
+        _add_pair(rows, i * m, m, out, (scale * c[i], scale * c[i + 1]))
+        i += 2
+    if i < k:
+        _add_row(rows, i * m, m, out, (scale * c[i],))
 
 
 @nb.njit(**INLINE)
-def move_rows(rows, k, m, scale, c, factor, u):
-    """R <- scale R + factor c u', in place, for R = `rows` [at least k, m], `c` [k] and `u` [m]."""
+def move(a, scale, factor, x):
+    """Writes scale a + factor x to `a`, for `a` and `x` [m], m of whole vectors."""
+    _move(a, 0, len(x), scale, factor, x)  # type: ignore[call-arg]
+
+
+@nb.njit(**INLINE)
+def move_rows(rows, k, scale, c, factor, u):
+    """R <- scale R + factor c u', in place, for R = `rows` [at least k, m], `c` [k], `u` [m], m of whole vectors."""
+    m = len(u)
     for i in range(k):
-        _move(rows, i * m, m, u, scale, factor * c[i])  # type: ignore[call-arg]
+        _move(rows, i * m, m, scale, factor * c[i], u)  # type: ignore[call-arg]
+
+
+@intrinsic
+def _multiply_add(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
+    """The number a b + c in one rounding."""
+    return types.float64(a, b, c), lambda context, builder, signature, args: _fused(builder, *args)
 
 
 _MANTISSA, _ONE_BITS, _EXPONENT_OF_2_52 = 0x000FFFFFFFFFFFFF, 0x3FF0000000000000, 0x4330000000000000
@@ -247,8 +326,8 @@ _ODD = tuple(1.0 / n for n in range(1, 23, 2))
 
 
 @nb.njit(**INLINE)
-def log(x):
-    """The natural logarithm of a normal x > 0 in float64, within 2 ulp (near 1: of the nearest number to 1).
+def _logarithm(x, terms):
+    """log(x) by so many terms, at most eleven, of the series of artanh.
 
     x = 2^k f with f in [sqrt(1/2), sqrt(2)] and log f = 2 artanh((f - 1) / (f + 1)), whose argument is at most 0.172.
     """
@@ -260,14 +339,47 @@ def log(x):
     f = 0.5 * f if large else f
     s = (f - 1.0) / (f + 1.0)
     q = s * s
-    p = _ODD[10]
-    for n in range(9, -1, -1):
-        p = p * q + _ODD[n]
+    p = _ODD[terms - 1]
+    for n in range(terms - 2, -1, -1):
+        p = _multiply_add(p, q, _ODD[n])  # type: ignore[call-arg]
     return k * _LN2 + (2.0 * s * p + k * _LN2_REST)
 
 
-_LOW = np.uint64(0xFFFFFFFF)
+@nb.njit(**INLINE)
+def log(x):
+    """The natural logarithm of a normal x > 0 in float64, within 2 ulp (near 1: of the nearest number to 1)."""
+    return _logarithm(x, 11)
+
+
+_LOW, _QUARTER, _HALF_QUARTER = 0xFFFFFFFF, 0x3FFFFFFF, 0x20000000
 _TO_UNIT, _TO_TURN = 2.0**-32, 2.0**-32 * 6.283185307179586
+_TERMS = 6
+_COS = tuple((-1.0) ** n / math.factorial(2 * n) for n in range(_TERMS))
+_SIN = tuple((-1.0) ** n / math.factorial(2 * n + 1) for n in range(_TERMS))
+
+
+@nb.njit(**INLINE)
+def _two_normals(word):
+    """Two normals (Box and Muller 1958) to nine places, from the two halves of a word of 64 random bits.
+
+    The angle is a number of quarters of a turn and at most half a quarter r, whose series are short.
+    """
+    high, low = np.int64(word >> np.uint64(32)), np.int64(word) & _LOW
+    uniform = (_float64(high | _EXPONENT_OF_2_52) - (2.0**52 - 0.5)) * _TO_UNIT
+    radius = np.sqrt(-2.0 * _logarithm(uniform, _TERMS))
+    low += _HALF_QUARTER
+    r = (_float64((low & _QUARTER) | _EXPONENT_OF_2_52) - (2.0**52 + _HALF_QUARTER)) * _TO_TURN
+    q = r * r
+    c, s = _COS[_TERMS - 1], _SIN[_TERMS - 1]
+    for n in range(_TERMS - 2, -1, -1):
+        c = _multiply_add(c, q, _COS[n])  # type: ignore[call-arg]
+        s = _multiply_add(s, q, _SIN[n])  # type: ignore[call-arg]
+    c *= radius
+    s *= r * radius
+    quarters = low >> 30
+    odd = quarters & 1 != 0
+    along, across = s if odd else c, c if odd else s
+    return -along if (quarters + 1) & 2 != 0 else along, -across if quarters & 2 != 0 else across
 
 
 @nb.njit(**INLINE)
@@ -275,9 +387,9 @@ def normals(seed, draw, classes, samples, lanes, out):
     """Writes standard normal numbers to `out` float64 [classes, 4 ceil(samples / 4)]; `lanes` [2, n] is scratch.
 
     Four samples of a class are one number of the SplitMix64 sequence (Steele, Lea and Flood 2014) that begins at a
-    hash of (seed, draw): its two halves are turned into two normals (Box and Muller 1958), and these are taken with
-    both signs. Antithetic pairs leave as much noise in a mean of softmaxes as twice the number without them would.
-    What class k gets does not depend on how many classes there are.
+    hash of (seed, draw): it is turned into two normals, and these are taken with both signs. Antithetic pairs leave as
+    much noise in a mean of softmaxes as twice the number without them would. What class k gets does not depend on how
+    many classes there are.
     """
     base = base_of(seed, draw)
     along, across = lanes[0], lanes[1]
@@ -287,13 +399,7 @@ def normals(seed, draw, classes, samples, lanes, out):
     for f in range(0, classes * q, room):
         count = min(room, classes * q - f)
         for i in range(count):
-            word = mix(base + np.uint64(f + i + 1) * GOLDEN)
-            high = _float64(np.int64(word >> np.uint64(32)) | _EXPONENT_OF_2_52) - 2.0**52
-            low = _float64(np.int64(word & _LOW) | _EXPONENT_OF_2_52) - 2.0**52
-            radius = np.sqrt(-2.0 * log((high + 0.5) * _TO_UNIT))
-            angle = low * _TO_TURN
-            along[i] = radius * cos(angle)
-            across[i] = radius * sin(angle)
+            along[i], across[i] = _two_normals(mix(base + np.uint64(f + i + 1) * GOLDEN))
         for i in range(count):
             row = out[k]
             row[p] = along[i]

@@ -11,10 +11,45 @@ import numba as nb
 
 from kernels.cpu.heads._bank import D_ALPHA, D_SPREAD, DEVIATION, LEAST_SCORE, POSTERIOR
 from kernels.cpu.heads._filter import normals
-from kernels.cpu.numerics import CALL, dot, exp
+from kernels.cpu.numerics import INLINE, dot, exp
 
 
-@nb.njit(**CALL)
+@nb.njit(**INLINE)
+def _odds_of_two(alpha, width, output, normal, wide, chance, inverse):
+    """What `_odds_of_many` says of two classes, to the last bit, with half the exponentials."""
+    first, second, eps, other = chance[0], chance[1], normal[0], normal[1]
+    middle, second_middle = alpha * output[0], alpha * output[1]
+    for j in range(wide):
+        gap = (second_middle + width * other[j]) - (middle + width * eps[j])
+        odds = exp(-abs(gap))
+        first[j] = odds if gap > 0.0 else 1.0
+        second[j] = 1.0 if gap > 0.0 else odds
+        inverse[j] = 1.0 / (1.0 + odds)
+
+
+@nb.njit(**INLINE)
+def _odds_of_many(alpha, width, output, normal, classes, wide, chance, top, inverse):
+    """Each class's odds against the likeliest one, in `chance` [classes, S], and `inverse` [S] of their sums."""
+    for j in range(wide):
+        top[j] = -math.inf
+        inverse[j] = 0.0
+    for k in range(classes):
+        row, eps, middle = chance[k], normal[k], alpha * output[k]
+        for j in range(wide):
+            logit = middle + width * eps[j]
+            row[j] = logit
+            top[j] = logit if logit > top[j] else top[j]
+    for k in range(classes):
+        row = chance[k]
+        for j in range(wide):
+            odds = exp(row[j] - top[j])
+            row[j] = odds
+            inverse[j] += odds
+    for j in range(wide):
+        inverse[j] = 1.0 / inverse[j]
+
+
+@nb.njit(**INLINE)
 def sampled_softmax(samples, seed, alpha, weights, work, classes, draw, p):
     """The mixture of the members' sampled softmaxes in `p` [classes], each sample's in `work.chance`."""
     wide = max(1, samples)
@@ -27,26 +62,12 @@ def sampled_softmax(samples, seed, alpha, weights, work, classes, draw, p):
     for k in range(classes):
         p[k] = 0.0
     for g in range(len(weights)):
-        chance, output = work.chance[g], work.output[g]
+        chance, output, share = work.chance[g], work.output[g], weights[g] / wide
         width = alpha * work.member[g, DEVIATION]
-        for j in range(wide):
-            top[j] = -math.inf
-            inverse[j] = 0.0
-        for k in range(classes):
-            row, normal, middle = chance[k], work.normal[k], alpha * output[k]
-            for j in range(wide):
-                logit = middle + width * normal[j]
-                row[j] = logit
-                top[j] = logit if logit > top[j] else top[j]
-        for k in range(classes):
-            row = chance[k]
-            for j in range(wide):
-                odds = exp(row[j] - top[j])
-                row[j] = odds
-                inverse[j] += odds
-        for j in range(wide):
-            inverse[j] = 1.0 / inverse[j]
-        share = weights[g] / wide
+        if classes == 2:
+            _odds_of_two(alpha, width, output, work.normal, wide, chance, inverse)
+        else:
+            _odds_of_many(alpha, width, output, work.normal, classes, wide, chance, top, inverse)
         for k in range(classes):
             row = chance[k]
             p[k] += share * dot(row, inverse, wide, 0.0)
@@ -54,7 +75,23 @@ def sampled_softmax(samples, seed, alpha, weights, work, classes, draw, p):
                 row[j] *= inverse[j]
 
 
-@nb.njit(**CALL)
+@nb.njit(**INLINE)
+def _total(a, n):
+    """Sum of a[i] for i < n, in four interleaved partial sums."""
+    s0 = s1 = s2 = s3 = 0.0
+    whole = n - n % 4
+    for i in range(0, whole, 4):
+        s0 += a[i]
+        s1 += a[i + 1]
+        s2 += a[i + 2]
+        s3 += a[i + 3]
+    total = (s0 + s2) + (s1 + s3)
+    for i in range(whole, n):
+        total += a[i]
+    return total
+
+
+@nb.njit(**INLINE)
 def sampled_error(alpha, weights, work, classes, y, p_y):
     """Posterior weights, dL/d(M- z), dL/d(deviation) and dL/dlog(alpha) of L = -log p_y.
 
@@ -65,12 +102,12 @@ def sampled_error(alpha, weights, work, classes, y, p_y):
     gradient = 0.0
     for g in range(len(weights)):
         chance, d_output, note = work.chance[g], work.d_output[g], work.member[g]
-        own, all_q = 0.0, 0.0
+        right, eps, share = chance[y], work.normal[y], weights[g] / (wide * p_y)
+        own = _total(right, wide)
+        all_q = share * own
         for j in range(wide):
-            own += chance[y, j]
-            q[j] = weights[g] * chance[y, j] / (wide * p_y)
-            all_q += q[j]
-            turned[j] = -work.normal[y, j]
+            q[j] = share * right[j]
+            turned[j] = -eps[j]
         for k in range(classes):
             row, normal = chance[k], work.normal[k]
             d_output[k] = alpha * (dot(row, q, wide, 0.0) - (all_q if k == y else 0.0))

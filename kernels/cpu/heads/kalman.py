@@ -6,7 +6,7 @@ Each of G members holds a Gaussian over K rows of weights, N(M_k, A), with one c
     innovation   r = t - M- z,  S = z' A- z + s2                      t one-hot, or the change in deviations (s2 = 1)
     update       M = M- + r u' / S,  A = A- - u u' / S,  u = A- z
 
-gamma = 1 is recursive ridge regression with penalty s2 / sw. A- is never formed: predicting reads the triangle of A
+gamma = 1 is recursive ridge regression with penalty s2 / sw. A- is never formed: predicting reads one triangle of A
 once, and learning reads and writes it once. A class that appears is a row of zeros: exact, the prior has mean zero.
 
     classes      p = mean over S samples of softmax(alpha (M- z + sqrt(z' A- z) eps)), alpha by gradient descent
@@ -59,11 +59,11 @@ from kernels.cpu.heads._bank import (
     move_weights,
     update,
 )
-from kernels.cpu.heads._closed_form import NORMAL_90, classes_of, features_of, scale_of, take
-from kernels.cpu.heads._filter import log
+from kernels.cpu.heads._closed_form import NORMAL_90, classes_of, scale_of, take
+from kernels.cpu.heads._filter import LANES, log, places, whole
 from kernels.cpu.heads._sampled import sampled_error, sampled_softmax
 from kernels.cpu.heads.linear import Linear
-from kernels.cpu.layout import BINARY, REGRESSION
+from kernels.cpu.layout import BINARY, REGRESSION, on_lines
 from kernels.cpu.numerics import INLINE, exp
 
 GAMMAS = (1.0, 0.9999, 0.999, 0.99)
@@ -158,12 +158,13 @@ class Kalman(NamedTuple):
         members = [(gamma, prior) for gamma in gammas for prior in priors]
         if gamma_rate and len(members) != 1:
             raise ValueError(f"gamma_rate={gamma_rate} moves the gamma of one member, and there are {len(members)}")
-        bank, eye = len(members), np.eye(features)[np.tril_indices(features)]
+        bank, room = len(members), whole(features)
+        row, column = places(features)
         gamma, prior = (np.array(column, np.float64) for column in zip(*members))
         wide = max(1, samples)
         state = State(
-            mean=np.zeros((bank, classes, features)),
-            cov=prior[:, None] * eye,
+            mean=np.zeros((bank, classes, room)),
+            cov=prior[:, None] * (row == column),
             gamma=gamma,
             prior=prior,
             weight=np.full(bank, 1.0 / bank),
@@ -172,24 +173,32 @@ class Kalman(NamedTuple):
             labels=np.zeros(1, np.int64),
         )
         work = Work(
-            z=np.zeros(features),
-            u=np.zeros((bank, features)),
+            z=np.zeros(room),
+            u=np.zeros((bank, room)),
             output=np.zeros((bank, classes)),
             normal=np.zeros((classes, wide + -wide % 4)),
             lanes=np.zeros((2, 64)),
             chance=np.zeros((bank, classes, wide)),
             sample=np.zeros((3, wide)),
             d_output=np.zeros((bank, classes)),
-            d_z=np.zeros(features),
+            d_z=np.zeros(room),
             member=np.zeros((bank, 6)),
             said=np.zeros(6),
         )
         rates = (alpha_rate, gamma_rate, interval_rate, robust)
         settings = (inputs, teaches, seed, samples, noise, window, switching, *rates)
-        return cls(*settings, state=state, work=work)
+        return cls(*settings, state=State(*map(on_lines, state)), work=Work(*map(on_lines, work)))
 
 
 Kalman.PER_CLASS = {"mean": 1, "output": 1, "normal": 0, "chance": 1, "d_output": 1}  # type: ignore[attr-defined]
+
+
+
+def numbers(features: int, classes: int) -> int:
+    """Numbers that a member keeps of its weights and their covariance."""
+    room = whole(features)
+    return room * (room + LANES) // 2 + classes * room
+
 
 _ACCEPTED: dict[str, str] = {
     "gammas": "at least one number in (0, 1]",
@@ -319,7 +328,8 @@ def _error(head, config, shared, base, y, phi, x, draw, elapsed, d_phi, s):
         rows = classes_of(config, shared)
         label = int(y)
         sampled_error(head.state.scalar[ALPHA], head.state.weight, head.work, rows, label, s.logits[label])
-    back(head.state, head.work, rows, features_of(head, config), hidden, regression)
+    if hidden > 0:
+        back(head.state, head.work, rows, regression)
     for i in range(hidden):
         d_phi[i] = d_phi.dtype.type(head.work.d_z[i])
     finite = is_finite(head.work, rows, hidden)
@@ -331,7 +341,7 @@ def _error(head, config, shared, base, y, phi, x, draw, elapsed, d_phi, s):
 
 
 @nb.njit(**INLINE)
-def _learn_class(head, m, classes, y, elapsed):
+def _learn_class(head, classes, y, elapsed):
     state, work = head.state, head.work
     move_weights(state, work, head.switching)
     if head.alpha_rate > 0.0:
@@ -342,7 +352,7 @@ def _learn_class(head, m, classes, y, elapsed):
             work.d_output[g, k] = (1.0 if k == y else 0.0) - work.output[g, k]
         if head.gamma_rate > 0.0:
             move_gamma(state, work, classes, head.noise, 1.0, elapsed, head.gamma_rate)
-        update(state, work, m, classes, g, head.noise)
+        update(state, work, classes, g, head.noise)
 
 
 @nb.njit(**INLINE)
@@ -355,7 +365,7 @@ def _move_interval(head, y):
 
 
 @nb.njit(**INLINE)
-def _learn_number(head, m, t, y, trusted, elapsed):
+def _learn_number(head, t, y, trusted, elapsed):
     state, work = head.state, head.work
     if trusted:
         move_weights(state, work, head.switching)
@@ -371,7 +381,7 @@ def _learn_number(head, m, t, y, trusted, elapsed):
             believed = bound / (bound + squared / state.noise[g])
         if head.gamma_rate > 0.0 and trusted:
             move_gamma(state, work, 1, 1.0, state.noise[g], elapsed, head.gamma_rate)
-        update(state, work, m, 1, g, 1.0 / believed)
+        update(state, work, 1, g, 1.0 / believed)
         if trusted:
             noise = state.noise[g] + share * (squared - state.noise[g])
             state.noise[g] = noise if noise > LEAST_NOISE else LEAST_NOISE
@@ -379,14 +389,13 @@ def _learn_number(head, m, t, y, trusted, elapsed):
 
 @implements(step, Kalman)
 def _step(head, config, shared, base, y, phi, x, elapsed, rows, r, q, s):
-    m = features_of(head, config)
     if config.task == REGRESSION:
         scale = scale_of(shared)
         if not scale > 0.0:
             return
-        _learn_number(head, m, (y - base) / scale, y, _mixture_weight(head, base, y) >= REFUSED, elapsed)
+        _learn_number(head, (y - base) / scale, y, _mixture_weight(head, base, y) >= REFUSED, elapsed)
     else:
-        _learn_class(head, m, classes_of(config, shared), int(y), elapsed)
+        _learn_class(head, classes_of(config, shared), int(y), elapsed)
     if rows > 0:
         step(Linear(), config, shared, base, y, phi, x, elapsed, rows, r, q, s)
     head.state.labels[0] += 1

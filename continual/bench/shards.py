@@ -48,7 +48,7 @@ SHARDS = ("shard-0", "shard-1")
 
 @click.command()
 @click.option("--only", multiple=True, type=click.Choice(PARTS), help="Just this part; may be repeated.")
-@click.option("--units", default=384, show_default=True, help="Of the learner whose throughput is measured.")
+@click.option("--units", default=512, show_default=True, help="Of the learner whose throughput is measured.")
 @click.option("--events", default=200_000, show_default=True, help="Of one throughput measurement.")
 @click.option("--keys", default=1000, show_default=True, help="Of the events.")
 @click.option("--rounds", default=3, show_default=True, help="Of every throughput, in turn.")

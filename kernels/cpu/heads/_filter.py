@@ -326,8 +326,8 @@ _ODD = tuple(1.0 / n for n in range(1, 23, 2))
 
 
 @nb.njit(**INLINE)
-def _logarithm(x, terms):
-    """log(x) by so many terms, at most eleven, of the series of artanh.
+def log(x):
+    """The natural logarithm of a normal x > 0 in float64, within 2 ulp (near 1: of the nearest number to 1).
 
     x = 2^k f with f in [sqrt(1/2), sqrt(2)] and log f = 2 artanh((f - 1) / (f + 1)), whose argument is at most 0.172.
     """
@@ -339,34 +339,28 @@ def _logarithm(x, terms):
     f = 0.5 * f if large else f
     s = (f - 1.0) / (f + 1.0)
     q = s * s
-    p = _ODD[terms - 1]
-    for n in range(terms - 2, -1, -1):
+    p = _ODD[10]
+    for n in range(9, -1, -1):
         p = _multiply_add(p, q, _ODD[n])  # type: ignore[call-arg]
     return k * _LN2 + (2.0 * s * p + k * _LN2_REST)
 
 
-@nb.njit(**INLINE)
-def log(x):
-    """The natural logarithm of a normal x > 0 in float64, within 2 ulp (near 1: of the nearest number to 1)."""
-    return _logarithm(x, 11)
-
-
 _LOW, _QUARTER, _HALF_QUARTER = 0xFFFFFFFF, 0x3FFFFFFF, 0x20000000
 _TO_UNIT, _TO_TURN = 2.0**-32, 2.0**-32 * 6.283185307179586
-_TERMS = 6
+_TERMS = 9
 _COS = tuple((-1.0) ** n / math.factorial(2 * n) for n in range(_TERMS))
 _SIN = tuple((-1.0) ** n / math.factorial(2 * n + 1) for n in range(_TERMS))
 
 
 @nb.njit(**INLINE)
 def _two_normals(word):
-    """Two normals (Box and Muller 1958) to nine places, from the two halves of a word of 64 random bits.
+    """Two normals (Box and Muller 1958) from the two halves of a word of 64 random bits.
 
     The angle is a number of quarters of a turn and at most half a quarter r, whose series are short.
     """
     high, low = np.int64(word >> np.uint64(32)), np.int64(word) & _LOW
     uniform = (_float64(high | _EXPONENT_OF_2_52) - (2.0**52 - 0.5)) * _TO_UNIT
-    radius = np.sqrt(-2.0 * _logarithm(uniform, _TERMS))
+    radius = np.sqrt(-2.0 * log(uniform))
     low += _HALF_QUARTER
     r = (_float64((low & _QUARTER) | _EXPONENT_OF_2_52) - (2.0**52 + _HALF_QUARTER)) * _TO_TURN
     q = r * r

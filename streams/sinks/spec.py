@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from streams.sources.spec import NAME_PATTERN, Strict, check_kafka_options, check_redis_url
+from streams.connections import NAME_PATTERN, KafkaCluster, RedisServer, Strict
 
 
 class SinkBase(Strict):
@@ -28,57 +28,35 @@ class SinkBase(Strict):
     )
 
 
-class RedisStreamSink(SinkBase):
+class RedisStreamSink(RedisServer, SinkBase):
     """A Redis Stream: one entry per event, whose id is `<position>-1`."""
 
     kind: Literal["redis_stream"] = "redis_stream"
-    url: str = Field("", description="redis://, rediss:// or unix://; empty: the deployment's own store.")
     stream: str = Field(min_length=1, max_length=150, description="Key of the stream; no one else may write there.")
     keep: int | None = Field(None, ge=1, description="Entries to keep there, about; null: all.")
-    password_env: str | None = Field(
-        None, description="Environment variable that holds the password, so that no spec holds it."
-    )
 
     @property
     def identity(self) -> str:
         """Which sink this is."""
         return f"redis:{self.name}:{self.stream}" if self.name else f"redis:{self.stream}"
 
-    @model_validator(mode="after")
-    def _sensible(self) -> RedisStreamSink:
-        check_redis_url(self.url)
-        return self
 
-
-class KafkaSink(SinkBase):
+class KafkaSink(KafkaCluster, SinkBase):
     """A Kafka topic: one message per event, events of a key in one partition, written in transactions."""
 
+    ours: ClassVar[frozenset[str]] = frozenset(("bootstrap.servers", "transactional.id", "enable.idempotence"))
     kind: Literal["kafka"] = "kafka"
-    bootstrap: str = Field(min_length=1, description="host:port of one or more brokers, separated by commas.")
     topic: str = Field(
         pattern=r"^[A-Za-z0-9._-]{1,200}$", description="Name of the topic; it must exist, and be this sink's own."
     )
     envelope: Literal["plain", "cloudevents"] = Field(
         "plain", description="`cloudevents`: every message has the headers of a CloudEvent in binary mode."
     )
-    options: dict[str, str | int | float | bool] = Field(
-        default_factory=dict,
-        description="Further settings of librdkafka (security.protocol, sasl.mechanism, ...). Secrets: give "
-        "`password_env`.",
-    )
-    password_env: str | None = Field(
-        None, description="Environment variable that holds `sasl.password`, so that no spec holds it."
-    )
 
     @property
     def identity(self) -> str:
         """Which sink this is."""
         return f"kafka:{self.name}:{self.topic}" if self.name else f"kafka:{self.topic}"
-
-    @model_validator(mode="after")
-    def _sensible(self) -> KafkaSink:
-        check_kafka_options(self.options, {"bootstrap.servers", "transactional.id", "enable.idempotence"})
-        return self
 
 
 Sink = Annotated[RedisStreamSink | KafkaSink, Field(discriminator="kind")]

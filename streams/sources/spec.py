@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import datetime
-from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+from streams.connections import NAME_PATTERN, KafkaCluster, RedisServer, Strict
+
 TRANSPORT_KEY, TRANSPORT_TIME, TRANSPORT_ID = "$key", "$time", "$id"
 """Names of what comes beside the payload; see `Fields`."""
-
-
-class Strict(BaseModel):
-    """Immutable, unknown fields refused, NaN and infinity refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Fields(Strict):
@@ -74,31 +68,6 @@ class AtPosition(Strict):
 Start = Literal["earliest", "latest"] | AtTime | AtPosition
 
 
-def check_redis_url(url: str) -> None:
-    """Refuses what is no address of a Redis, or holds a password.
-
-    Raises:
-        ValueError: saying what is accepted.
-    """
-    if url and not url.startswith(("redis://", "rediss://", "unix://")):
-        raise ValueError(f"url must begin with redis://, rediss:// or unix://, got {url!r}")
-    if urlsplit(url).password is not None:
-        raise ValueError("url: a password does not belong in a spec; name a variable with password_env")
-
-
-def check_kafka_options(options: dict[str, Any], ours: set[str]) -> None:
-    """Refuses settings of librdkafka that are not free to choose, and passwords.
-
-    Raises:
-        ValueError: naming them.
-    """
-    taken = sorted(ours & set(options))
-    if taken:
-        raise ValueError(f"options: {', '.join(taken)} are not free to choose")
-    if "sasl.password" in options:
-        raise ValueError("options: sasl.password does not belong in a spec; name a variable with password_env")
-
-
 class SourceBase(Strict):
     """What all sources have."""
 
@@ -141,18 +110,13 @@ class QueueSource(SourceBase):
         return self
 
 
-class RedisStreamSource(QueueSource):
+class RedisStreamSource(RedisServer, QueueSource):
     """A Redis Stream, read plainly (XREAD), without a consumer group."""
 
     kind: Literal["redis_stream"] = "redis_stream"
-    url: str = Field("", description="redis://, rediss:// or unix://; empty: the deployment's own store.")
     stream: str = Field(min_length=1, max_length=150, description="Key of the stream.")
     payload: str | None = Field(
         "data", description="Field of an entry that holds the JSON object; null: its own fields are the event's."
-    )
-
-    password_env: str | None = Field(
-        None, description="Environment variable that holds the password, so that no spec holds it."
     )
 
     @property
@@ -162,7 +126,6 @@ class RedisStreamSource(QueueSource):
 
     @model_validator(mode="after")
     def _sensible(self) -> RedisStreamSource:
-        check_redis_url(self.url)
         if isinstance(self.start, AtPosition):
             from streams.sources.redis_ids import number_of
 
@@ -174,20 +137,14 @@ class RedisStreamSource(QueueSource):
         return self
 
 
-class KafkaSource(QueueSource):
+class KafkaSource(KafkaCluster, QueueSource):
     """A Kafka topic: all its partitions, committed messages only, without consumer-group assignment."""
 
+    ours: ClassVar[frozenset[str]] = frozenset(
+        ("bootstrap.servers", "enable.auto.commit", "enable.auto.offset.store", "auto.offset.reset")
+    )
     kind: Literal["kafka"] = "kafka"
-    bootstrap: str = Field(min_length=1, description="host:port of one or more brokers, separated by commas.")
     topic: str = Field(pattern=r"^[A-Za-z0-9._-]{1,200}$", description="Name of the topic.")
-    options: dict[str, str | int | float | bool] = Field(
-        default_factory=dict,
-        description="Further settings of librdkafka (security.protocol, sasl.mechanism, ...). Secrets: give "
-        "`password_env`.",
-    )
-    password_env: str | None = Field(
-        None, description="Environment variable that holds `sasl.password`, so that no spec holds it."
-    )
 
     @property
     def producer(self) -> str:
@@ -198,8 +155,6 @@ class KafkaSource(QueueSource):
     def _sensible(self) -> KafkaSource:
         if isinstance(self.start, AtPosition) and isinstance(self.start.position, str):
             raise ValueError(f"start.position must be an offset, or one a partition, got {self.start.position!r}")
-        ours = {"bootstrap.servers", "enable.auto.commit", "enable.auto.offset.store", "auto.offset.reset"}
-        check_kafka_options(self.options, ours)
         return self
 
 

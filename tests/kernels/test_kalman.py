@@ -2,151 +2,30 @@
 
 from __future__ import annotations
 
-import gzip
 import math
-import os
-from pathlib import Path
-from typing import NamedTuple
 
-import numba as nb
 import numpy as np
 import pytest
 import torch
 
-from kernels.cpu.cells.mingru import MinGRU
-from kernels.cpu.heads import REFUSED, _bank, _filter, error, kalman, predict, step, weight
+from kernels.cpu.heads import REFUSED, _bank, _filter, kalman
 from kernels.cpu.heads.kalman import Kalman
-from kernels.cpu.layout import BINARY, C_CLASSES, MULTICLASS, REGRESSION, SGD, T_CHANGE_SQ
-from kernels.cpu.numerics import JIT
+from kernels.cpu.layout import BINARY, MULTICLASS, REGRESSION, T_CHANGE_SQ
 from kernels.reference import kalman as reference
 from kernels.reference.kalman import Bank, Filter
-from tests.kernels.conftest import make_config, make_model, make_scratch
-
-TOLERANCE = 1e-9
-
-
-class Said(NamedTuple):
-    """What a stream left, one row per event."""
-
-    value: np.ndarray
-    code: np.ndarray
-    logits: np.ndarray
-    spread: np.ndarray
-    weight: np.ndarray
-    d_phi: np.ndarray
-    finite: np.ndarray
-
-
-@nb.njit(**JIT)
-def fold(head, config, shared, phi, x, y, elapsed, learn, first, said, s):
-    """Predicts each event and, from `learn` = 1, takes the gradient, from 2, learns its label; classes join as met."""
-    for t in range(len(y)):
-        draw, gap = first + t, elapsed[t]
-        value, code = predict(head, config, shared, 0.0, phi[t], x[t], draw, gap, s)
-        said.value[t] = value
-        said.code[t] = code
-        for k in range(len(s.logits)):
-            said.logits[t, k] = s.logits[k]
-        for k in range(3):
-            said.spread[t, k] = s.spread[k]
-        if learn > 0:
-            if config.task == MULTICLASS and y[t] >= shared.counters[C_CLASSES]:
-                shared.counters[C_CLASSES] = int(y[t]) + 1
-                predict(head, config, shared, 0.0, phi[t], x[t], draw, gap, s)
-            said.weight[t] = weight(head, config, shared, 0.0, y[t], s)
-            rows, finite = error(head, config, shared, 0.0, y[t], phi[t], x[t], draw, gap, said.d_phi[t], s)
-            said.finite[t] = finite and rows == 0
-            if learn > 1 and finite:
-                step(head, config, shared, 0.0, y[t], phi[t], x[t], gap, rows, 0.0, 0.0, s)
-
-
-@nb.njit(**JIT)
-def product_of(cov, z, out):
-    _filter.symmetric_product(cov, z, out)
-
-
-@nb.njit(**JIT)
-def moved_by(cov, u, scale, factor, ridge):
-    _filter.rank_one(cov, scale, u, factor, ridge)
-
-
-@nb.njit(**JIT)
-def normals_of(seed, draw, classes, samples, lanes, out):
-    _filter.normals(seed, draw, classes, samples, lanes, out)
-
-
-@nb.njit(**JIT)
-def logs_of(x, out):
-    for i in range(len(x)):
-        out[i] = _filter.log(x[i])
-
-
-class Stream:
-    """A head over streams of its own features; the inputs of the events are the constant only."""
-
-    def __init__(self, task: int, hidden: int, room: int, **settings) -> None:
-        plain = {"label_inputs": 0, "optimizer": SGD, "max_classes": room if task == MULTICLASS else 0}
-        self.config = make_config(task, "mingru", hidden, 0, residual_clip=settings.pop("clip", 1e9), **plain)
-        self.room = {BINARY: 2, REGRESSION: 1}.get(task, room)
-        self.head = Kalman.make(features=hidden + 1, classes=self.room, **settings)
-        for array in self.head.work:
-            array.fill(np.nan)
-        self.shared = make_model(self.config, "mingru", np.random.default_rng(0)).shared
-        self.shared.target[T_CHANGE_SQ] = 1.0
-        self.at = 0
-
-    def run(self, phi: np.ndarray, y: np.ndarray, elapsed: np.ndarray | None = None, learn: int = 2) -> Said:
-        n = len(y)
-        gaps = np.ones(n) if elapsed is None else elapsed
-        scratch = make_scratch(MinGRU(self.config.hidden), self.config, np.float64, np.nan)
-        said = Said(
-            np.empty(n), np.empty(n, np.int64), np.empty((n, len(scratch.logits))), np.empty((n, 3)), np.ones(n),
-            np.full(phi.shape, np.nan), np.zeros(n, bool),
-        )  # fmt: skip
-        x = np.ones((n, 1))
-        fold(self.head, self.config, self.shared, phi, x, y.astype(float), gaps, learn, self.at, said, scratch)
-        self.at += n * (learn > 1)
-        return said
-
-    def cov(self, member: int = 0) -> np.ndarray:
-        m = self.config.hidden + 1
-        row, column = _filter.places(m)
-        full = np.zeros((_filter.whole(m), _filter.whole(m)))
-        full[row, column] = full[column, row] = self.head.state.cov[member]
-        return full[:m, :m]
-
-    def mean(self, member: int = 0) -> np.ndarray:
-        return self.head.state.mean[member, :, : self.config.hidden + 1]
-
-    def eps(self, draw: int, classes: int) -> torch.Tensor:
-        samples = self.head.samples
-        out = np.zeros((classes, max(4, samples + -samples % 4)))
-        if samples:
-            normals_of(self.head.seed, draw, classes, samples, np.empty((2, 5)), out)
-        return torch.from_numpy(out[:, : max(1, samples)])
-
-
-def with_constant(phi: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.column_stack([phi, np.ones(len(phi))]))
-
-
-def far(a, b, least: float = 1e-12) -> float:
-    """Relative error; `least` is a size beside which rounding is no error."""
-    a, b = np.asarray(a), np.asarray(b)
-    return float(np.linalg.norm(a - b) / (np.linalg.norm(b) + least))
-
-
-def onehot(y: np.ndarray, classes: int) -> torch.Tensor:
-    return torch.nn.functional.one_hot(torch.from_numpy(y.astype(np.int64)), classes).double()
-
-
-SEEDS = pytest.mark.parametrize("seed", range(4))
-
-
-def features(rng: np.random.Generator, n: int, hidden: int, condition: float = 1.0) -> np.ndarray:
-    """Correlated features whose scales span `condition`^(1/2)."""
-    turn = np.linalg.qr(rng.normal(size=(hidden, hidden)))[0]
-    return rng.normal(size=(n, hidden)) * np.geomspace(1.0, condition**-0.5, hidden) @ turn
+from tests.kernels.kalman_stream import (
+    SEEDS,
+    TOLERANCE,
+    Stream,
+    far,
+    features,
+    logs_of,
+    moved_by,
+    normals_of,
+    onehot,
+    product_of,
+    with_constant,
+)
 
 
 @SEEDS
@@ -502,55 +381,3 @@ def test_nothing_is_learned_before_a_change_was_seen() -> None:
 def test_settings_that_are_no_prior_are_refused(wrong: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Kalman.make(features=3, classes=2, **wrong)
-
-
-def read_digits(part: str, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The first `count` MNIST digits float64 [count, 784] in [0, 1] and their classes; skips where there are none."""
-    named = os.environ.get("CONTINUAL_DATA")
-    folder = (Path(named) if named else Path(__file__).resolve().parents[3] / "shared" / "data") / "mnist"
-    if not folder.is_dir():
-        pytest.skip(f"no MNIST at {folder}: set CONTINUAL_DATA to a folder that holds it")
-    with gzip.open(folder / f"{part}-images-idx3-ubyte.gz") as file:
-        pixels = np.frombuffer(file.read(16 + 784 * count), np.uint8, offset=16).reshape(-1, 784) / 255.0
-    with gzip.open(folder / f"{part}-labels-idx1-ubyte.gz") as file:
-        return pixels, np.frombuffer(file.read(8 + count), np.uint8, offset=8).astype(np.int64)
-
-
-def ridge_on_digits(hidden: int, count: int, order: np.ndarray) -> tuple[float, float, float]:
-    """Random ReLU features and recursive ridge, one class at a time in the `order` given.
-
-    Returns its relative error against the joint solution, and the accuracies of both on the test digits.
-    """
-    (train, y), (test, held) = read_digits("train", count), read_digits("t10k", 10_000)
-    rng, mean = np.random.default_rng(0), train.mean(0)
-    w, b = rng.normal(0, 0.2, (784, hidden)), rng.normal(0, 0.5, hidden)
-    phi, z = (np.maximum((pixels - mean) @ w + b, 0.0) for pixels in (train, test))
-    joint = reference.ridge(with_constant(phi), onehot(y, 10), 1.0).numpy()
-    settings = {"gammas": (1.0,), "priors": (1.0,), "noise": 1.0, "samples": 0, "alpha_rate": 0.0, "teaches": 0}
-    stream = Stream(MULTICLASS, hidden, 10, **settings)
-    # Classes are numbered as they appear: `order` says which digit that is.
-    number = np.argsort(order)
-    turn = np.argsort(number[y], kind="stable")
-    for part in np.array_split(turn, max(1, count // 5000)):
-        assert not stream.run(phi[part], number[y[part]]).d_phi.any()
-    learned = stream.mean()[number]
-    right = [float(((z @ m[:, :-1].T + m[:, -1]).argmax(1) == held).mean()) for m in (learned, joint)]
-    return far(learned, joint), right[0], right[1]
-
-
-@pytest.mark.parametrize("order", [np.arange(10), np.random.default_rng(1).permutation(10)], ids=["sorted", "shuffled"])
-def test_digits_one_class_at_a_time_are_learned_as_if_at_once(order: np.ndarray) -> None:
-    """5,000 digits, 400 features: nothing is forgotten, whatever the order of the classes."""
-    error, accuracy, at_once = ridge_on_digits(400, 5000, order)
-    assert error < TOLERANCE
-    assert accuracy == at_once > 0.88
-
-
-@pytest.mark.long
-@pytest.mark.timeout(1800)
-def test_all_digits_one_class_at_a_time_are_learned_as_if_at_once() -> None:
-    """60,000 digits, 2,000 features, a minute or more: 95.8 %, and nothing is forgotten."""
-    error, accuracy, at_once = ridge_on_digits(2000, 60_000, np.random.default_rng(1).permutation(10))
-    assert error < TOLERANCE
-    assert accuracy == at_once
-    assert accuracy == pytest.approx(0.958, abs=0.002)

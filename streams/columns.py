@@ -202,7 +202,7 @@ def _times(table: pa.Table, mapping: Mapping, refuse: Any) -> np.ndarray | None:
     limit = 2**62
     if pa.types.is_floating(column.type):
         scaled = np.nan_to_num(column.to_numpy(zero_copy_only=False) * unit, nan=-1, posinf=-1)
-        time = np.where(scaled > limit, -1, np.rint(np.minimum(scaled, limit))).astype(np.int64)
+        time = np.where(scaled > limit, -1, np.rint(np.clip(scaled, -1, limit))).astype(np.int64)
     else:
         held = column.cast(pa.int64()).fill_null(-1).to_numpy()
         factor = 1 if pa.types.is_timestamp(column.type) else unit

@@ -1,7 +1,7 @@
 """Elementary functions and reductions whose bits do not depend on the machine.
 
-Everything is plain IEEE multiplication, addition, division and square root in a fixed order: no fast-math, no
-vector math library, no reassociation. The functions vectorise because they are branch-free polynomials.
+Everything is IEEE multiplication, addition, division and square root in a fixed order, fused only where it says so: no
+fast-math, no vector math library, no reassociation. The functions vectorise because they are branch-free polynomials.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import numba as nb
 import numpy as np
 from llvmlite import ir
-from numba.core import cgutils
+from numba.core import cgutils, types
 from numba.extending import intrinsic, overload
 
 from kernels.cpu.parts import PartCompiler
@@ -70,6 +70,19 @@ def prefetch(typingctx: Any, array: Any, at: Any) -> Any:
         return context.get_dummy_value()
 
     return nb.void(array, at), codegen
+
+
+@intrinsic
+def fused(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
+    """The value of a b + c in one rounding (IEEE 754 fusedMultiplyAdd), of three floats of one type.
+
+    A processor without the instruction computes the same bits, slowly.
+    """
+
+    def codegen(context, builder, signature, args):
+        return builder.fma(*args)
+
+    return (a(a, a, a), codegen) if a == b == c and isinstance(a, types.Float) else None
 
 
 _bits64 = _bitcast(nb.float64, nb.int64, ir.IntType(64))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Protocol
 
 import numpy as np
@@ -39,7 +39,7 @@ class Body(Protocol):
         """The features [n, H] as predictions use them: those of a row do not depend on the other rows."""
 
     def backward(self, d: np.ndarray) -> None:
-        """Writes the gradient, given dL/d(features) of the last `forward`."""
+        """Writes the gradient, given dL/d(features) of the last `forward`, which it may change."""
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Its state by name."""
@@ -75,7 +75,7 @@ class Classifier:
         w[:old], b[:old] = self.w, self.b
         self.w, self.b = w, b
         self.gw, self.gb = np.zeros_like(w), np.zeros_like(b)
-        self._norms = np.zeros(classes, self._dtype)
+        self._norms, self._all = np.zeros(classes, self._dtype), np.ones(classes)
 
     def _fresh(self, classes: int) -> tuple[np.ndarray, np.ndarray]:
         """Initial rows and biases."""
@@ -99,11 +99,11 @@ class Classifier:
 
     def see(self, *groups: np.ndarray, train: bool = True) -> None:
         """Runs groups of inputs through the body together, and begins a gradient."""
-        edges = np.cumsum([0, *map(len, groups)]).tolist()
+        edges = list(accumulate(map(len, groups), initial=0))
         self._rows = [slice(a, b) for a, b in pairwise(edges)]
         x = groups[0] if len(groups) == 1 else np.concatenate(groups)
         self._f = self.body.forward(x, train)
-        self._df = np.zeros_like(self._f)
+        self._df = np.zeros(self._f.shape, self._dtype)
         self.gw[: self.known] = 0
         self.gb[: self.known] = 0
 
@@ -146,7 +146,7 @@ class Classifier:
     ) -> tuple[np.ndarray, np.ndarray]:
         """The gradient of the mean with respect to logits, and the loss of each row."""
         d, loss = np.empty_like(logits), np.empty(len(y))
-        mass = np.ones(self.known) if mass is None else mass
+        mass = self._all[: self.known] if mass is None else mass
         losses.cross_entropy(logits, y, mass, scale / max(1, len(y)), d, loss)
         return d, loss
 

@@ -24,6 +24,9 @@ class Buffer(Strict):
     size: int = Field(200, ge=1, le=1_000_000, description="Events held at the most.")
 
 
+_KINDS = {"reservoir": places.RESERVOIR, "fifo": places.FIFO, "balanced": places.BALANCED}
+
+
 class Memory:
     """The buffer of a learner.
 
@@ -72,23 +75,9 @@ class Memory:
 
     def insert(self, x: np.ndarray, y: np.ndarray, notes: np.ndarray | None = None) -> None:
         """Offers the events of a mini-batch in order, with notes [n, known classes] where the method keeps them."""
-        for row in range(len(y)):
-            place = self._place(int(y[row]))
-            if place < 0:
-                continue
-            self.x[place], self.y[place] = x[row], y[row]
-            if notes is not None:
-                self.notes[place, : notes.shape[1]] = notes[row]
-                self.notes[place, notes.shape[1] :] = 0
-                self.noted_classes[place] = notes.shape[1]
-
-    def _place(self, y: int) -> int:
-        size = self.spec.size
-        if self.spec.kind == "reservoir":
-            return places.reservoir(self._seed, self._counters, size)
-        if self.spec.kind == "fifo":
-            return places.first_in_first_out(self._counters, size)
-        return places.balanced(self._seed, self._counters, self._per_class, y, self.y, size)
+        notes = self.notes[:0] if notes is None else notes
+        held = self.x, self.y, self.notes, self.noted_classes
+        places.offer(_KINDS[self.spec.kind], self._seed, self._counters, self._per_class, x, y, notes, *held)
 
     def arrays(self, known: int) -> dict[str, np.ndarray]:
         """State by name, without rows that are not in use."""

@@ -86,7 +86,7 @@ class Replaying(Method):
     def recall(self, purpose: int = 1, count: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Inputs and classes of `replay` events of the buffer, fewer where fewer are held; see `Memory.draw`."""
         places = self.memory.draw(self.spec.replay if count is None else count, purpose)
-        return self.memory.x[places], self.memory.y[places]
+        return self.memory.x.take(places, axis=0), self.memory.y.take(places)
 
     def after(self, x: np.ndarray, y: np.ndarray) -> None:
         """See `Method`."""

@@ -72,7 +72,7 @@ class Mlp:
         n = len(d)
         inputs = [self._x, *(act[:n] for act in self._acts)]
         if self._hidden:
-            d = np.where(inputs[-1] > 0, d, self.theta.dtype.type(0))
+            layers.rectifier_gradient(inputs[-1], d)
         for k in range(len(self._hidden) - 1, -1, -1):
             gw, gb = self._gradients[k]
             layers.weight_gradient(inputs[k], d, self._rows[:n], self._column[:n], gw, gb)

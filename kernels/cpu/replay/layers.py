@@ -1,15 +1,15 @@
 """Layers of a perceptron on n rows: y = relu(x W + b), forward and back; weights are [inputs, units].
 
 A term whose input is zero is left out: half of what rectified units pass on, most of an image of strokes. All terms
-are added in the order of the inputs (gradients of weights: of the rows), eight at a time so that sums are read and
-written an eighth as often; the bits are those of one at a time.
+are added in the order of the inputs (gradients of weights: of the rows), each in one rounding, eight at a time so that
+sums are read and written an eighth as often; the bits are those of one at a time.
 """
 
 from __future__ import annotations
 
 import numba as nb
 
-from kernels.cpu.numerics import INLINE, JIT
+from kernels.cpu.numerics import INLINE, JIT, fused
 
 
 @nb.njit(**INLINE)
@@ -23,12 +23,19 @@ def _add_rows(w, x, places, count, out):
         xa, xb, xc, xd = x[places[p]], x[places[p + 1]], x[places[p + 2]], x[places[p + 3]]
         xe, xf, xg, xh = x[places[p + 4]], x[places[p + 5]], x[places[p + 6]], x[places[p + 7]]
         for u in range(size):
-            half = (((out[u] + a[u] * xa) + b[u] * xb) + c[u] * xc) + d[u] * xd
-            out[u] = (((half + e[u] * xe) + f[u] * xf) + g[u] * xg) + h[u] * xh
+            half = fused(d[u], xd, fused(c[u], xc, fused(b[u], xb, fused(a[u], xa, out[u]))))
+            out[u] = fused(h[u], xh, fused(g[u], xg, fused(f[u], xf, fused(e[u], xe, half))))
+    if count - whole >= 4:
+        p = whole
+        a, b, c, d = w[places[p]], w[places[p + 1]], w[places[p + 2]], w[places[p + 3]]
+        xa, xb, xc, xd = x[places[p]], x[places[p + 1]], x[places[p + 2]], x[places[p + 3]]
+        for u in range(size):
+            out[u] = fused(d[u], xd, fused(c[u], xc, fused(b[u], xb, fused(a[u], xa, out[u]))))
+        whole += 4
     for p in range(whole, count):
         a, xa = w[places[p]], x[places[p]]
         for u in range(size):
-            out[u] += a[u] * xa
+            out[u] = fused(a[u], xa, out[u])
 
 
 @nb.njit(**JIT)
@@ -102,9 +109,9 @@ def input_gradient(d, w, x, turned, places, out):
     """
     inputs, units = w.shape
     zero = w.dtype.type(0)
-    for at in range(0, inputs, 16):
-        for u in range(units):
-            for j in range(at, min(at + 16, inputs)):
+    for at in range(0, units, 16):
+        for j in range(inputs):
+            for u in range(at, min(at + 16, units)):
                 turned[u, j] = w[j, u]
     for r in range(len(d)):
         row, sums, count = d[r], out[r], 0
@@ -117,6 +124,14 @@ def input_gradient(d, w, x, turned, places, out):
         _add_rows(turned, row, places, count, sums)
         for j in range(inputs):
             sums[j] = sums[j] if x[r, j] > zero else zero
+
+
+@nb.njit(**JIT)
+def rectifier_gradient(x, d):
+    """Makes dL/dz of dL/dx: d [n, units] becomes zero where x = relu(z) is."""
+    for r in range(len(x)):
+        for u in range(x.shape[1]):
+            d[r, u] = d[r, u] if x[r, u] > x.dtype.type(0) else d.dtype.type(0)
 
 
 @nb.njit(**JIT)

@@ -1,4 +1,4 @@
-"""Which place of a bounded buffer an event takes: -1, or the row that it is written to.
+"""Which place of a bounded buffer an event takes: -1, or the row that it is written to; and the writing.
 
 Each event's random numbers are keyed by (seed, number of the event among those offered).
 """
@@ -9,13 +9,16 @@ import numba as nb
 import numpy as np
 
 from kernels.cpu.draws import base_of, below
-from kernels.cpu.numerics import SHORT
+from kernels.cpu.numerics import INLINE, SHORT
 
 FILLED, SEEN = 0, 1
 """Entries of `counters` int64 [2]: rows in use, events offered."""
 
+RESERVOIR, FIFO, BALANCED = 0, 1, 2
+"""Kinds of buffer."""
 
-@nb.njit(**SHORT)
+
+@nb.njit(**INLINE)
 def reservoir(seed, counters, size):
     """Algorithm R (Vitter 1985): after n events each of them is held with probability size / n."""
     n = counters[SEEN]
@@ -27,7 +30,7 @@ def reservoir(seed, counters, size):
     return place if place < size else -1
 
 
-@nb.njit(**SHORT)
+@nb.njit(**INLINE)
 def first_in_first_out(counters, size):
     """The oldest goes: the last `size` events are held."""
     n = counters[SEEN]
@@ -36,7 +39,7 @@ def first_in_first_out(counters, size):
     return n % size
 
 
-@nb.njit(**SHORT)
+@nb.njit(**INLINE)
 def balanced(seed, counters, per_class, y, held, size):
     """Class-balancing reservoir sampling (Chrysakis & Moens, ICML 2020, algorithm 1).
 
@@ -88,3 +91,39 @@ def balanced(seed, counters, per_class, y, held, size):
             if per_class[c, 0] == most:
                 per_class[c, 2] = 1
     return np.int64(place)
+
+
+@nb.njit(**SHORT)
+def offer(kind, seed, counters, per_class, x, y, notes, held_x, held_y, held_notes, noted):
+    """Offers the events of a mini-batch in order; those that get a place are written to it.
+
+    Args:
+        kind: RESERVOIR, FIFO or BALANCED.
+        seed: of the draws.
+        counters: int64 [2]; changed.
+        per_class: int64 [classes, 3], see `balanced`; changed.
+        x: [n, J].
+        y: int64 [n], classes.
+        notes: [n, known classes], not read where no notes are held.
+        held_x: [size, J]; changed.
+        held_y: int64 [size]; changed.
+        held_notes: [size or 0, classes]; changed.
+        noted: int64 [size or 0], how many numbers each row of notes has; changed.
+    """
+    size, known = len(held_y), notes.shape[1]
+    for row in range(len(y)):
+        if kind == RESERVOIR:
+            place = reservoir(seed, counters, size)
+        elif kind == FIFO:
+            place = first_in_first_out(counters, size)
+        else:
+            place = balanced(seed, counters, per_class, y[row], held_y, size)
+        if place < 0:
+            continue
+        held_y[place] = y[row]
+        for j in range(x.shape[1]):
+            held_x[place, j] = x[row, j]
+        if len(noted) > 0:
+            noted[place] = known
+            for c in range(held_notes.shape[1]):
+                held_notes[place, c] = notes[row, c] if c < known else held_notes.dtype.type(0)

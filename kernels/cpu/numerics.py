@@ -72,18 +72,17 @@ def prefetch(typingctx: Any, array: Any, at: Any) -> Any:
     return nb.void(array, at), codegen
 
 
-@intrinsic
-def fused(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
-    """The value of a b + c in one rounding (IEEE 754 fusedMultiplyAdd), of three floats of one type.
-
-    A processor without the instruction computes the same bits, slowly.
-    """
-
+def _fused(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
     def codegen(context, builder, signature, args):
         return builder.fma(*args)
 
     return (a(a, a, a), codegen) if a == b == c and isinstance(a, types.Float) else None
 
+
+fused: Any = intrinsic(_fused)
+"""`fused(a, b, c)`: a b + c in one rounding (IEEE 754 fusedMultiplyAdd), of three floats of one type.
+
+A processor without the instruction computes the same bits, slowly."""
 
 _bits64 = _bitcast(nb.float64, nb.int64, ir.IntType(64))
 _float64 = _bitcast(nb.int64, nb.float64, ir.DoubleType())

@@ -32,8 +32,14 @@ class Body(Protocol):
     theta: np.ndarray
     gradient: np.ndarray
 
-    def forward(self, x: np.ndarray, train: bool) -> np.ndarray:
-        """The features [n, H], to be used before the next call."""
+    def forward(self, x: np.ndarray, train: bool, inferred: int = 0) -> np.ndarray:
+        """The features [n, H], to be used before the next call.
+
+        Args:
+            x: the inputs [n, J].
+            train: whether a step follows.
+            inferred: the last call was `infer` of so many of the first rows, with these weights.
+        """
 
     def infer(self, x: np.ndarray) -> np.ndarray:
         """The features [n, H] as predictions use them: those of a row do not depend on the other rows."""
@@ -63,6 +69,7 @@ class Classifier:
         self._seed, self._bias = seed, bias
         self._dtype = body.theta.dtype
         self._rows: list[slice] = []
+        self._forget()
         self.w, self.b = np.zeros((0, body.size), self._dtype), np.zeros(0, self._dtype)
         self.reserve(2)
 
@@ -89,11 +96,16 @@ class Classifier:
     def logits(self, x: np.ndarray, classes: int, out: np.ndarray) -> None:
         """Writes the logits of the first `classes` classes to `out` [n, classes or more]."""
         f = self.body.infer(x)
+        self._inferred = x.copy()
         if self.temperature > 0:
             losses.cosines(f, self.w[:classes], self._norms, out)
             out[:, :classes] /= self._dtype.type(self.temperature)
         else:
             losses.dots(f, self.w[:classes], self.b, out)
+
+    def _forget(self) -> None:
+        """What the body inferred last is not what it would infer now, or is gone."""
+        self._inferred = np.zeros((0, 0), self._dtype)
 
     # Learning
 
@@ -102,7 +114,9 @@ class Classifier:
         edges = list(accumulate(map(len, groups), initial=0))
         self._rows = [slice(a, b) for a, b in pairwise(edges)]
         x = groups[0] if len(groups) == 1 else np.concatenate(groups)
-        self._f = self.body.forward(x, train)
+        same = len(self._inferred)  # a mini-batch was predicted by the weights that are to learn it
+        self._f = self.body.forward(x, train, same if np.array_equal(x[:same], self._inferred) else 0)
+        self._forget()
         self._df = np.zeros(self._f.shape, self._dtype)
         self.gw[: self.known] = 0
         self.gb[: self.known] = 0
@@ -175,6 +189,7 @@ class Classifier:
             yield
         finally:
             self.body.load(moments)
+            self._forget()
             for array, old in zip(self.weights, before):
                 array[:] = old
 
@@ -193,6 +208,7 @@ class Classifier:
         gradients = self.gradients
         if not all(layers.within(g, LONGEST / rate) for g in gradients):
             return False
+        self._forget()
         for w, g in zip(self.weights, gradients):
             layers.descend(w, g, rate)
         return True
@@ -206,6 +222,7 @@ class Classifier:
     def load(self, arrays: dict[str, np.ndarray], known: int) -> None:
         """Takes on a state."""
         self.body.load(arrays)
+        self._forget()
         self.known = known
         self.reserve(known)
         self.w, self.b = self._fresh(len(self.w))

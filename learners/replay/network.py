@@ -50,22 +50,21 @@ class Mlp:
         self._ds = [np.zeros((rows, units), dtype) for units in self._hidden]
         self._rows, self._column = np.zeros(rows, np.int64), np.zeros(rows, dtype)
 
-    def forward(self, x: np.ndarray, train: bool) -> np.ndarray:
+    def forward(self, x: np.ndarray, train: bool, inferred: int = 0) -> np.ndarray:
         """See `Body`."""
-        if self._hidden and len(x) > len(self._acts[0]):
-            self._room(len(x))
+        n = len(x)
+        if self._hidden and n > len(self._acts[0]):
+            self._room(n)
+            inferred = 0
         self._x = x
         for (w, b), act in zip(self._layers, self._acts):
-            x = self._run(x, w, b, act[: len(x)])
+            layers.forward(x[inferred:], w, b, True, self._places, act[inferred:n])
+            x = act[:n]
         return x
 
     def infer(self, x: np.ndarray) -> np.ndarray:
         """See `Body`."""
         return self.forward(x, False)
-
-    def _run(self, x: np.ndarray, w: np.ndarray, b: np.ndarray, out: np.ndarray) -> np.ndarray:
-        layers.forward(x, w, b, True, self._places, out)
-        return out
 
     def backward(self, d: np.ndarray) -> None:
         """See `Body`."""

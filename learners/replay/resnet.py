@@ -100,7 +100,7 @@ class ResNet:
         images = torch.from_numpy(np.ascontiguousarray(x)).view(len(x), *self._image)
         return self._net(images.contiguous(memory_format=torch.channels_last))
 
-    def forward(self, x: np.ndarray, train: bool) -> np.ndarray:
+    def forward(self, x: np.ndarray, train: bool, inferred: int = 0) -> np.ndarray:
         """See `Body`."""
         with one_thread():
             self._out = self._run(x, train)

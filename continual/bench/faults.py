@@ -138,10 +138,10 @@ def report_poison(folder: Path, events: int, seed: int, out: Path | None, as_jso
         rows.append({"event": "overflows"} | poison_row(outcome))
         sound &= outcome.audit.sound and outcome.counts["nonfinite_skipped"] > 0
     notes = [
-        "A marked event stops the shard and is quarantined when it stopped its restarts too; its request is kept as a "
-        "dead letter, byte for byte; the state equals the fold of the log without it.",
+        "A marked event stops the shard and is quarantined when it stopped its restarts too; it is kept as a dead "
+        "letter, byte for byte and alone; the state equals the fold of the log without it.",
         "An update that is not finite is skipped and counted; every number of the state and of the answers is finite.",
-        "`silent s`: longest time between two answers. `kept`: the dead letter is the request. `skipped`: not finite.",
+        "`silent s`: longest time between two answers. `kept`: the dead letter is the event. `skipped`: not finite.",
     ]
     title = f"Poison: events that stop the fold, in streams of {events}"
     publish("poison", title, rows, notes=notes, details={"seed": seed}, out=out, as_json=as_json)

@@ -14,6 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, islice
 from typing import NamedTuple, TypeVar
 
+import numpy as np
+
 from learners.base import Folded, hash_shared
 from learners.fingerprint import fingerprint
 from service.api import continual_v1_pb2 as pb
@@ -24,7 +26,7 @@ from service.shard.rows import StoreRows
 from service.shard.statistics import Statistics
 from service.store.errors import SnapshotUnreadable
 from service.store.log import Entry
-from service.wire import decode_event
+from service.wire import decode_event, take_columns
 from streams.batch import Batch
 
 log = logging.getLogger(__name__)
@@ -155,10 +157,15 @@ class Recovery:
 
     @staticmethod
     def _message_of(decoded: list[Logged], row: int) -> bytes:
-        """The logged request that row `row` of an entry came with."""
+        """The logged request that row `row` of an entry came with, without other rows."""
         for one in decoded:
             if row < len(one.batch):
-                return one.message
+                if one.producer is None:
+                    return one.message
+                request = pb.LearnRequest.FromString(one.message[1:])
+                request.columns.CopyFrom(take_columns(request.columns, np.array([row])))
+                request.ClearField("number")
+                return LEARN + request.SerializeToString()
             row -= len(one.batch)
         raise IndexError(row)
 

@@ -102,9 +102,12 @@ class Recovery:
         p.producers.load(manifest)
         p.statistics = Statistics.from_dict(p.spec.target.kind, manifest["statistics"])
         p.snapshot_position = snapshot.position
-        self.same_numerics = manifest["fingerprint"] == fingerprint(p.spec)
+        then, now = manifest["fingerprint"], fingerprint(p.spec)
+        self.same_numerics = then == now
         if not self.same_numerics:
-            log.warning("model %s: numerics differ from those of its snapshot", p.spec.name)
+            names = sorted(name for name in then | now if then.get(name) != now.get(name))
+            what = ", ".join(f"{name} {then.get(name, 'unknown')} then, {now.get(name, 'none')} now" for name in names)
+            log.warning("model %s: numerics differ from those of its snapshot: %s", p.spec.name, what)
             p.store.discard_newer(p.token, snapshot.position)
         return snapshot.position
 

@@ -298,6 +298,7 @@ def test_a_file_that_is_sent_twice_adds_nothing_and_its_state_is_that_of_the_fol
     stats = run_json("models", "stats", "shuttle", "--digest")
     fold = run_json("events", "fold", shuttle_file(), ROOT / "examples" / "shuttle.yaml")
     assert (stats["position"], stats["digest"]) == (49_097, fold["digest"])
+    assert {"kernels", "fold"} <= set(stats["fingerprint"])
 
 
 def test_a_bad_row_is_named_and_the_rows_before_it_are_sent(small: Path) -> None:

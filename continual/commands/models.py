@@ -96,7 +96,11 @@ def _from_file(path: str, roles: dict[str, str | None]) -> dict[str, Any]:
     if not Path(path).is_file():
         instead = f"models create {path} --from FILE --label COLUMN"
         raise Problem(f"{path}: no such spec file; to propose a spec for a data file: {instead}", 2)
-    return from_yaml(Path(path).read_text())
+    spec = from_yaml(Path(path).read_text())
+    if not isinstance(spec, dict):
+        instead = f"models create NAME --from {path} --label COLUMN"
+        raise Problem(f"{path}: no spec, which is YAML with fields; to propose one for a data file: {instead}", 2)
+    return spec
 
 
 def _print_spec(spec: dict[str, Any], notes: list[str], as_json: bool) -> None:

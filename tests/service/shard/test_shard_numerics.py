@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-from pathlib import Path
 
 import pytest
 from shard_harness import FEATURES, TARGETS, LocalShard, columns, events
 
-from learners.river import pickles, signing
+from learners.river import pickles
 from learners.spec import ModelSpec
 from service.client import Client
 
@@ -18,14 +17,6 @@ LEARNERS = [
     {"kind": "river", "estimator": TREE},
     {"kind": "drift", "learner": {"kind": "recurrent", "cell": {"units": 4}}},
 ]
-
-
-@pytest.fixture
-def key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A key file; this process has its own key back after the test."""
-    monkeypatch.setattr(signing, "_key", signing._key)
-    monkeypatch.setattr(signing, "_given", signing._given)
-    return str(signing.make_key(tmp_path))
 
 
 @pytest.mark.parametrize("learner", LEARNERS, ids=lambda learner: learner["kind"])

@@ -9,7 +9,6 @@ SP500Stocks, Shuttle, SolarFlare, TrumpApproval, WaterFlow, Yeast. Its other dat
 
 from __future__ import annotations
 
-import gzip
 import importlib.resources
 import os
 from dataclasses import replace
@@ -160,15 +159,3 @@ def exchange(series: int = 0) -> Batch:
     names = tuple(f"rate{index}" for index in range(8))
     rates = load(find("exchange_rate/exchange_rate.txt.gz"), Mapping(names), columns=names).x
     return Batch.of(rates[:-1], rates[1:, series])
-
-
-def plain_copy(path: Path, target: Path, copies: int = 1) -> Path:
-    """Writes a gzipped CSV file uncompressed, its rows `copies` times under one header."""
-    with gzip.open(path, "rb") as file:
-        header = file.readline()
-        body = file.read()
-    with target.open("wb") as out:
-        out.write(header)
-        for _ in range(copies):
-            out.write(body if body.endswith(b"\n") else body + b"\n")
-    return target

@@ -263,6 +263,8 @@ def wrong_map(current: pb.PartitionMap, message: str = "the partition map has ch
 def sequence_broken(reason: str, producer: str, first: int, end: int, expected: int) -> Refused:
     """FAILED_PRECONDITION: a batch that says where its numbers end cannot be taken whole (see `LearnRequest`)."""
     message = f"producer {shorten(producer)!r} sent the numbers {first} to {end}, expected {expected} next"
+    if first > expected:
+        message += ": those between are not in the log"
     return failed_precondition(reason, producer, message)
 
 

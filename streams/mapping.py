@@ -86,7 +86,7 @@ class BadRow(ValueError):  # noqa: N818 - callers keep it as a record of the row
         self, file: str, row: int, column: str, *, value: Any, accepted: str, original: bytes = b""
     ) -> None:
         where = f"column {column!r}" if column else "the row"
-        shown = repr(value)
+        shown = "nothing" if value is None else repr(value)
         shown = shown if len(shown) <= 200 else shown[:200] + "..."
         super().__init__(f"{file}, row {row}, {where}: {shown} does not fit; accepted: {accepted}")
         self.file, self.row, self.column, self.value = file, row, column, value

@@ -251,6 +251,7 @@ class Regression:
         *,
         key: np.ndarray | None = None,
         interval: np.ndarray | None = None,
+        start: np.ndarray | None = None,
     ) -> None:
         """Counts events, in log order.
 
@@ -258,18 +259,22 @@ class Regression:
             predicted: floats [n].
             y: floats [n]; NaN where there is no label.
             key: integers [n] (see `KeyCodes`); None: one key.
+            start: floats [n]; what no change forecasts for a key that had no label yet; None: such events are not
+                counted for it.
             interval: floats [n]; half the width of the interval around the prediction, NaN or None where it has none.
 
         Raises:
             ValueError: lengths differ, a prediction is not finite, a width is negative or infinite, or the object is
                 merged.
         """
-        y, (predicted, key, interval) = _labelled(self.merged, y, predicted, key, interval)
+        y, (predicted, key, interval, start) = _labelled(self.merged, y, predicted, key, interval, start)
         if not np.isfinite(predicted).all():
             raise ValueError(f"prediction: {predicted[~np.isfinite(predicted)][0]}; accepted: finite numbers")
         if interval is not None and not (np.isnan(interval) | (interval >= 0) & (interval < np.inf)).all():
             raise ValueError(f"interval: {interval.min()} to {interval.max()}; accepted: finite half-widths from 0")
         previous, self.last = previous_labels(y, key, self.last)
+        if start is not None:
+            previous = np.where(np.isnan(previous), start, previous)
         error = np.asarray(predicted, np.float64) - y
         change = (previous - y)[~np.isnan(previous)]
         self.events += len(y)

@@ -100,10 +100,11 @@ def sync_once(served: Served, cut: Cut, appendfsync: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a run: losses of power, bytes that they cost, and the audit."""
+    """What came of a run: losses of power, bytes that they cost, how often the client was told of it, and the audit."""
 
     losses: int
     bytes: int
+    told: int
     audit: Audit
 
 
@@ -152,7 +153,9 @@ def run_losses(
     with served, served.client() as client:
         client.models.create(spec, timeout=GIVE_UP_SECONDS)
         sync_once(served, cut, appendfsync)  # or a loss of power would take the model with it
-        Stream(client, MODEL, events_sent, ledger, largest=largest, seed=seed, before=before).run()
+        stream = Stream(client, MODEL, events_sent, ledger, largest=largest, seed=seed, before=before)
+        stream.run()
         statistics = client.models.statistics(MODEL, digest=True)
         whole = events_sent if appendfsync == "always" else None
-        return Outcome(len(dropped), sum(dropped), audit(served.store(MODEL), spec, ledger, statistics, whole))
+        checked = audit(served.store(MODEL), spec, ledger, statistics, whole)
+        return Outcome(len(dropped), sum(dropped), stream.told, checked)

@@ -11,7 +11,7 @@ import numpy as np
 
 from continual import data
 from learners.spec import ModelSpec
-from service.client import Client
+from service.client import Client, Refused
 from service.wire import PredictionBatch
 from streams.batch import Batch, Keys
 
@@ -99,6 +99,9 @@ class Stream:
         seed: of those lengths.
         before: called with the number of events sent so far, before each piece is sent.
         after: called with an answer.
+
+    Attributes:
+        told: how often the client said that the store has lost what was acknowledged.
     """
 
     def __init__(
@@ -116,6 +119,7 @@ class Stream:
         self.producer = f"{model}-file"
         self.sent = 0
         self.acknowledged = 0
+        self.told = 0
         self._client, self._model, self._events, self._ledger = client, model, events, ledger
         self._largest, self._rng = largest, np.random.default_rng(seed)
         self._before, self._after = before, after
@@ -130,12 +134,23 @@ class Stream:
             yield piece
 
     def run(self) -> None:
-        """Sends everything.
+        """Sends everything; what was acknowledged and is lost is not sent again.
 
         Raises:
             service.errors.Refused: a piece was refused, or nobody answered for two minutes.
         """
+        while self.acknowledged < len(self._events):
+            try:
+                self._run()
+            except Refused as refused:
+                if refused.reason != "SEQUENCE_GAP":
+                    raise
+                self.told += 1
+                self.sent = self.acknowledged
+
+    def _run(self) -> None:
         options: dict[str, Any] = {"producer": self.producer, "in_flight": IN_FLIGHT, "timeout": GIVE_UP_SECONDS}
+        options["first_sequence"] = self.sent
         for result in self._client.learn(self._model, self._pieces(), **options):
             assert result.predictions is not None
             answer = Acknowledged(self.producer, result.sequence, result.rows, result.predictions)

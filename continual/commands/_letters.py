@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from typing import Any
 
@@ -16,22 +17,16 @@ def dead_letters() -> None:
     """Events that did not fit: why, their bytes, and another try.
 
     A message of a source that is no event of the model is kept here with the reason, and the source goes on. So is an
-    event that stopped the fold (its id begins with q); it stays, since every replay has to pass over it.
+    event that stopped the fold (its id begins with q and its partition); it stays, since every replay has to pass over
+    it.
     """
-
-
-partition_option = click.option(
-    "--partition",
-    default="",
-    help="Id of the partition whose events that stopped the fold are meant; messages of sources are the model's. "
-    "[default: the first]",
-)
 
 
 def _letter(one: Any) -> dict[str, Any]:
     return {
         "id": one.id,
         "producer": one.producer,
+        "partition": one.partition,
         "number": one.number,
         "reason": one.reason,
         "payload": one.payload.decode(errors="backslashreplace"),
@@ -44,66 +39,61 @@ def _letter(one: Any) -> dict[str, Any]:
 @click.option("--model", required=True, help="Name of the model.")
 @click.option("--after", default="", metavar="ID", help="Begin after this one.")
 @click.option("--count", type=click.IntRange(1, 1000), default=20, show_default=True, help="At most so many.")
-@partition_option
 @target_option
 @json_option
-def list_letters(model: str, after: str, count: int, partition: str, target: str, as_json: bool) -> None:
+def list_letters(model: str, after: str, count: int, target: str, as_json: bool) -> None:
     """List what did not fit, the oldest first."""
     with connected(target) as client:
-        found = client.models.dead_letters(model, after, count, partition)
+        found = client.models.dead_letters(model, after, count)
     held = {"total": found.total, "dead_letters": [_letter(one) for one in found.letters]}
 
     def people() -> None:
         if not found.letters:
             click.echo("None." if not after else f"None after {after}.")
             return
-        rows = [
-            [one.id, one.producer or "(stopped the fold)", str(one.number), _short(one.reason)] for one in found.letters
-        ]
+        rows = [[one.id, _whence(one), str(one.number), _short(one.reason)] for one in found.letters]
         show_table(["id", "from", "number", "reason"], rows, title=f"{len(rows)} of {found.total:,}")
 
     show_either(held, as_json, people)
+
+
+def _whence(one: Any) -> str:
+    return one.producer or f"partition {one.partition}"
 
 
 def _short(text: str) -> str:
     return text if len(text) <= 160 else text[:157] + "..."
 
 
-def _one(client: Any, model: str, id: str, partition: str = "") -> Any:
+def _one(client: Any, model: str, id: str) -> Any:
     """A letter by its id; asked for as the one after the id just before it."""
-    mark, _, number = id.rpartition("-")
-    if not number.isdecimal():
+    parts = re.fullmatch(r"(q\d+:)?(\d+)-(\d+)", id)
+    if parts is None:
         raise Problem(f"{id!r} is no id of a dead letter; `continual events dead-letters list` shows them", 2)
-    before = f"{mark}-{int(number) - 1}" if int(number) else _before(mark)
-    found = [one for one in client.models.dead_letters(model, before, 1, partition).letters if one.id == id]
+    partition, mark, number = parts[1] or "", int(parts[2]), int(parts[3])
+    before = partition + (f"{mark}-{number - 1}" if number else f"{max(0, mark - 1)}-{2**64 - 1}")
+    found = [one for one in client.models.dead_letters(model, before, 1).letters if one.id == id]
     if not found:
         raise Problem(f"model {model!r} has no dead letter {id}")
     return found[0]
-
-
-def _before(mark: str) -> str:
-    """The last id before `<mark>-0`."""
-    digits = mark.lstrip("q")
-    return f"{mark[: len(mark) - len(digits)]}{int(digits) - 1}-{2**64 - 1}"
 
 
 @dead_letters.command(name="show")
 @click.argument("id")
 @click.option("--model", required=True, help="Name of the model.")
 @click.option("--raw", is_flag=True, help="Only the bytes, as they came.")
-@partition_option
 @target_option
 @json_option
-def show_letter(id: str, model: str, raw: bool, partition: str, target: str, as_json: bool) -> None:
+def show_letter(id: str, model: str, raw: bool, target: str, as_json: bool) -> None:
     """Show one: the reason and the original bytes."""
     with connected(target) as client:
-        one = _one(client, model, id, partition)
+        one = _one(client, model, id)
     if raw:
         sys.stdout.buffer.write(one.payload)
         return
 
     def people() -> None:
-        click.echo(f"{one.id}: {one.producer or 'stopped the fold'}, number {one.number}")
+        click.echo(f"{one.id}: {_whence(one)}, number {one.number}")
         click.echo(f"reason: {one.reason}")
         if one.beside not in ("", "{}"):
             click.echo(f"beside: {one.beside}")
@@ -131,7 +121,8 @@ def retry(
 ) -> None:
     """Send again what did not fit: now the last event of the model, it enters the log once, and the letter goes.
 
-    What still does not fit stays, with the reason. Ends with 1 if anything stayed.
+    What still does not fit stays, with the reason. Ends with 1 if anything stayed. An event that stopped the fold is
+    sent as it was logged (mend its learner first); its letter is kept, however often it is sent again.
     """
     if bool(ids) == everything:
         raise Problem("name one or more ids, or give --all", 2)
@@ -163,19 +154,46 @@ def _every(client: Any, model: str) -> list[Any]:
 
 
 def _again(client: Any, spec: Any, one: Any, payload: str | None) -> dict[str, Any]:
-    """Parses a letter by the mapping of its source and sends it under a name of its own."""
-    from learners.spec import source_mapping
+    """Sends a letter under a name of its own."""
     from service.client import Numbered
+
+    made = _logged_event(spec, one, payload) if one.partition else _parsed(spec, one, payload)
+    if isinstance(made, str):
+        return {"id": one.id, "sent": False, "reason": made}
+    columns, numbers = made
+    for _ in client.learn(spec.name, [Numbered(columns, f"dead-letter:{one.id}", 0, 1, numbers)]):
+        if not one.partition:
+            client.models.drop_dead_letter(spec.name, one.id)
+    return {"id": one.id, "sent": True}
+
+
+def _logged_event(spec: Any, one: Any, payload: str | None) -> tuple[Any, Any] | str:
+    """The columns of an event that stopped the fold; or why it cannot be sent."""
+    from service.api import continual_v1_pb2 as pb
+    from service.shard.requests import LEARN
+    from service.wire import Schema, decode_event, encode_columns
+
+    if payload is not None:
+        return "it was logged, and is sent as it was: --payload is for a message of a source"
+    if one.payload[:1] == LEARN:
+        columns = pb.LearnRequest.FromString(one.payload[1:]).columns
+        return (columns, None) if columns.rows == 1 else "it was kept with all of its batch, by an older version"
+    event, schema = pb.UpdateRequest.FromString(one.payload[1:]).event, Schema.of(spec)
+    return encode_columns(decode_event(event, schema), schema.target, [event.id]), None
+
+
+def _parsed(spec: Any, one: Any, payload: str | None) -> tuple[Any, Any] | str:
+    """The columns of a message by the mapping of its source, and their numbers; or why there are none."""
+    from learners.spec import source_mapping
     from service.wire import Schema, encode_columns
     from streams.sources.arrow import MOST_ROWS, ArrowParser
     from streams.sources.messages import MessageParser, Messages
     from streams.sources.reader import Rows
 
-    outcome = {"id": one.id, "sent": False}
     whole = (one.producer, one.producer.rpartition("/")[0])
     source = next((held for held in spec.deployment.sources if held.producer in whole), None)
     if source is None:
-        return outcome | {"reason": "no source of the model has this identity"}
+        return "no source of the model has this identity"
     value: Any = one.payload if payload is None else payload.encode()
     if getattr(source, "payload", "") is None:
         value = _fields(value)
@@ -187,11 +205,8 @@ def _again(client: Any, spec: Any, one: Any, payload: str | None) -> dict[str, A
         envelope = "plain" if envelope == "arrow" else envelope
         rows = Rows.of(messages, MessageParser(mapping, envelope, source.fields.label_as).parse(messages))
     if rows.batch is None:
-        return outcome | {"reason": str(rows.bad[0][1])}
-    columns = encode_columns(rows.batch, Schema.of(spec).target, rows.ids)
-    for _ in client.learn(spec.name, [Numbered(columns, f"dead-letter:{one.id}", 0, 1, rows.numbers)]):
-        client.models.drop_dead_letter(spec.name, one.id)
-    return outcome | {"sent": True}
+        return str(rows.bad[0][1])
+    return encode_columns(rows.batch, Schema.of(spec).target, rows.ids), rows.numbers
 
 
 def _fields(value: bytes) -> dict[bytes, bytes] | None:

@@ -72,6 +72,7 @@ class Score:
         self.kind = kind
         self.metrics: Classification | Regression = Regression() if kind == "regression" else Classification()
         self._codes = KeyCodes()
+        self._total = self._count = 0.0  # of the labels of a regression
         self._unknown = _UNKNOWN.get(kind, ())
 
     def of_answer(self, answer: Any, batch: Batch) -> None:
@@ -94,9 +95,16 @@ class Score:
     def _numbers(self, value: np.ndarray, y: np.ndarray, key: Keys) -> None:
         codes = self._codes(key)
         if isinstance(self.metrics, Regression):
-            self.metrics.update(np.where(np.isnan(y), 0.0, value), y, key=codes)
+            self.metrics.update(np.where(np.isnan(y), 0.0, value), y, key=codes, start=self._means(y))
         else:
             self.metrics.update_binary(np.where(np.isnan(y), 0.5, value), y, key=codes)
+
+    def _means(self, y: np.ndarray) -> np.ndarray:
+        """The mean of all labels before each: no change, to the service, of a key that had none yet."""
+        totals = np.add.accumulate(np.append(self._total, np.nan_to_num(y)))
+        counts = np.add.accumulate(np.append(self._count, ~np.isnan(y)))
+        self._total, self._count = totals[-1], counts[-1]
+        return totals[:-1] / np.maximum(counts[:-1], 1)
 
     def _classes(
         self, code: np.ndarray, y: np.ndarray, confidence: np.ndarray, classes: tuple[Any, ...], key: Keys

@@ -104,8 +104,8 @@ class Sending:
     def _on_bad(self, bad: BadRow) -> None:
         self.bad += 1
         if len(self.listed) < LISTED:
-            held = {"row": bad.row, "column": bad.column, "value": str(bad.value), "accepted": bad.accepted}
-            self.listed.append(held)
+            value = "" if bad.value is None else str(bad.value)
+            self.listed.append({"row": bad.row, "column": bad.column, "value": value, "accepted": bad.accepted})
 
     def summary(self) -> dict[str, Any]:
         """Counts, time and score as plain values."""

@@ -80,15 +80,22 @@ def explain(error: Exception, target: str = "") -> str | None:
     if isinstance(error, Refused):
         if error.reason in ("UNAVAILABLE", "DEADLINE_EXCEEDED") and target:
             return f"nobody answers at {target}: start a service with `continual serve`, or name another with --target"
-        return f"{error.message} ({error.code.name} {error.reason})"
+        hint = "; `continual models list` shows those there are" if error.reason == "MODEL_NOT_FOUND" else ""
+        return f"{error.message} ({error.code.name} {error.reason}){hint}"
     if isinstance(error, ValidationError):
-        return "; ".join(
-            f"{'.'.join(map(str, one['loc'])) or 'spec'}: {one['msg']}, got {_short(one.get('input'))}"
-            for one in error.errors(include_url=False)
-        )
+        return "; ".join(map(_of_field, error.errors(include_url=False)))
     if isinstance(error, YAMLError):
         return f"not YAML: {' '.join(str(error).split())}"
     return str(error) if isinstance(error, ValueError | OSError) else None
+
+
+def _of_field(item: Any) -> str:
+    from service.shard.specs import accepted
+
+    field, text = ".".join(map(str, item["loc"])) or "spec", accepted(item)
+    if item["type"] == "value_error":  # it names the value
+        return f"{field}: {text}"
+    return f"{field}: got {'nothing' if item['type'] == 'missing' else _short(item['input'])}; accepted: {text}"
 
 
 def _short(value: Any) -> str:

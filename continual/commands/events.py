@@ -112,7 +112,8 @@ def _progress(sending: Sending, total: int | None, silent: bool) -> Iterator[Any
 
         def step() -> None:
             speed = f"{sending.sent / max(sending.seconds, 1e-9):,.0f}/s"
-            progress.update(task, completed=sending.sent + sending.bad, speed=speed, score=sending.score.line())
+            score = sending.score.line() if sending.new else "nothing new"
+            progress.update(task, completed=sending.sent + sending.bad, speed=speed, score=score)
 
         yield step
 

@@ -96,7 +96,11 @@ def _from_file(path: str, roles: dict[str, str | None]) -> dict[str, Any]:
     if not Path(path).is_file():
         instead = f"models create {path} --from FILE --label COLUMN"
         raise Problem(f"{path}: no such spec file; to propose a spec for a data file: {instead}", 2)
-    return from_yaml(Path(path).read_text())
+    spec = from_yaml(Path(path).read_text())
+    if not isinstance(spec, dict):
+        instead = f"models create NAME --from {path} --label COLUMN"
+        raise Problem(f"{path}: no spec, which is YAML with fields; to propose one for a data file: {instead}", 2)
+    return spec
 
 
 def _print_spec(spec: dict[str, Any], notes: list[str], as_json: bool) -> None:
@@ -211,6 +215,8 @@ def stats(name: str, digest: bool, target: str, as_json: bool) -> None:
     Of a source: how it is, messages that it has not read yet (of a Redis Stream: at most so many), events that this run
     of it has taken, and messages that did not fit (`continual events dead-letters`). Of a sink: how it is, events that
     are answered and not written yet, and the position that it has come to.
+
+    With --json also the fingerprint of the numerics: state and predictions are equal to the bit where it is equal.
     """
     with connected(target) as client:
         found = client.models.statistics(name, digest=digest)
@@ -223,6 +229,7 @@ def stats(name: str, digest: bool, target: str, as_json: bool) -> None:
         "metrics": dict(sorted(found.metrics.items())),
         "sources": [_source(one) for one in found.sources],
         "sinks": [_sink(one) for one in found.sinks],
+        "fingerprint": json.loads(found.fingerprint),
         **({"digest": found.digest} if digest else {}),
         "partitions": [_part(one, digest) for one in found.partitions],
     }

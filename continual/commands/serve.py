@@ -60,8 +60,8 @@ PORT_TAKEN, FOLDER_IN_USE, STORE_UNFIT = 3, 4, 5
     "--signing-key",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Key that signs pickled state (models of kind river): 32 random bytes or more, the same on every node. "
-    "Default: $CONTINUAL_SIGNING_KEY, or with the embedded store a file in its folder.",
+    help="Key that signs pickled state (models of kind river and drift): 32 random bytes or more, the same on every "
+    "node. Default: $CONTINUAL_SIGNING_KEY, or with the embedded store a file in its folder.",
 )
 @click.option(
     "--model",

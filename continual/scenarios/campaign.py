@@ -35,8 +35,8 @@ LEAST_FREE = 64 << 20
 SAMPLE = 100
 """Events of each part whose features are in the digest of a run; of labels all are."""
 
-VERSION = 1
-"""Of what is written; another one is run again."""
+VERSION, SERVED = 1, 2
+"""Of what is written, of a run here and of one in a service; another one is run again."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,8 @@ class Task:
 
     def key(self, scenario: Scenario, spec: ModelSpec) -> str:
         """Digest of everything that decides the run, the data among it."""
-        decides = asdict(self) | {"spec": spec.digest(), "target": bool(self.target), "version": VERSION}
+        served = SERVED if self.target else False
+        decides = asdict(self) | {"spec": spec.digest(), "target": served, "version": VERSION}
         del decides["tuning"]  # what it changes is the data
         sha = hashlib.sha256(json.dumps(decides, sort_keys=True).encode())
         for one in scenario.experiences:
@@ -216,7 +217,12 @@ def _served(task: Task, scenario: Scenario, spec: ModelSpec, key: str, say: Call
 
     named = spec.model_copy(update={"name": f"bench-{key}"})
     with Client(task.target) as client, closing(Served(client, named, scenario.labels)) as subject:
-        return Examination(subject, scenario, task.protocol, say)()
+        run = Examination(subject, scenario, task.protocol, say)()
+        run.prequential.pop("log_loss", None)
+        told = client.models.statistics(named.name).metrics
+        if "log_loss" in told and task.protocol.cost <= 1:  # else it knows nothing of the events that were passed over
+            run.prequential["log_loss"] = told["log_loss"]
+        return run
 
 
 def perform_all(

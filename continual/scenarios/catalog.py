@@ -38,9 +38,6 @@ KINDS_OF: dict[str, tuple[tuple[str, ...], int]] = {
 }
 """Data set -> the kinds that it is offered in, and the classes to an experience."""
 
-OFFLINE = ("digits", "segments", "shuttle")
-"""Data sets that come with a dependency."""
-
 
 def names() -> list[str]:
     """Every scenario."""

@@ -22,7 +22,7 @@ from continual.scenarios.campaign import DiskFull, Done, Failed, Task, perform_a
 from continual.scenarios.catalog import Sizes
 from continual.scenarios.notes import notes
 from continual.scenarios.page import Report, page
-from continual.scenarios.protocol import Protocol
+from continual.scenarios.protocol import Protocol, Run
 from continual.scenarios.scenario import Scenario
 from continual.scenarios.summary import Result
 
@@ -193,23 +193,30 @@ class Bench:
         return tuple(dict.fromkeys(out))  # a method may have been named with the rate that was picked
 
     def _compare(self, tasks: Sequence[Task], done: Sequence[Done]) -> list[str]:
-        """With a service: the same tasks there, and whether the last predictions are the same."""
+        """With a service: the same tasks there, and whether predictions, state and log-loss are the same."""
         target = self.options["target"]
         if not target:
             return []
         here = {one.task: one.run for one in done}
         served = self._perform([replace(task, target=target) for task in tasks if task in here], f"runs at {target}")
+        pairs = [(one.task.method, one.run, here[replace(one.task, target="")]) for one in served]
         same = [
-            one.run.predictions == here[replace(one.task, target="")].predictions
-            and one.run.state == here[replace(one.task, target="")].state
-            for one in served
+            there.predictions == run.predictions and there.state == run.state and _same_loss(there, run)
+            for _, there, run in pairs
         ]
         if not all(same):
             self.failed.append(f"{same.count(False)} runs of the service differ from those in process")
         verdict = "the same" if same and all(same) else "NOT the same"
+        losses: dict[str, list[tuple[float, float]]] = {}
+        for method, there, run in pairs:
+            if "log_loss" in there.prequential:
+                losses.setdefault(method, []).append((there.prequential["log_loss"], run.prequential["log_loss"]))
+        means = {method: np.mean(both, axis=0) for method, both in losses.items()}
+        told = ", ".join(f"{method} {there:.4f} ({run:.4f})" for method, (there, run) in means.items())
         return [
-            f"Served at {target}: {len(same)} runs over gRPC, final predictions and state {verdict} as in process in "
-            f"{sum(same)} of {len(same)}."
+            f"Served at {target}: {len(same)} runs over gRPC, final predictions, state and log-loss {verdict} as in "
+            f"process in {sum(same)} of {len(same)}.",
+            *([f"Prequential log-loss as the service tells it (in process): {told}."] if told else []),
         ]
 
     def _publish(self, scenario: Scenario, results: Sequence[Result], said: Sequence[str]) -> None:
@@ -261,6 +268,12 @@ class Bench:
                 for one in results
             },
         }
+
+
+def _same_loss(there: Run, here: Run) -> bool:
+    """Whether the service counted the same log-loss (to it no probability is above 1 - 1e-6), or tells none."""
+    loss = there.prequential.get("log_loss")
+    return loss is None or math.isclose(loss, here.prequential["log_loss"], abs_tol=2e-6)
 
 
 @contextmanager

@@ -100,7 +100,7 @@ class InProcess:
 
 
 class Served:
-    """The same spec in a service, over gRPC. It tells no probability of the label that came."""
+    """The same spec in a service, over gRPC. A reply does not tell the probability of the label that came."""
 
     def __init__(self, client: Any, spec: ModelSpec, labels: Sequence[LabelValue]) -> None:
         self.client, self.model, self.labels, self.seconds = client, spec.name, labels, 0.0

@@ -71,6 +71,10 @@ class DriftSpec(LearnerSpec):
         """See `LearnerSpec`."""
         return self.learner.uses_seed() or self.detector.random
 
+    def numerics(self) -> dict[str, str]:
+        """See `LearnerSpec`."""
+        return self.learner.numerics() | pickles.numerics()
+
     def check(self, model: ModelSpec) -> None:
         """See `LearnerSpec`.
 

@@ -11,9 +11,7 @@ alone (`learners.river.pickles`), signed (`learners.river.signing`), and never l
 from __future__ import annotations
 
 import json
-import logging
 import math
-import platform
 from dataclasses import replace
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -29,8 +27,6 @@ from learners.river import estimators, pickles, signing, trial
 from learners.river.served import Said, Served
 from learners.spec import BinaryTarget, LearnerSpec, ModelSpec, MulticlassTarget
 from streams.batch import LABEL, OBSERVATION, Batch, Keys
-
-log = logging.getLogger(__name__)
 
 LAST, AGE = "last_label", "last_label_age"
 """Inputs beside the features: the key's last label (of a multi-class target its number in order of appearance), and
@@ -69,6 +65,10 @@ class RiverSpec(LearnerSpec):
     def build(self, model: ModelSpec) -> RiverLearner:
         """A fresh learner for `model`."""
         return RiverLearner(model)
+
+    def numerics(self) -> dict[str, str]:
+        """See `learners.spec.LearnerSpec`."""
+        return pickles.numerics()
 
     def inputs(self, model: ModelSpec) -> tuple[str, ...]:
         """Names of what River is given, of which some may be missing."""
@@ -125,7 +125,7 @@ class RiverLearner(KeyedLearner):
     one, and as float for a regression. The signature, which depends on the key, is outside the digest.
     """
 
-    OUTSIDE_DIGEST: ClassVar[tuple[str, ...]] = ("signature", "versions")
+    OUTSIDE_DIGEST: ClassVar[tuple[str, ...]] = ("signature",)
 
     def __init__(self, model: ModelSpec) -> None:
         spec = model.learner
@@ -141,7 +141,6 @@ class RiverLearner(KeyedLearner):
         self._model = Served(estimators.build(spec.estimator, spec.seed), self._task, change)
         self._model.prime(self._names, self._whole)
         self._pickled: bytes | None = None  # the estimator, where it was written or read after it last learned
-        self._versions = _versions()
         self._position = 0
         self._labels, self._mean = 0, 0.0  # of a regression
         self._classes: dict[int | str, int] = {}
@@ -369,9 +368,9 @@ class RiverLearner(KeyedLearner):
     # State
 
     def shared_arrays(self) -> dict[str, np.ndarray]:
-        """Shared state by name: counts, classes, the pickled estimator, its signature, and what wrote it."""
+        """Shared state by name: counts, classes, the pickled estimator and its signature."""
         if self._pickled is None:
-            self._pickled, self._versions = pickles.dump(self._model.estimator), _versions()
+            self._pickled = pickles.dump(self._model.estimator)
         seed = self.spec.learner.seed
         return {
             "counters": np.array([self.position, self._labels, seed], np.int64),
@@ -379,7 +378,6 @@ class RiverLearner(KeyedLearner):
             "classes": _bytes(json.dumps(list(self._classes)).encode()),
             "estimator": _bytes(self._pickled),
             "signature": _bytes(signing.sign(self._purpose(self.position), self._pickled)),
-            "versions": _bytes(self._versions.encode()),
         }
 
     def _purpose(self, position: int) -> bytes:
@@ -393,13 +391,11 @@ class RiverLearner(KeyedLearner):
             learners.river.pickles.NotRestorable: it cannot be read, or names what no estimator needs; the same.
         """
         counters = shared["counters"].tolist()
-        data, versions = shared["estimator"].tobytes(), shared["versions"].tobytes().decode()
+        data = shared["estimator"].tobytes()
         signature = shared["signature"].tobytes() if "signature" in shared else b""
         signing.verify(self._purpose(counters[0]), data, signature)
-        if versions != _versions():
-            log.warning("model %s: written by %s, read by %s", self.spec.name, versions, _versions())
         self._model.estimator = pickles.load(data)
-        self._pickled, self._versions = data, versions
+        self._pickled = data
         self._position, self._labels, _ = counters
         self._mean = float(shared["mean"][0])
         self._classes = {label: i for i, label in enumerate(json.loads(shared["classes"].tobytes()))}
@@ -417,10 +413,3 @@ class RiverLearner(KeyedLearner):
 
 def _bytes(data: bytes) -> np.ndarray:
     return np.frombuffer(data, np.uint8)
-
-
-def _versions() -> str:
-    """What the bits of River's arithmetic depend on."""
-    import river
-
-    return f"River {river.__version__}, Python {platform.python_version()}, numpy {np.__version__}"

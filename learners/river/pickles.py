@@ -18,7 +18,9 @@ from __future__ import annotations
 
 import io
 import pickle
+import platform
 import random
+from importlib.metadata import version
 from types import BuiltinMethodType, MethodType, ModuleType
 from typing import Any, Literal
 
@@ -58,6 +60,11 @@ NAMES = {
 
 class NotRestorable(ValueError):  # noqa: N818 (says what is the case)
     """An object that cannot be written in one form, or must not be restored; the message names it."""
+
+
+def numerics() -> dict[str, str]:
+    """What the bits of River's arithmetic depend on; see `learners.fingerprint`."""
+    return {"river": version("river"), "python": platform.python_version(), "numpy": np.__version__}
 
 
 def dump(value: Any) -> bytes:

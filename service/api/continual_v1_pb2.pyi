@@ -159,7 +159,7 @@ class UpdateReply(_message.Message):
     def __init__(self, predictions: _Optional[_Union[Predictions, _Mapping]] = ..., duplicate: _Optional[bool] = ...) -> None: ...
 
 class LearnRequest(_message.Message):
-    __slots__ = ("route", "model", "producer", "sequence", "columns", "next_sequence", "partition", "number")
+    __slots__ = ("route", "model", "producer", "sequence", "columns", "next_sequence", "partition", "number", "acknowledged")
     ROUTE_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     PRODUCER_FIELD_NUMBER: _ClassVar[int]
@@ -168,6 +168,7 @@ class LearnRequest(_message.Message):
     NEXT_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     PARTITION_FIELD_NUMBER: _ClassVar[int]
     NUMBER_FIELD_NUMBER: _ClassVar[int]
+    ACKNOWLEDGED_FIELD_NUMBER: _ClassVar[int]
     route: Route
     model: str
     producer: str
@@ -176,7 +177,8 @@ class LearnRequest(_message.Message):
     next_sequence: int
     partition: str
     number: bytes
-    def __init__(self, route: _Optional[_Union[Route, _Mapping]] = ..., model: _Optional[str] = ..., producer: _Optional[str] = ..., sequence: _Optional[int] = ..., columns: _Optional[_Union[Columns, _Mapping]] = ..., next_sequence: _Optional[int] = ..., partition: _Optional[str] = ..., number: _Optional[bytes] = ...) -> None: ...
+    acknowledged: int
+    def __init__(self, route: _Optional[_Union[Route, _Mapping]] = ..., model: _Optional[str] = ..., producer: _Optional[str] = ..., sequence: _Optional[int] = ..., columns: _Optional[_Union[Columns, _Mapping]] = ..., next_sequence: _Optional[int] = ..., partition: _Optional[str] = ..., number: _Optional[bytes] = ..., acknowledged: _Optional[int] = ...) -> None: ...
 
 class LearnRequests(_message.Message):
     __slots__ = ("requests",)
@@ -517,34 +519,34 @@ class SourceState(_message.Message):
     def __init__(self, name: _Optional[str] = ..., state: _Optional[str] = ..., detail: _Optional[str] = ..., lag: _Optional[_Mapping[str, int]] = ..., next: _Optional[_Mapping[str, int]] = ..., events: _Optional[int] = ..., dead_letters: _Optional[int] = ..., lost: _Optional[int] = ..., time_us: _Optional[int] = ...) -> None: ...
 
 class DeadLetter(_message.Message):
-    __slots__ = ("id", "producer", "number", "reason", "payload", "beside")
+    __slots__ = ("id", "producer", "number", "reason", "payload", "beside", "partition")
     ID_FIELD_NUMBER: _ClassVar[int]
     PRODUCER_FIELD_NUMBER: _ClassVar[int]
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_FIELD_NUMBER: _ClassVar[int]
     BESIDE_FIELD_NUMBER: _ClassVar[int]
+    PARTITION_FIELD_NUMBER: _ClassVar[int]
     id: str
     producer: str
     number: int
     reason: str
     payload: bytes
     beside: str
-    def __init__(self, id: _Optional[str] = ..., producer: _Optional[str] = ..., number: _Optional[int] = ..., reason: _Optional[str] = ..., payload: _Optional[bytes] = ..., beside: _Optional[str] = ...) -> None: ...
+    partition: str
+    def __init__(self, id: _Optional[str] = ..., producer: _Optional[str] = ..., number: _Optional[int] = ..., reason: _Optional[str] = ..., payload: _Optional[bytes] = ..., beside: _Optional[str] = ..., partition: _Optional[str] = ...) -> None: ...
 
 class ListDeadLettersRequest(_message.Message):
-    __slots__ = ("route", "name", "after", "count", "partition")
+    __slots__ = ("route", "name", "after", "count")
     ROUTE_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     AFTER_FIELD_NUMBER: _ClassVar[int]
     COUNT_FIELD_NUMBER: _ClassVar[int]
-    PARTITION_FIELD_NUMBER: _ClassVar[int]
     route: Route
     name: str
     after: str
     count: int
-    partition: str
-    def __init__(self, route: _Optional[_Union[Route, _Mapping]] = ..., name: _Optional[str] = ..., after: _Optional[str] = ..., count: _Optional[int] = ..., partition: _Optional[str] = ...) -> None: ...
+    def __init__(self, route: _Optional[_Union[Route, _Mapping]] = ..., name: _Optional[str] = ..., after: _Optional[str] = ..., count: _Optional[int] = ...) -> None: ...
 
 class ListDeadLettersReply(_message.Message):
     __slots__ = ("letters", "total")

@@ -354,10 +354,10 @@ class AsyncModels:
         return await self._client.run(self._client.core.model(request, "Snapshot", timeout))
 
     async def dead_letters(
-        self, name: str, after: str = "", count: int = 100, partition: str = "", timeout: float = 10.0
+        self, name: str, after: str = "", count: int = 100, timeout: float = 10.0
     ) -> pb.ListDeadLettersReply:
         """See `Models.dead_letters`."""
-        request = pb.ListDeadLettersRequest(name=name, after=after, count=count, partition=partition)
+        request = pb.ListDeadLettersRequest(name=name, after=after, count=count)
         return await self._client.run(self._client.core.model(request, "ListDeadLetters", timeout))
 
     async def drop_dead_letter(self, name: str, id: str, timeout: float = 10.0) -> bool:

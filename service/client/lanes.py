@@ -268,18 +268,21 @@ class Lanes:
 
     # Answers
 
-    def answer(self, id: str, reply: pb.LearnReply) -> None:
-        """Takes the reply to the oldest unanswered part of a lane.
+    def answer(self, id: str, reply: pb.LearnReply) -> Restart | None:
+        """Takes the reply to the oldest unanswered part of a lane; returns why that has to go into a new stream.
 
         Raises:
-            service.client.session.Restart: it has to be sent again, on a new stream.
             service.errors.Refused: the time for retries is used up.
         """
         lane = self.lanes[id]
-        result = lane.session.answer(reply)
+        try:
+            result = lane.session.answer(reply)
+        except Restart as restart:
+            return restart
         whole, rows = lane.given.popleft()
         whole.parts.append((rows, result))
         whole.left -= 1
+        return None
 
     def ready(self) -> LearnResult | None:
         """The answer to the oldest batch, once all of its parts are answered.

@@ -13,7 +13,7 @@ import grpc
 from service.api import continual_v1_pb2 as pb
 from service.client.core import DATA
 from service.client.lanes import Lanes
-from service.client.session import LearnResult, LearnSession, Restart, no_reply
+from service.client.session import LearnResult, LearnSession, no_reply
 
 if TYPE_CHECKING:
     from service.client.sync import Client
@@ -122,15 +122,11 @@ class LaneStreams(Iterator[LearnResult]):
             return
         if id not in self._calls or self._calls[id][0] is not call:
             return  # of a stream that was given up
-        cause: grpc.RpcError | Restart | None = None
+        cause = said
         if isinstance(said, pb.LearnReply):
             self._heard = clock.monotonic()
-            try:
-                self.lanes.answer(id, said)
+            cause = self.lanes.answer(id, said)
+            if cause is None:
                 return
-            except Restart as restart:
-                cause = restart
-        else:
-            cause = said
         self._drop(id)
         self.lanes.ended(id, cause, clock.monotonic())

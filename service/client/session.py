@@ -165,6 +165,7 @@ class LearnSession:
         self.address = core.target
         self.unanswered: deque[pb.LearnRequest] = deque()
         self.numbers: dict[tuple[str, int], Any] = {}  # of unanswered batches that leave numbers out
+        self._acknowledged: dict[str, int] = {}  # by producer: every number before was
         self._backoff: Backoff | None = None
         self.timed_out = False
         self._waiting_since: float | None = None
@@ -193,6 +194,7 @@ class LearnSession:
         self.address = self.core.owner(self.model, b"", self.partition)
         for request in self.unanswered:
             request.route.CopyFrom(self.core.route(self.model))
+            request.acknowledged = self._acknowledged.get(request.producer, 0)
         return list(self.unanswered)
 
     def offer(self, batch: Any) -> pb.LearnRequest:
@@ -262,6 +264,8 @@ class LearnSession:
         self._backoff = None
         if refused is not None and self.raises:
             raise refused
+        if refused is None:
+            self._acknowledged[request.producer] = reply.next_sequence
         predictions = None if refused else predictions_from_proto(reply.accepted, reply.duplicate)
         plain = (request.sequence, request.columns.rows, predictions, refused, reply.duplicate)
         return LearnResult(*plain, request.producer, reply.next_sequence)

@@ -367,13 +367,14 @@ class Models:
         return self._client.run(self._client.core.model(pb.SnapshotRequest(name=name), "Snapshot", timeout))
 
     def dead_letters(
-        self, name: str, after: str = "", count: int = 100, partition: str = "", timeout: float = 10.0
+        self, name: str, after: str = "", count: int = 100, timeout: float = 10.0
     ) -> pb.ListDeadLettersReply:
-        """Events that do not fit, oldest first, after the one with id `after`.
+        """Events that do not fit, after the one with id `after`.
 
-        Those that stopped the fold are of one partition (default: the first), those of sources are of the model.
+        First those that stopped the fold, by partition (also of one that was split or merged since), then messages of
+        sources; each oldest first.
         """
-        request = pb.ListDeadLettersRequest(name=name, after=after, count=count, partition=partition)
+        request = pb.ListDeadLettersRequest(name=name, after=after, count=count)
         return self._client.run(self._client.core.model(request, "ListDeadLetters", timeout))
 
     def drop_dead_letter(self, name: str, id: str, timeout: float = 10.0) -> bool:

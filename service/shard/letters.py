@@ -11,47 +11,63 @@ from service.shard.shard import DEPLOYMENT, Shard
 from service.store.partition import Partition as Store
 
 QUARANTINED = "q"
-"""Begins the id of an event that stopped the fold; after it comes the id in its stream."""
+"""Begins the id of an event that stopped the fold: `q<partition>:<id in its stream>`."""
 
 MOST = 1000
-_ID = re.compile(rf"{QUARANTINED}?\d+-\d+\Z")
+_ID = re.compile(rf"(?:{QUARANTINED}(?P<partition>\d+):)?(?P<place>\d+-\d+)\Z")
 
 
 async def list_letters(shard: Shard, request: pb.ListDeadLettersRequest, raw: bytes) -> pb.ListDeadLettersReply:
-    """Events that stopped the fold first, then messages of sources, each oldest first.
+    """Events that stopped the fold first, then messages of sources.
+
+    The former by partition, those that were split or merged since among them: each keeps its own. Each oldest first.
 
     Raises:
         service.errors.Refused: there is no such model, or `after` is no id.
     """
-    _checked("after", request.after, empty=True)
+    after = _checked("after", request.after) if request.after else None
     count = min(request.count or 100, MOST)
-    part = shard.find(request.name, 0, request.partition)
-    stores = shard.owned(request.name, part.id).store, _of_sources(shard, request.name)
-    return await asyncio.to_thread(_listed, *stores, request.after, count)
+    shard.owned(request.name, shard.find(request.name).id)
+    held = shard.maps.of(request.name)
+    ids = sorted([*held.retired, *(part.id for part in held.partitions)] if held else ["0"], key=int)
+    return await asyncio.to_thread(_listed, shard, request.name, ids, after, count)
 
 
-def _of_sources(shard: Shard, model: str) -> Store:
-    """Where the messages of sources are kept, whatever became of the partition."""
-    return Store(shard.client, DEPLOYMENT, model, "0")
+def _store(shard: Shard, model: str, partition: str = "0") -> Store:
+    """A partition's keys; those of "0" are where the messages of sources are, whatever became of the partition."""
+    return Store(shard.client, DEPLOYMENT, model, partition)
 
 
-def _listed(store: Store, of_sources: Store, after: str, count: int) -> pb.ListDeadLettersReply:
-    reply = pb.ListDeadLettersReply(total=len(store.quarantined()) + of_sources.count_letters())
-    if not after or after.startswith(QUARANTINED):
-        for dead in store.dead_letters(after.removeprefix(QUARANTINED), count):
+def _listed(
+    shard: Shard, model: str, ids: list[str], after: re.Match[str] | None, count: int
+) -> pb.ListDeadLettersReply:
+    of_sources = _store(shard, model)
+    reply = pb.ListDeadLettersReply(total=of_sources.count_letters())
+    begin = after["partition"] if after else "0"  # of a message: None, as every partition comes before it
+    for id in ids:
+        store = _store(shard, model, id)
+        reply.total += len(store.quarantined())
+        left = count - len(reply.letters)
+        if begin is None or int(id) < int(begin) or not left:
+            continue
+        for dead in store.dead_letters(after["place"] if after and id == begin else "", left):
             reply.letters.add(
-                id=QUARANTINED + dead.id, number=dead.position, reason=dead.reason, payload=dead.payload
+                id=f"{QUARANTINED}{id}:{dead.id}",
+                number=dead.position,
+                reason=dead.reason,
+                payload=dead.payload,
+                partition=id,
             )
-        after = ""
-    for letter in of_sources.letters(after, count - len(reply.letters)) if len(reply.letters) < count else ():
-        reply.letters.add(
-            id=letter.id,
-            producer=letter.producer,
-            number=letter.number,
-            reason=letter.reason,
-            payload=letter.payload,
-            beside=letter.beside,
-        )
+    if left := count - len(reply.letters):
+        for letter in of_sources.letters(after["place"] if after and begin is None else "", left):
+            reply.letters.add(
+                id=letter.id,
+                producer=letter.producer,
+                number=letter.number,
+                reason=letter.reason,
+                payload=letter.payload,
+                beside=letter.beside,
+            )
     return reply
 
 
@@ -61,14 +77,15 @@ async def drop_letter(shard: Shard, request: pb.DropDeadLetterRequest, raw: byte
     Raises:
         service.errors.Refused: there is no such model, or the id is none of a message.
     """
-    _checked("id", request.id)
-    if request.id.startswith(QUARANTINED):
+    if _checked("id", request.id)["partition"]:
         raise errors.invalid("id", request.id, "a message of a source; an event that stopped the fold is kept")
     shard.owned(request.name, shard.find(request.name).id)
-    dropped = await asyncio.to_thread(_of_sources(shard, request.name).drop_letter, request.id)
+    dropped = await asyncio.to_thread(_store(shard, request.name).drop_letter, request.id)
     return pb.DropDeadLetterReply(dropped=dropped)
 
 
-def _checked(field: str, id: str, empty: bool = False) -> None:
-    if not _ID.match(id) and not (empty and not id):
-        raise errors.invalid(field, id, "the id of a dead letter, such as 1526919030474-0")
+def _checked(field: str, id: str) -> re.Match[str]:
+    found = _ID.match(id)
+    if found is None:
+        raise errors.invalid(field, id, "the id of a dead letter, such as 1526919030474-0 or q0:1526919030474-0")
+    return found

@@ -254,7 +254,8 @@ class Partition:
             await self._admitting()
         sequence = request.sequence
         expected, known = self.producers.next_sequence(request.producer), self.producers.known(request.producer)
-        if request.HasField("next_sequence") and not request.partition and sequence > expected and known:
+        gap = request.HasField("next_sequence") and not request.partition and sequence > expected and known
+        if gap or request.acknowledged > expected:
             raise errors.sequence_broken("SEQUENCE_GAP", request.producer, sequence, end, expected)
         if request.partition or request.number or self.producers.apart(request.producer):
             return self._learn_numbered(request, raw, batch, end)

@@ -14,6 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, islice
 from typing import NamedTuple, TypeVar
 
+import numpy as np
+
 from learners.base import Folded, hash_shared
 from learners.fingerprint import fingerprint
 from service.api import continual_v1_pb2 as pb
@@ -24,7 +26,7 @@ from service.shard.rows import StoreRows
 from service.shard.statistics import Statistics
 from service.store.errors import SnapshotUnreadable
 from service.store.log import Entry
-from service.wire import decode_event
+from service.wire import decode_event, take_columns
 from streams.batch import Batch
 
 log = logging.getLogger(__name__)
@@ -100,9 +102,12 @@ class Recovery:
         p.producers.load(manifest)
         p.statistics = Statistics.from_dict(p.spec.target.kind, manifest["statistics"])
         p.snapshot_position = snapshot.position
-        self.same_numerics = manifest["fingerprint"] == fingerprint(p.spec)
+        then, now = manifest["fingerprint"], fingerprint(p.spec)
+        self.same_numerics = then == now
         if not self.same_numerics:
-            log.warning("model %s: numerics differ from those of its snapshot", p.spec.name)
+            names = sorted(name for name in then | now if then.get(name) != now.get(name))
+            what = ", ".join(f"{name} {then.get(name, 'unknown')} then, {now.get(name, 'none')} now" for name in names)
+            log.warning("model %s: numerics differ from those of its snapshot: %s", p.spec.name, what)
             p.store.discard_newer(p.token, snapshot.position)
         return snapshot.position
 
@@ -155,10 +160,15 @@ class Recovery:
 
     @staticmethod
     def _message_of(decoded: list[Logged], row: int) -> bytes:
-        """The logged request that row `row` of an entry came with."""
+        """The logged request that row `row` of an entry came with, without other rows."""
         for one in decoded:
             if row < len(one.batch):
-                return one.message
+                if one.producer is None:
+                    return one.message
+                request = pb.LearnRequest.FromString(one.message[1:])
+                request.columns.CopyFrom(take_columns(request.columns, np.array([row])))
+                request.ClearField("number")
+                return LEARN + request.SerializeToString()
             row -= len(one.batch)
         raise IndexError(row)
 

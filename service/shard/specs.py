@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from pydantic import ValidationError
 
@@ -25,11 +27,24 @@ def parse_spec(spec_json: str) -> ModelSpec:
     except ValidationError as error:
         violations = [
             errors.Violation(
-                ".".join(map(str, ("spec", *item["loc"]))), errors.shorten(item.get("input")), item["msg"]
+                ".".join(map(str, ("spec", *item["loc"]))),
+                "nothing" if item["type"] == "missing" else errors.shorten(item["input"]),
+                accepted(item),
             )
-            for item in error.errors(include_url=False, include_context=False)
+            for item in error.errors(include_url=False)
         ]
         raise errors.invalid_fields(violations, "INVALID_SPEC") from error
+
+
+def accepted(item: Any) -> str:
+    """What would be accepted for a field of a spec, by an entry of `ValidationError.errors`."""
+    if item["type"] == "extra_forbidden":
+        return "the fields that `continual models schema` lists; this is none"
+    if item["type"] == "missing":
+        return "a value: it has no default"
+    if item["type"] == "union_tag_invalid":
+        return f"kind {item['ctx']['expected_tags']}"
+    return item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
 
 
 def check_signing(spec: ModelSpec) -> None:

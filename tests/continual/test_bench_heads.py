@@ -285,9 +285,10 @@ def test_forgetting_at_a_tiny_size(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     held("sea/sea.csv.gz")
     monkeypatch.setattr(forgetting, "BELOW", {"cell": runs.RECURRENT})  # one fold less to compile
     run(tmp_path, "--part", "forgetting", "--stream", "sea", "--events", "120", "--seeds", "1")
-    rows = json.loads((tmp_path / "heads-forgetting.json").read_text())["rows"]
-    assert [row["features"] for row in rows] == ["cell"]
-    assert float(rows[0]["bank"]) > 0
+    printed = json.loads((tmp_path / "heads-forgetting.json").read_text())
+    assert [row["features"] for row in printed["rows"]] == ["cell"]
+    assert float(printed["rows"][0]["bank"]) > 0
+    assert any("no concept changes" in note for note in printed["notes"])
 
 
 def test_mnist_at_a_tiny_size(tmp_path: Path) -> None:

@@ -261,12 +261,26 @@ def test_mistakes_end_in_one_line(arguments: list[str], words: str, monkeypatch:
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_a_spec_out_of_range_names_the_field(tmp_path: Path) -> None:
-    spec = tmp_path / "bad.yaml"
-    spec.write_text("name: bad\nfeatures: [a]\ntarget: {kind: binary}\ndeployment: {slots: 0}\n")
-    error = run("models", "create", spec, "--dry-run", code=1).stderr
-    assert "deployment.slots" in error
-    assert "got 0" in error
+GOOD = {"name": "bad", "features": ["a"], "target": {"kind": "binary"}}
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        (GOOD | {"deployment": {"slots": 0}}, "deployment.slots: got 0; accepted: greater than or equal to 1"),
+        (GOOD | {"featurs": ["a"]}, "featurs: got ['a']; accepted: the fields that `continual models schema` lists"),
+        ({"name": "bad", "features": ["a"]}, "target: got nothing; accepted: a value: it has no default"),
+        (GOOD | {"target": {"kind": "binry"}}, "accepted: kind 'binary', 'multiclass', 'regression'"),
+        (GOOD | {"learner": {"kind": "recurent"}}, "learner: unknown learner kind 'recurent'; known: "),
+        ("a,b,label", "to propose one for a data file: models create NAME --from"),
+    ],
+)
+def test_a_bad_spec_names_the_field_and_what_is_accepted(spec: Any, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(spec if isinstance(spec, str) else yaml.safe_dump(spec))
+    result = CliRunner().invoke(main, ["models", "create", str(path), "--dry-run"])
+    assert result.exit_code not in (0, None)
+    assert words in result.stderr
 
 
 def test_doctor_finds_what_this_suite_needs() -> None:
@@ -298,6 +312,7 @@ def test_a_file_that_is_sent_twice_adds_nothing_and_its_state_is_that_of_the_fol
     stats = run_json("models", "stats", "shuttle", "--digest")
     fold = run_json("events", "fold", shuttle_file(), ROOT / "examples" / "shuttle.yaml")
     assert (stats["position"], stats["digest"]) == (49_097, fold["digest"])
+    assert {"kernels", "fold"} <= set(stats["fingerprint"])
 
 
 def test_a_bad_row_is_named_and_the_rows_before_it_are_sent(small: Path) -> None:
@@ -342,7 +357,26 @@ def test_a_model_from_the_look_of_a_file(target: str, tmp_path: Path) -> None:
     assert {"look", "shuttle"} <= {model["name"] for model in run_json("models", "list")["models"]}
     assert "look" in run("models", "list").output
     assert run_json("models", "delete", "look") == {"deleted": "look", "events": 3}
-    assert "NOT_FOUND" in run("models", "stats", "look", code=1).stderr
+    assert "`continual models list` shows those there are" in run("models", "stats", "look", code=1).stderr
+
+
+def test_what_is_sent_is_scored_as_the_service_scores_it(target: str, tmp_path: Path) -> None:
+    """Beside the error of no change over the same events, the first of each key among them."""
+    rows = np.random.default_rng(0).normal(40, 3, (60, 2)).round(3)
+    path, spec = tmp_path / "numbers.csv", tmp_path / "numbers.yaml"
+    lines = [f"{a},k{i % 7},{y}" for i, (a, y) in enumerate(rows)]
+    path.write_text("\n".join(["a,card,label", *lines[:30], "39.1,k1,", *lines[30:]]))
+    learner = {"kind": "static", "head": {"kind": "kalman"}}
+    held = {"name": "numbers", "features": ["a"], "target": {"kind": "regression"}, "learner": learner}
+    spec.write_text(yaml.safe_dump(held))
+    run("models", "create", spec)
+    sent = run_json("events", "send", path, "--model", "numbers", "--key", "card")
+    for name in ("mae", "no_change_mae"):
+        assert sent["prequential"][name] == pytest.approx(sent["model_metrics"][name], rel=1e-12)
+    again = run("events", "send", path, "--model", "numbers", "--key", "card").output
+    assert "nothing new" in again
+    assert "61 already there" in again
+    run("models", "delete", "numbers", "--yes")
 
 
 def test_late_labels_are_counted(target: str) -> None:

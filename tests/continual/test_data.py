@@ -8,7 +8,6 @@ import pytest
 
 from continual import data
 from streams.batch import Batch, Keys
-from streams.files import read_file
 from streams.metrics import Classification, Regression
 
 
@@ -69,14 +68,6 @@ def test_concatenating_keeps_events(tmp_path: Path) -> None:
     assert [both.key[row] for row in range(5)] == [b"a", b"bc", b"", b"", b""]
     with pytest.raises(ValueError, match="at least one"):
         data.concatenate([])
-
-
-def test_copies_hold_the_rows_as_often(tmp_path: Path) -> None:
-    path = data.plain_copy(data.shuttle_file(), tmp_path / "s.csv", copies=2)
-    batches = [batch for _, batch in read_file(path, data.SHUTTLE)]
-    np.testing.assert_array_equal(
-        np.concatenate([batch.x for batch in batches]), np.tile(data.shuttle().x, (2, 1))
-    )
 
 
 def test_what_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

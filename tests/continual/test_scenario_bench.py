@@ -257,5 +257,9 @@ def test_what_is_served_scores_the_same(tmp_path: Path) -> None:
     with deployed() as deployment:
         words = ("--methods", "nearest-mean,er+buffer.size=30", "--seeds", "1", "--target", deployment.address)
         call("digits-class", *SMALL, *words, "--out", str(tmp_path))
-    notes = " ".join(document(tmp_path)["notes"])
-    assert "final predictions and state the same as in process in 2 of 2" in notes
+    done = document(tmp_path)
+    notes = " ".join(done["notes"])
+    assert "final predictions, state and log-loss the same as in process in 2 of 2" in notes
+    for method, held in done["details"]["methods"].items():
+        loss = f"{held['values']['prequential_log_loss'][0]:.4f}"
+        assert f"{method} {loss} ({loss})" in notes

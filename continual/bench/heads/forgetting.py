@@ -12,7 +12,7 @@ from continual.bench import _helpers as helpers
 from continual.bench.accuracy import interval
 from continual.bench.heads.runs import RECURRENT, run, seeds_of
 from continual.bench.recurrent.drift import Figures, mean, model, text
-from continual.bench.recurrent.streams import Stream, load
+from continual.bench.recurrent.streams import SEA_NOTE, Stream, load
 from continual.bench.report import publish
 from learners.heads.kalman import Kalman
 
@@ -116,4 +116,5 @@ def _notes() -> list[str]:
         f"bank - best: against the best of its members on this stream, chosen afterwards; +- is half of the 95 % "
         f"interval over seeds (Student's t). gradient: one filter, gamma from {FIRST:g} by the gradient of the "
         "evidence, at this rate; the last column takes the best of the rates, chosen afterwards too.",
+        SEA_NOTE,
     ]

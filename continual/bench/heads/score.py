@@ -14,7 +14,7 @@ from continual.bench.accuracy import interval
 from continual.bench.heads import plots
 from continual.bench.heads.runs import NOISE_WINDOW, RECURRENT, Arm, better_by, run, seeds_of
 from continual.bench.recurrent.drift import Figures, mean, model, text
-from continual.bench.recurrent.streams import Stream, load
+from continual.bench.recurrent.streams import SEA_NOTE, Stream, load
 from continual.bench.report import publish
 from streams.mapping import TargetKind
 
@@ -231,6 +231,7 @@ def _short_notes(table: Sequence[helpers.Row]) -> list[str]:
         *verdict,
         "unclipped: on how many it is better when a density may be as small as it comes out; on exchange, one of eight "
         "rates hardly moves for months on end, and the days on which it does outweigh all others.",
+        SEA_NOTE,
         "All figures, and how they are defined: `heads-classes.md` and `heads-numbers.md`.",
     ]
 
@@ -241,6 +242,7 @@ def _notes(target: TargetKind) -> list[str]:
         scores = [
             f"{told}, p at least 1e-6; +- is half of the 95 % interval of the mean over seeds (Student's t).",
             "Calibration error: expected calibration error over 15 bins of the probability of the predicted class.",
+            SEA_NOTE,
         ]
     else:
         scores = [

@@ -11,7 +11,6 @@ from kernels.cpu.dense.cells import GRU, RNN, Dense
 from learners.cells.base import Draws
 
 GATES = {"rnn": RNN, "gru": GRU}
-TRAINING = ("snap1", "uoro", "bptt")
 
 
 class DenseNetwork:
@@ -24,7 +23,7 @@ class DenseNetwork:
 
         Args:
             kind: of `GATES`.
-            training: of `TRAINING`.
+            training: "snap1", "uoro" or "bptt".
             units: N.
             width: J, inputs with the constant.
             seed: of weights and signs.

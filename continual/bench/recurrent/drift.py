@@ -15,7 +15,7 @@ from continual.bench import _helpers as helpers
 from continual.bench.accuracy import interval
 from continual.bench.recurrent.peers import baselines, rivers
 from continual.bench.recurrent.plots import Mark, scatter
-from continual.bench.recurrent.streams import Stream, load
+from continual.bench.recurrent.streams import SEA_NOTE, Stream, load
 from continual.bench.report import publish
 from continual.peers import Peer
 from learners.cells.base import CellSpec
@@ -277,6 +277,7 @@ def _notes(forest: bool) -> list[str]:
         "nothing is tuned. +- is half of the 95 % interval of the mean over seeds (Student's t).",
         "Binary: accuracy, higher is better. Numbers: MAE over the MAE of the no-change forecast on the same events "
         "(all but the first), lower is better; exchange: mean over eight currencies, each a model of its own.",
+        SEA_NOTE,
         ">= no change: on how many streams the accuracy is at least as high, the MAE at most as high (exchange: 1 % "
         "higher is accepted). > River: on how many it is better than each of River's models; a tie is not.",
         "River is given the same columns, the last label and, for numbers, the last change; its target there is ours, "

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import grpc
 import pytest
 from shard_harness import LocalShard, ShardOfItsOwn
 
+from learners.river import signing
 from service.client import Client
 from service.store.embedded import EmbeddedRedis
 
@@ -48,6 +50,14 @@ def channel(shard: LocalShard) -> Iterator[grpc.Channel]:
 def name() -> str:
     """A model name of the test's own."""
     return "m" + uuid.uuid4().hex[:12]
+
+
+@pytest.fixture
+def key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A key file; this process has its own key back after the test."""
+    monkeypatch.setattr(signing, "_key", signing._key)
+    monkeypatch.setattr(signing, "_given", signing._given)
+    return str(signing.make_key(tmp_path))
 
 
 @pytest.fixture

@@ -128,15 +128,6 @@ class ShardOfItsOwn:
         self.process.stdout.close()
 
 
-@contextmanager
-def shard_of_its_own(redis: str, **config: Any) -> Iterator[ShardOfItsOwn]:
-    shard = ShardOfItsOwn(redis, **config)
-    try:
-        yield shard
-    finally:
-        shard.close()
-
-
 def events(kind: str, rows: int, *, keys: int = 7, seed: int = 0, by_id: bool = False) -> dict[str, Any]:
     """Columns as `columns_from` takes them; labels depend on the features and the key's past."""
     rng = np.random.default_rng(seed)

@@ -24,8 +24,8 @@ def spec_with(**changes):
 
 
 SPECS = {
-    "unknown-field": ({"colour": "red"}, "spec.colour", "red", "not permitted"),
-    "unknown-nested": ({"deployment__slot": 5}, "spec.deployment.slot", "5", "not permitted"),
+    "unknown-field": ({"colour": "red"}, "spec.colour", "red", "`continual models schema` lists"),
+    "unknown-nested": ({"deployment__slot": 5}, "spec.deployment.slot", "5", "`continual models schema` lists"),
     "unknown-learner": ({"learner": {"kind": "oracle"}}, "spec.learner", "oracle", "known: "),
     "learner-of-no-kind": ({"learner": {"kind": []}}, "spec.learner", "[]", "known: "),
     "learner-not-a-mapping": ({"learner": 5}, "spec.learner", "5", "mapping"),

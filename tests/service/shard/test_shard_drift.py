@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 import signal
-from pathlib import Path
 
 import numpy as np
-import pytest
 from shard_harness import FEATURES, TARGETS, batch_of, columns, digest, fold
 
 from learners.base import Folded
-from learners.river import signing
 from learners.spec import ModelSpec
 from service.client import Client
 
 ROWS = 300
-
-
-@pytest.fixture
-def key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A key file; this process has its own key back after the test."""
-    monkeypatch.setattr(signing, "_key", signing._key)
-    monkeypatch.setattr(signing, "_given", signing._given)
-    return str(signing.make_key(tmp_path))
 
 
 def model(name: str, learner: dict, **labels) -> ModelSpec:

@@ -38,14 +38,6 @@ def spec_with(name: str, estimator: dict, kind: str, **deployment) -> ModelSpec:
     )
 
 
-@pytest.fixture
-def key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A key file; this process has its own key back after the test."""
-    monkeypatch.setattr(signing, "_key", signing._key)
-    monkeypatch.setattr(signing, "_given", signing._given)
-    return str(signing.make_key(tmp_path))
-
-
 class ByHand:
     """River in a loop, fed the same dictionaries."""
 

@@ -86,9 +86,10 @@ class BadRow(ValueError):  # noqa: N818 - callers keep it as a record of the row
         self, file: str, row: int, column: str, *, value: Any, accepted: str, original: bytes = b""
     ) -> None:
         where = f"column {column!r}" if column else "the row"
-        shown = "nothing" if value is None else repr(value)
+        shown = repr(value)
         shown = shown if len(shown) <= 200 else shown[:200] + "..."
-        super().__init__(f"{file}, row {row}, {where}: {shown} does not fit; accepted: {accepted}")
+        wrong = "no value" if value is None else f"{shown} does not fit"
+        super().__init__(f"{file}, row {row}, {where}: {wrong}; accepted: {accepted}")
         self.file, self.row, self.column, self.value = file, row, column, value
         self.accepted, self.original = accepted, original
 

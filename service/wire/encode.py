@@ -110,12 +110,12 @@ def columns_from(
         kind: [n] of 0, 1, 2; see `streams.batch`. None: labelled where there is a label.
 
     Raises:
-        ValueError: shapes that contradict each other.
+        ValueError: what is no number in x, or shapes that contradict each other.
         TypeError: labels or keys of an impossible type.
     """
     if x is not None:
         with np.errstate(over="ignore"):  # beyond float32 becomes infinity, which admission refuses
-            x = np.ascontiguousarray(x, "<f4")
+            x = _numbers(x)
         if x.ndim != 2:
             raise ValueError(f"x: got shape {x.shape}; accepted: [rows, features]")
     first = next((column for column in (x, y, id) if column is not None), None)
@@ -225,6 +225,13 @@ def pack_keys(values: Any) -> Keys:
     return Keys.pack(key_bytes(value) for value in values)
 
 
+def _numbers(x: Any) -> np.ndarray:
+    try:
+        return np.ascontiguousarray(x, "<f4")
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"x: got {error}; accepted: numbers [rows, features]") from error
+
+
 def columns_from_frame(
     frame: Any,
     schema: Schema,
@@ -240,7 +247,8 @@ def columns_from_frame(
     A column that is a feature of the spec is only that.
 
     Raises:
-        ValueError: a feature is absent that the spec requires, or a column is neither feature nor named.
+        ValueError: a feature is absent that the spec requires, or holds what is no number; or a column is neither
+            feature nor named.
     """
     roles = {"y": label, "key": key, "time": time, "id": id, "kind": kind}
     roles = {role: name for role, name in roles.items() if name in frame and name not in schema.column}
@@ -254,11 +262,18 @@ def columns_from_frame(
         )
         accepted = f"features {list(schema.features[:20])} and {label!r}, {key!r}, {time!r}, {id!r}, {kind!r}"
         raise ValueError(f"frame: got {problem}; accepted: {accepted}")
-    x = frame.reindex(columns=list(schema.features)).to_numpy(np.float64, na_value=np.nan)
+    try:
+        x = frame.reindex(columns=list(schema.features)).to_numpy(np.float64, na_value=np.nan)
+    except (TypeError, ValueError) as error:
+        text = [name for name in schema.features if name in frame and frame[name].dtype.kind not in "biuf"]
+        raise ValueError(f"frame: got {error} in the features {text[:10]}; accepted: numbers") from error
     rest: dict[str, Any] = {role: frame[name].to_numpy() for role, name in roles.items()}
     if schema.kind != "regression" and "y" in rest and frame[label].isna().any():
         rest["y"] = frame[label].astype(object).where(frame[label].notna(), None).to_numpy()
     return columns_from(x, target=schema.target, **rest)
+
+
+_COLUMNS = {"x", "y", "key", "time", "id", "kind"}
 
 
 def columns_of(batch: Any, schema: Schema) -> pb.Columns:
@@ -277,6 +292,8 @@ def columns_of(batch: Any, schema: Schema) -> pb.Columns:
     if isinstance(batch, Batch):
         return encode_columns(batch, schema.target)
     if isinstance(batch, Mapping):
+        if unknown := sorted(set(batch) - _COLUMNS):
+            raise ValueError(f"batch: got unknown columns {unknown}; accepted: {', '.join(sorted(_COLUMNS))}")
         return columns_from(**batch, target=schema.target)
     if isinstance(batch, np.ndarray):
         return columns_from(batch)
@@ -303,13 +320,16 @@ def event_from(
         id: "" for none.
 
     Raises:
-        TypeError: a label or key of an impossible type.
+        TypeError: a feature, label or key of an impossible type.
         ValueError: a datetime without time zone.
     """
     event = pb.Event(id=id, key=key_bytes(key), time_us=_time(time))
     for name, value in (features or {}).items():
         if value is not None:
-            event.features[name] = value
+            try:
+                event.features[name] = value
+            except TypeError as error:
+                raise TypeError(f"features.{name}: got {value!r}; accepted: a number, or None") from error
     if label is not None:
         event.label.CopyFrom(label_to_proto(label))
     return event

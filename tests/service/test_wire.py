@@ -380,6 +380,17 @@ def test_a_frame_is_read_by_name():
         columns_from_frame(frame.assign(other=1), SCHEMAS["binary"])
     with pytest.raises(ValueError, match="no column for the features"):
         columns_from_frame(frame.drop(columns="day"), SCHEMAS["binary"])
+    with pytest.raises(ValueError, match=r"'cheap' in the features \['price'\]; accepted: numbers"):
+        columns_from_frame(frame.assign(price=["cheap", "dear"]), SCHEMAS["binary"])
+
+
+def test_what_is_no_number_or_no_column_is_named():
+    with pytest.raises(TypeError, match=r"features.day: got 'monday'; accepted: a number"):
+        event_from({"price": 0.5, "day": "monday"}, "UP")
+    with pytest.raises(ValueError, match=r"x: got .*'one'; accepted: numbers"):
+        columns_from([["one", 2]])
+    with pytest.raises(ValueError, match=r"unknown columns \['X', 'label'\]; accepted: id, key, kind, time, x, y"):
+        columns_of({"X": [[1.0]], "label": ["UP"]}, SCHEMAS["binary"])
 
 
 @pytest.mark.parametrize(

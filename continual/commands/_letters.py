@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 from typing import Any
@@ -85,9 +86,10 @@ def _one(client: Any, model: str, id: str) -> Any:
 @target_option
 @json_option
 def show_letter(id: str, model: str, raw: bool, target: str, as_json: bool) -> None:
-    """Show one: the reason and the original bytes."""
+    """Show one: the reason and the original bytes; of an event that stopped the fold what it says."""
     with connected(target) as client:
         one = _one(client, model, id)
+        event = _said(_spec(client, model), one) if one.partition else None
     if raw:
         sys.stdout.buffer.write(one.payload)
         return
@@ -97,10 +99,32 @@ def show_letter(id: str, model: str, raw: bool, target: str, as_json: bool) -> N
         click.echo(f"reason: {one.reason}")
         if one.beside not in ("", "{}"):
             click.echo(f"beside: {one.beside}")
+        if event is not None:
+            click.echo(f"event: {json.dumps(event, ensure_ascii=False)}")
+            return
         click.echo(f"payload, {len(one.payload):,} bytes:")
         click.echo(one.payload.decode(errors="backslashreplace"))
 
-    show_either(_letter(one), as_json, people)
+    show_either(_letter(one) | ({} if event is None else {"event": event}), as_json, people)
+
+
+def _spec(client: Any, model: str) -> Any:
+    from learners.spec import ModelSpec
+
+    return ModelSpec.model_validate_json(client.models.get(model).spec_json)
+
+
+def _said(spec: Any, one: Any) -> dict[str, Any] | None:
+    """Features, key and time of an event that stopped the fold; None of one that was kept with others."""
+    from service.wire import Schema, decode_columns
+
+    made = _logged_event(spec, one, None)
+    if isinstance(made, str):
+        return None
+    batch = decode_columns(made[0], Schema.of(spec))
+    values = {feature.name: value for feature, value in zip(spec.features, batch.x[0].tolist())}
+    features = {name: value for name, value in values.items() if not math.isnan(value)}
+    return {"features": features, "key": batch.key[0].decode(errors="backslashreplace"), "time": int(batch.time[0])}
 
 
 @dead_letters.command(
@@ -129,9 +153,7 @@ def retry(
     if payload is not None and len(ids) != 1:
         raise Problem("--payload is for one id", 2)
     with connected(target) as client:
-        from learners.spec import ModelSpec
-
-        spec = ModelSpec.model_validate_json(client.models.get(model).spec_json)
+        spec = _spec(client, model)
         letters = _every(client, model) if everything else [_one(client, model, id) for id in ids]
         outcomes = [_again(client, spec, one, payload) for one in letters]
     stayed = [one for one in outcomes if not one["sent"]]

@@ -85,7 +85,8 @@ def test_what_stopped_the_fold_is_listed_and_sent_again_after_splits_and_merges(
         after = ("list", "--model", name, "--count", "1", "--after")
         pages = [command(shard.target, *after, one["id"])["dead_letters"] for one in (first, second)]
         assert pages == [[second], []]
-        assert command(shard.target, "show", second["id"], "--model", name) == second
+        shown = {"features": one, "key": "k", "time": 0}
+        assert command(shard.target, "show", second["id"], "--model", name) == second | {"event": shown}
         before = digest(client, name)
         for _ in range(2):
             sent = command(shard.target, "retry", first["id"], second["id"], "--model", name)["outcomes"]

@@ -80,9 +80,16 @@ class KeyedRows:
 
     def lookup(self, keys: Keys) -> np.ndarray:
         """int64 [n]: the slot of each key, -1 where it is not resident. Changes nothing."""
+        return self._find(keys)[0]
+
+    def holds(self, keys: Keys) -> bool:
+        """Whether all keys are resident."""
+        return self._find(keys)[1] == 0
+
+    def _find(self, keys: Keys) -> tuple[np.ndarray, int]:
+        """See `lookup`; and how many are not resident."""
         slots = np.empty(len(keys), np.int64)
-        table_ops.lookup(self._table, plain(keys.offsets), plain(keys.data), slots)
-        return slots
+        return slots, table_ops.lookup(self._table, plain(keys.offsets), plain(keys.data), slots)
 
     def key(self, slot: int) -> bytes:
         """The key of a used slot."""
@@ -123,13 +130,13 @@ class KeyedRows:
 
     def where(self, keys: Keys, at: int) -> list[tuple[Columns, np.ndarray, np.ndarray]]:
         """Where the rows of a batch are, in one or two parts: (columns, rows of the batch, their places in them)."""
-        slots = self.lookup(keys)
+        slots, missing = self._find(keys)
+        if not missing:
+            return [(self.columns, np.arange(len(keys)), slots)]
         absent, here = np.flatnonzero(slots < 0), np.flatnonzero(slots >= 0)
-        parts = [(self.columns, here, slots[here])]
-        if len(absent):
-            cold = self.peek([keys[row] for row in absent.tolist()], at)
-            parts = [(cold, absent, np.arange(len(absent))), *(parts if len(here) else [])]
-        return parts
+        cold = self.peek([keys[row] for row in absent.tolist()], at)
+        parts = [(cold, absent, np.arange(len(absent)))]
+        return [*parts, (self.columns, here, slots[here])] if len(here) else parts
 
     # Residency
 
@@ -146,8 +153,8 @@ class KeyedRows:
         Raises:
             CaptureActive: a victim changed since the running snapshot began; finish it and call again.
         """
-        slots = np.empty(len(keys), np.int64)
-        if table_ops.lookup(self._table, plain(keys.offsets), plain(keys.data), slots) == 0:
+        slots, absent = self._find(keys)
+        if not absent:
             return slots, len(keys)
         missing = np.flatnonzero(slots < 0)
         first, group = self._distinct(keys, missing)
@@ -272,9 +279,9 @@ class KeyedRows:
         """Copies rows that the running snapshot still needs, before a fold changes them."""
         if self._capture_at < 0:
             return
-        needed = np.unique(slots)
-        needed = needed[self._captured[needed]]
+        needed = slots[self._captured[slots]]  # soon none: only then are they worth sorting
         if len(needed):
+            needed = np.unique(needed)
             self._copied.extend(self._pack(needed))
             self._captured[needed] = False
 
@@ -404,4 +411,4 @@ class KeyedLearner:
 
     def resident(self, keys: Keys) -> bool:
         """See `learners.base.Learner`."""
-        return bool((self.rows.lookup(keys) >= 0).all())
+        return self.rows.holds(keys)

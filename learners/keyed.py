@@ -40,6 +40,8 @@ class KeyedRows:
         cold: where evicted rows go and missing ones come from.
     """
 
+    _NOTHING_FOUND: ClassVar[tuple[Keys | None, np.ndarray, int]] = None, np.zeros(0, np.int64), 0
+
     def __init__(self, shapes: dict[str, tuple[tuple[int, ...], np.dtype]], slots: int, cold: ColdRows) -> None:
         self._shapes = shapes
         self._slots = slots
@@ -58,6 +60,7 @@ class KeyedRows:
         self._arena_end = 0
         self._arena_dead = 0
         self._table = self._new_table(capacity, np.zeros(64 * capacity, np.uint8))
+        self._found = self._NOTHING_FOUND
 
     @staticmethod
     def _new_table(capacity: int, arena: np.ndarray, old: table_ops.Table | None = None) -> table_ops.Table:
@@ -87,9 +90,13 @@ class KeyedRows:
         return self._find(keys)[1] == 0
 
     def _find(self, keys: Keys) -> tuple[np.ndarray, int]:
-        """See `lookup`; and how many are not resident."""
-        slots = np.empty(len(keys), np.int64)
-        return slots, table_ops.lookup(self._table, plain(keys.offsets), plain(keys.data), slots)
+        """See `lookup`; and how many are not resident. Who asks whether keys are here asks next where."""
+        last, slots, absent = self._found
+        if last is not keys:
+            slots = np.empty(len(keys), np.int64)
+            absent = table_ops.lookup(self._table, plain(keys.offsets), plain(keys.data), slots)
+            self._found = keys, slots, absent
+        return slots, absent
 
     def key(self, slot: int) -> bytes:
         """The key of a used slot."""
@@ -219,6 +226,7 @@ class KeyedRows:
         changed = slots[(head[slots, H_SEEN] > 0) & (head[slots, H_POSITION] > self._written[slots])]
         if len(changed):
             self.cold.put_rows(self._pack(changed))
+        self._found = self._NOTHING_FOUND
         for slot in slots:
             table_ops.remove(self._table, slot)
             self._arena_dead += int(self._table.length[slot])
@@ -230,6 +238,7 @@ class KeyedRows:
 
     def _take(self, key: bytes) -> int:
         slot = self._free.pop()
+        self._found = self._NOTHING_FOUND
         if self._arena_end + len(key) > len(self._table.arena):
             self._compact(len(key))
         data = np.frombuffer(key, np.uint8)

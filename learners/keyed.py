@@ -40,6 +40,8 @@ class KeyedRows:
         cold: where evicted rows go and missing ones come from.
     """
 
+    _NOTHING_FOUND: ClassVar[tuple[Keys | None, np.ndarray, int]] = None, np.zeros(0, np.int64), 0
+
     def __init__(self, shapes: dict[str, tuple[tuple[int, ...], np.dtype]], slots: int, cold: ColdRows) -> None:
         self._shapes = shapes
         self._slots = slots
@@ -58,6 +60,7 @@ class KeyedRows:
         self._arena_end = 0
         self._arena_dead = 0
         self._table = self._new_table(capacity, np.zeros(64 * capacity, np.uint8))
+        self._found = self._NOTHING_FOUND
 
     @staticmethod
     def _new_table(capacity: int, arena: np.ndarray, old: table_ops.Table | None = None) -> table_ops.Table:
@@ -80,9 +83,20 @@ class KeyedRows:
 
     def lookup(self, keys: Keys) -> np.ndarray:
         """int64 [n]: the slot of each key, -1 where it is not resident. Changes nothing."""
-        slots = np.empty(len(keys), np.int64)
-        table_ops.lookup(self._table, plain(keys.offsets), plain(keys.data), slots)
-        return slots
+        return self._find(keys)[0]
+
+    def holds(self, keys: Keys) -> bool:
+        """Whether all keys are resident."""
+        return self._find(keys)[1] == 0
+
+    def _find(self, keys: Keys) -> tuple[np.ndarray, int]:
+        """See `lookup`; and how many are not resident. Who asks whether keys are here asks next where."""
+        last, slots, absent = self._found
+        if last is not keys:
+            slots = np.empty(len(keys), np.int64)
+            absent = table_ops.lookup(self._table, plain(keys.offsets), plain(keys.data), slots)
+            self._found = keys, slots, absent
+        return slots, absent
 
     def key(self, slot: int) -> bytes:
         """The key of a used slot."""
@@ -123,13 +137,13 @@ class KeyedRows:
 
     def where(self, keys: Keys, at: int) -> list[tuple[Columns, np.ndarray, np.ndarray]]:
         """Where the rows of a batch are, in one or two parts: (columns, rows of the batch, their places in them)."""
-        slots = self.lookup(keys)
+        slots, missing = self._find(keys)
+        if not missing:
+            return [(self.columns, np.arange(len(keys)), slots)]
         absent, here = np.flatnonzero(slots < 0), np.flatnonzero(slots >= 0)
-        parts = [(self.columns, here, slots[here])]
-        if len(absent):
-            cold = self.peek([keys[row] for row in absent.tolist()], at)
-            parts = [(cold, absent, np.arange(len(absent))), *(parts if len(here) else [])]
-        return parts
+        cold = self.peek([keys[row] for row in absent.tolist()], at)
+        parts = [(cold, absent, np.arange(len(absent)))]
+        return [*parts, (self.columns, here, slots[here])] if len(here) else parts
 
     # Residency
 
@@ -146,8 +160,8 @@ class KeyedRows:
         Raises:
             CaptureActive: a victim changed since the running snapshot began; finish it and call again.
         """
-        slots = np.empty(len(keys), np.int64)
-        if table_ops.lookup(self._table, plain(keys.offsets), plain(keys.data), slots) == 0:
+        slots, absent = self._find(keys)
+        if not absent:
             return slots, len(keys)
         missing = np.flatnonzero(slots < 0)
         first, group = self._distinct(keys, missing)
@@ -212,6 +226,7 @@ class KeyedRows:
         changed = slots[(head[slots, H_SEEN] > 0) & (head[slots, H_POSITION] > self._written[slots])]
         if len(changed):
             self.cold.put_rows(self._pack(changed))
+        self._found = self._NOTHING_FOUND
         for slot in slots:
             table_ops.remove(self._table, slot)
             self._arena_dead += int(self._table.length[slot])
@@ -223,6 +238,7 @@ class KeyedRows:
 
     def _take(self, key: bytes) -> int:
         slot = self._free.pop()
+        self._found = self._NOTHING_FOUND
         if self._arena_end + len(key) > len(self._table.arena):
             self._compact(len(key))
         data = np.frombuffer(key, np.uint8)
@@ -272,9 +288,9 @@ class KeyedRows:
         """Copies rows that the running snapshot still needs, before a fold changes them."""
         if self._capture_at < 0:
             return
-        needed = np.unique(slots)
-        needed = needed[self._captured[needed]]
+        needed = slots[self._captured[slots]]  # soon none: only then are they worth sorting
         if len(needed):
+            needed = np.unique(needed)
             self._copied.extend(self._pack(needed))
             self._captured[needed] = False
 
@@ -404,4 +420,4 @@ class KeyedLearner:
 
     def resident(self, keys: Keys) -> bool:
         """See `learners.base.Learner`."""
-        return bool((self.rows.lookup(keys) >= 0).all())
+        return self.rows.holds(keys)

@@ -9,11 +9,10 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
-import redis.asyncio
-
 from learners.base import Folded
 from service.api import continual_v1_pb2 as pb
 from service.store.answers import Said
+from service.store.connect import Link
 from service.store.errors import StoreUnavailable
 from service.store.partition import Partition as Store
 
@@ -35,7 +34,7 @@ class Outbox:
         client: an asyncio client.
     """
 
-    def __init__(self, store: Store, token: str, client: redis.asyncio.Redis) -> None:
+    def __init__(self, store: Store, token: str, client: Link) -> None:
         self._store = store
         self._token = token
         self._client = client

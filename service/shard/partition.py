@@ -13,7 +13,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import redis.asyncio
 
 from learners.base import Folded, Learner, Predicted
 from learners.spec import ModelSpec
@@ -49,6 +48,7 @@ from service.shard.rows import StoreRows
 from service.shard.sequencer import Sequencer
 from service.shard.statistics import Statistics
 from service.shard.writer import LEASE_SECONDS, RETRY_SECONDS, WAITING_ROWS, LogWriter
+from service.store.connect import Link
 from service.store.partition import Partition as Store
 from service.store.partition_map import Range
 from service.wire import Schema, decode_columns, decode_event, slice_columns
@@ -81,7 +81,7 @@ class Partition:
         spec: ModelSpec,
         store: Store,
         token: str,
-        client: redis.asyncio.Redis,
+        client: Link,
         fail: Callable[[BaseException], None],
         part: Range,
     ) -> None:

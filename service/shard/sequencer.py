@@ -34,6 +34,9 @@ INLINE_SECONDS = 1e-4
 
 Done = Callable[[int, Folded, tuple[int | str, ...]], None]
 
+Group = tuple[Batch, int, Done]
+Said = tuple[list[Group], Folded, tuple[int | str, ...]]
+
 T = TypeVar("T")
 
 
@@ -53,7 +56,7 @@ class Sequencer:
         self._cold = cold
         self._pool = ThreadPoolExecutor(1, name)
         self._outstanding = 0  # jobs of the thread that the loop has not seen the end of
-        self._groups: deque[tuple[Batch, int, Done]] = deque()
+        self._groups: deque[Group] = deque()
         self._visitors: deque[Callable[[], None]] = deque()
         self._arrived = threading.Condition()
         self._row_seconds = 2e-6
@@ -77,8 +80,14 @@ class Sequencer:
             batches: of logged events.
             done: called on the event loop, in order, with the number of a batch, what was folded and the classes then.
         """
+        self._check_running()
         self._groups.extend((batch, number, done) for number, batch in enumerate(batches))
-        return self._submit(self._fold_groups, asyncio.get_running_loop())
+        loop = asyncio.get_running_loop()
+        folded: asyncio.Future[None] = loop.create_future()
+        self._outstanding += 1
+        folded.add_done_callback(self._ended)
+        self._pool.submit(self._fold_groups, loop, folded)
+        return folded
 
     async def visit(self, function: Callable[..., T], *args: Any) -> T:
         """Runs `function` with the learner to itself, between two pieces of a fold.
@@ -112,9 +121,12 @@ class Sequencer:
         self._stopped = True
         self._pool.shutdown()
 
-    def _submit(self, function: Callable[..., T], *args: Any) -> asyncio.Future[T]:
+    def _check_running(self) -> None:
         if self._stopped:
             raise errors.unavailable("PARTITION_STOPPED", "the partition stopped; repeat the request", 0.2)
+
+    def _submit(self, function: Callable[..., T], *args: Any) -> asyncio.Future[T]:
+        self._check_running()
         self._outstanding += 1
         job = asyncio.get_running_loop().run_in_executor(self._pool, function, *args)
         job.add_done_callback(self._ended)
@@ -129,16 +141,29 @@ class Sequencer:
         while self._visitors:
             self._visitors.popleft()()
 
-    def _fold_groups(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Folds what waits, small batches together: after every piece the interpreter lock has to be waited for."""
-        while self._groups:
-            taken = [self._groups.popleft()]
-            rows = len(taken[0][0])
-            while self._groups and rows + len(self._groups[0][0]) <= PIECE_SECONDS / self._row_seconds:
-                taken.append(self._groups.popleft())
-                rows += len(taken[-1][0])
-            folded = self._fold_in_pieces(Batch.concat([batch for batch, _, _ in taken]))
-            loop.call_soon_threadsafe(_post, taken, folded, self._learner.classes())
+    def _fold_groups(self, loop: asyncio.AbstractEventLoop, done: asyncio.Future[None]) -> None:
+        """Folds what waits. The last answers and the end of the job are one message: the loop is woken once."""
+        said: Said | None = None
+        error: BaseException | None = None
+        try:
+            while self._groups:
+                said = self._fold_some()
+                if self._groups:
+                    loop.call_soon_threadsafe(_post, *said)
+                    said = None
+        except BaseException as caught:  # it belongs to who waits for the job
+            error = caught
+        loop.call_soon_threadsafe(_finish, said, done, error)
+
+    def _fold_some(self) -> Said:
+        """Folds the next batch, small ones together: after every piece the interpreter lock has to be waited for."""
+        taken = [self._groups.popleft()]
+        rows = len(taken[0][0])
+        while self._groups and rows + len(self._groups[0][0]) <= PIECE_SECONDS / self._row_seconds:
+            taken.append(self._groups.popleft())
+            rows += len(taken[-1][0])
+        folded = self._fold_in_pieces(Batch.concat([batch for batch, _, _ in taken]))
+        return taken, folded, self._learner.classes()
 
     def _fold_in_pieces(self, batch: Batch) -> Folded:
         parts: list[Folded] = []
@@ -169,7 +194,7 @@ class Sequencer:
     def _fold_piece(self, piece: Batch) -> Folded | None:
         """Folds a piece, or as much of it as a running snapshot allows (None: nothing, until it ends)."""
         self._cold.patient = True
-        began = time.perf_counter()
+        began = time.thread_time()  # waiting for the interpreter lock would make pieces shorter, and the waits more
         try:
             folded = self._learner.fold(piece)
         except CaptureActive as stopped:
@@ -179,19 +204,29 @@ class Sequencer:
         finally:
             self._cold.patient = False
         if len(piece) >= 64:
-            seconds = (time.perf_counter() - began) / len(piece)
+            seconds = (time.thread_time() - began) / len(piece)
             self._row_seconds += 0.2 * (seconds - self._row_seconds)
         self._statistics.update(folded)
         return folded
 
 
-def _post(taken: list[tuple[Batch, int, Done]], folded: Folded, classes: tuple[int | str, ...]) -> None:
+def _post(taken: list[Group], folded: Folded, classes: tuple[int | str, ...]) -> None:
     """Hands out the answers of batches that were folded together."""
     at = 0
     for batch, number, done in taken:
         rows = slice(at, at + len(batch))
         done(number, folded.take(rows), classes)
         at += len(batch)
+
+
+def _finish(said: Said | None, job: asyncio.Future[None], error: BaseException | None) -> None:
+    """Hands out the last answers of a job that has ended."""
+    try:
+        if said is not None:
+            _post(*said)
+    except BaseException as caught:
+        error = caught
+    _settle(job, None, error)
 
 
 def _settle(answer: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:

@@ -23,6 +23,7 @@ from service.shard import models
 from service.shard.admission import Answer
 from service.shard.letters import drop_letter, list_letters
 from service.shard.maps import home
+from service.shard.partition import Partition
 from service.shard.shard import HOP, Shard
 from service.shard.specs import parse_spec
 from service.store.errors import StoreError
@@ -107,11 +108,11 @@ _TASKS: set[asyncio.Task] = set()
 
 def _handlers(shard: Shard) -> list[grpc.GenericRpcHandler]:
     data = {
-        "Predict": _unary(_Forwarding(shard, DATA, "Predict", pb.PredictRequest, _predict)),
-        "Update": _unary(_Forwarding(shard, DATA, "Update", pb.UpdateRequest, _update)),
+        "Predict": _unary(_OfPartition(shard, DATA, "Predict", pb.PredictRequest, _predict)),
+        "Update": _unary(_OfPartition(shard, DATA, "Update", pb.UpdateRequest, _update)),
         "Learn": _learn(shard),
         "LearnMany": _learn_many(shard),
-        "GetProducer": _unary(_Forwarding(shard, DATA, "GetProducer", pb.GetProducerRequest, _producer)),
+        "GetProducer": _unary(_OfPartition(shard, DATA, "GetProducer", pb.GetProducerRequest, _producer)),
         "GetPartitionMap": _unary(_Local(shard, pb.GetPartitionMapRequest, _map)),
     }
     control = {
@@ -186,17 +187,28 @@ class _Forwarding(_Local):
             await self.shard.maps.look()
             part = _part_of(self.shard, model, request)
         if self.shard.maps.is_mine(part):
-            return (await self.work(self.shard, request, raw)).SerializeToString()
+            return (await self.answer(part, request, raw)).SerializeToString()
         if any(key == HOP[0] for key, _ in context.invocation_metadata() or ()):
             await self.shard.maps.look()
-            if not self.shard.maps.is_mine(_part_of(self.shard, model, request)):
+            if not self.shard.maps.is_mine(part := _part_of(self.shard, model, request)):
                 raise self.shard.maps.refusal(f"model {model!r} is not here, and was forwarded before")
-            return (await self.work(self.shard, request, raw)).SerializeToString()
+            return (await self.answer(part, request, raw)).SerializeToString()
         call = self.shard.channel_to(part.shard).unary_unary(self.path)
         try:
             return await call(raw, timeout=context.time_remaining(), metadata=(HOP,))
         except grpc.aio.AioRpcError as error:
             raise errors.from_rpc_error(error) from error
+
+    async def answer(self, part: Range, request: Any, raw: bytes) -> Message:
+        """The answer of this shard, which owns the partition that was asked for."""
+        return await self.work(self.shard, request, raw)
+
+
+class _OfPartition(_Forwarding):
+    """A call that concerns one partition, and is answered with it."""
+
+    async def answer(self, part: Range, request: Any, raw: bytes) -> Message:
+        return await self.work(await self.shard.serving(request.model, part.id), request, raw)
 
 
 def _model_of(request: Any) -> str:
@@ -223,9 +235,7 @@ def _part_of(shard: Shard, model: str, request: Any) -> Range:
 # The data plane
 
 
-async def _predict(shard: Shard, request: pb.PredictRequest, raw: bytes) -> Message:
-    part = shard.find(request.model, key_hash(first_key(request)))
-    partition = await shard.serving(request.model, part.id)
+async def _predict(partition: Partition, request: pb.PredictRequest, raw: bytes) -> Message:
     position, predicted, classes = await partition.predict(request)
     labels = classes if partition.spec.target.kind != "regression" else ()
     code = predicted.code if labels or partition.spec.target.kind == "multiclass" else None
@@ -234,9 +244,8 @@ async def _predict(shard: Shard, request: pb.PredictRequest, raw: bytes) -> Mess
     return pb.PredictReply(predictions=message)
 
 
-async def _update(shard: Shard, request: pb.UpdateRequest, raw: bytes) -> Message:
-    part = shard.find(request.model, key_hash(request.event.key))
-    answer = await (await shard.serving(request.model, part.id)).update(request, raw)
+async def _update(partition: Partition, request: pb.UpdateRequest, raw: bytes) -> Message:
+    answer = await partition.update(request, raw)
     return pb.UpdateReply(predictions=_predictions(answer), duplicate=answer.duplicate)
 
 
@@ -426,9 +435,8 @@ def _learn_hash(shard: Shard, request: pb.LearnRequest) -> int:
     return key_hash(first_key(request))
 
 
-async def _producer(shard: Shard, request: pb.GetProducerRequest, raw: bytes) -> Message:
-    part = shard.find(request.model, 0, request.partition)
-    return await (await shard.serving(request.model, part.id)).producer(request.producer)
+async def _producer(partition: Partition, request: pb.GetProducerRequest, raw: bytes) -> Message:
+    return await partition.producer(request.producer)
 
 
 async def _map(shard: Shard, request: pb.GetPartitionMapRequest, raw: bytes) -> Message:

@@ -32,7 +32,7 @@ from service.shard.reshard import Resharding
 from service.shard.snapshots import Snapshotter
 from service.shard.specs import check_signing, compile_learner, parse_spec
 from service.store.catalog import Catalog
-from service.store.connect import RANK, connect, connect_async, durability, until_served
+from service.store.connect import RANK, Link, connect, durability, until_served
 from service.store.errors import MapConflict, ModelExists, OwnedElsewhere, StoreError, StoreUnavailable
 from service.store.ownership import OwnerRecord
 from service.store.partition import Partition as Store
@@ -251,7 +251,7 @@ class Shard:
         if not await asyncio.to_thread(settle, self.catalog, model, part.id, self.config.name, record):
             await asyncio.to_thread(store.release, token)
             return
-        partition = Partition(spec, store, token, connect_async(self.config.redis), self.fail, part)
+        partition = Partition(spec, store, token, Link(self.config.redis), self.fail, part)
         partition.refuse = self.maps.refusal
         place = model, part.id
         self.partitions[place] = partition

@@ -65,8 +65,9 @@ class Statistics:
         if len(folded.expired):
             gone, defaulted = (~np.isnan(folded.expired[:, column]) for column in (1, 3))
             self.expired += [np.count_nonzero(gone & ~defaulted), np.count_nonzero(defaulted)]
-        np.add.at(self.signals[:, 0], folded.signals[:, 1], 1)
-        np.maximum.at(self.signals[:, 1], folded.signals[:, 1], folded.signals[:, 0])
+        if len(folded.signals):
+            np.add.at(self.signals[:, 0], folded.signals[:, 1], 1)
+            np.maximum.at(self.signals[:, 1], folded.signals[:, 1], folded.signals[:, 0])
         if self.kind == "multiclass" and len(scored):
             top = np.fmax.reduce(scored[:, 3])  # NaN where no label met its prediction
             if top >= len(self.seen):

@@ -7,10 +7,9 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 
-import redis.asyncio
-
 from service import errors
 from service.shard.admission import Item, Producers, UpdateWindow, new_future
+from service.store.connect import Link
 from service.store.errors import LogMismatch, StoreUnavailable
 from service.store.log import body_hash
 from service.store.partition import Partition as Store
@@ -45,7 +44,7 @@ class LogWriter:
         self,
         store: Store,
         token: str,
-        client: redis.asyncio.Redis,
+        client: Link,
         producers: Producers,
         window: UpdateWindow,
         logged: Callable[[int, list[Item]], Awaitable[None]],

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import redis.asyncio
 
 from learners.base import Folded
+from service.store.connect import Link
 from service.store.errors import LogMismatch
 from service.store.scripting import FENCE, PartitionBase, Script, unfenced
 
@@ -106,7 +106,7 @@ class Answers(PartitionBase):
         return self._appended(token, said, _APPEND.run(self.client, *self._append_of(token, said, classes)))
 
     async def append_answers_async(
-        self, client: redis.asyncio.Redis, token: str, said: Said, classes: tuple[int | str, ...] | None
+        self, client: Link, token: str, said: Said, classes: tuple[int | str, ...] | None
     ) -> int:
         """The same through an asyncio client."""
         return self._appended(token, said, await _APPEND.run_async(client, *self._append_of(token, said, classes)))

@@ -13,9 +13,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import redis
 import xxhash
 
+from service.store.connect import Link
 from service.store.errors import LogMismatch
 from service.store.scripting import FENCE, PartitionBase, Script, unfenced
 
@@ -130,7 +130,7 @@ class Log(PartitionBase):
         return self.append_result(_APPEND.run(self.client, keys, args), token, position)
 
     async def append_async(
-        self, client: redis.asyncio.Redis, token: str, position: int, count: int, messages: Sequence[bytes]
+        self, client: Link, token: str, position: int, count: int, messages: Sequence[bytes]
     ) -> int:
         """Does what `append` does through an asyncio client."""
         keys, args = self.append_call(token, position, count, messages)

@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import psutil
-import redis
 
+from service.store.connect import Link
 from service.store.errors import OwnedElsewhere
 from service.store.scripting import FENCE, PartitionBase, Script, unfenced
 
@@ -147,7 +147,7 @@ class Ownership(PartitionBase):
         """
         self._fenced(_CONFIRM, (), token)
 
-    async def confirm_async(self, client: redis.asyncio.Redis, token: str) -> None:
+    async def confirm_async(self, client: Link, token: str) -> None:
         """Renews the lease through an asyncio client; raises as `confirm` does."""
         unfenced(token, await _CONFIRM.run_async(client, (self.keys.owner,), (token,)))
 

@@ -116,7 +116,10 @@ class ModelMap:
 
     def at(self, hash: int) -> Range:
         """The partition of a key hash."""
-        return next(part for part in self.partitions if hash < part.high)
+        for part in self.partitions:
+            if hash < part.high:
+                return part
+        raise ValueError(f"hash: got {hash}; accepted: below 2**64")
 
     def get(self, id: str) -> Range | None:
         """The partition with this id, None if it is not (or no longer) one."""

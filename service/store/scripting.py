@@ -9,6 +9,7 @@ from typing import Any
 
 import redis
 
+from service.store.connect import Link
 from service.store.errors import Fenced, translated
 from service.store.keys import PartitionKeys
 
@@ -44,7 +45,7 @@ class Script:
         except redis.RedisError as error:
             raise translated(error) from error
 
-    async def run_async(self, client: redis.asyncio.Redis, keys: Sequence[str], args: Sequence[Any]) -> Any:
+    async def run_async(self, client: Link, keys: Sequence[str], args: Sequence[Any]) -> Any:
         """The same on an asyncio client, within `CALL_SECONDS`."""
         try:
             async with asyncio.timeout(CALL_SECONDS):

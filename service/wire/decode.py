@@ -7,6 +7,8 @@ hashing of ids, and the label dictionary (once per distinct label).
 from __future__ import annotations
 
 import difflib
+import math
+from array import array
 from typing import TypeVar
 
 import numpy as np
@@ -53,8 +55,8 @@ def decode_columns(columns: pb.Columns, schema: Schema) -> Batch:
         raise invalid("columns.rows", 0, f"1 to {MAX_ROWS}", "EMPTY_BATCH")
     if rows > MAX_ROWS:
         raise invalid("columns.rows", rows, f"1 to {MAX_ROWS}", "TOO_MANY_ROWS")
-    y, classes = _targets(columns, rows, schema)
-    kind, has_label_rows = _kinds(columns.kind, y, rows)
+    y, classes, complete = _targets(columns, rows, schema)
+    kind, has_label_rows = _kinds(columns.kind, y, rows, complete)
     x = _features(columns.x, kind, has_label_rows, rows, schema)
     key = _keys(columns.key, columns.key_length, rows)
     time = _times(columns.time_us, rows)
@@ -68,14 +70,17 @@ def _array(raw: bytes, dtype: np.dtype, rows: int, field: str, width: int = 1) -
         shape = f"{rows} x {width}" if width > 1 else f"{rows}"
         accepted = f"{rows * width * dtype.itemsize} bytes ({shape} of {dtype.name})"
         raise invalid(field, f"{len(raw)} bytes", accepted, "WRONG_LENGTH")
-    array = np.frombuffer(raw, dtype)
-    return array if array.flags.aligned else array.copy()
+    read = np.frombuffer(raw, dtype)
+    return read if read.flags.aligned else read.copy()
 
 
 def _targets(
     columns: pb.Columns, rows: int, schema: Schema
-) -> tuple[np.ndarray | None, tuple[int | str, ...]]:
-    """The label column float64 [rows], NaN where a row has none, and its classes; None if there is none."""
+) -> tuple[np.ndarray | None, tuple[int | str, ...], bool]:
+    """The label column float64 [rows], its classes, and whether every row is known to have a label.
+
+    NaN where a row has none; None in place of the column if no row has one.
+    """
     y, code, labels = columns.y, columns.code, columns.labels
     if schema.kind == "regression":
         if code or labels:
@@ -83,7 +88,7 @@ def _targets(
             raise invalid(
                 field, "a value", "nothing: the target is regression, use columns.y", "WRONG_LABEL_COLUMN"
             )
-        return (_regression(y, rows) if y else None), ()
+        return (_regression(y, rows) if y else None), (), False
     if y:
         accepted = f"nothing: the target is {schema.kind}, use columns.code and columns.labels"
         raise invalid("columns.y", f"{len(y)} bytes", accepted, "WRONG_LABEL_COLUMN")
@@ -91,7 +96,7 @@ def _targets(
         if labels:
             accepted = f"{4 * rows} bytes ({rows} of int32), since columns.labels is given"
             raise invalid("columns.code", "0 bytes", accepted, "WRONG_LENGTH")
-        return None, ()
+        return None, (), False
     return _classes(code, labels, rows, schema)
 
 
@@ -107,36 +112,38 @@ def _regression(raw: bytes, rows: int) -> np.ndarray:
 
 def _classes(
     raw: bytes, labels: object, rows: int, schema: Schema
-) -> tuple[np.ndarray, tuple[int | str, ...]]:
+) -> tuple[np.ndarray, tuple[int | str, ...], bool]:
     code = _array(raw, _I4, rows, "columns.code")
     count = len(labels)  # type: ignore[arg-type]
     if count > MAX_ROWS:
         raise invalid("columns.labels", f"{count} labels", f"at most {MAX_ROWS}", "TOO_MANY_LABELS")
-    lowest = np.minimum.reduce(code)
-    if lowest < -1 or np.maximum.reduce(code) >= count:
+    complete = bool(np.maximum.reduce(code.view(_U4)) < count)  # without sign, -1 is the largest
+    if not complete and (code.min() < -1 or code.max() >= count):
         row = int(((code < -1) | (code >= count)).argmax())
         accepted = f"an index into the {count} of columns.labels, or -1 for none"
         raise invalid(f"columns.code[{row}]", code[row], accepted, "CODE_OUT_OF_RANGE")
     if schema.kind == "binary":
         fields = enumerate(labels)  # type: ignore[arg-type, var-annotated]
         values = [binary_of(label, f"columns.labels[{i}]", schema) for i, label in fields]
-        return np.array([*values, np.nan])[code], ()  # code -1 is the NaN at the end
+        return np.array([*values, np.nan]).take(code), (), complete  # code -1 is the NaN at the end
     classes = tuple(class_of(label, f"columns.labels[{i}]") for i, label in enumerate(labels))  # type: ignore[arg-type, var-annotated]
     if len(set(classes)) != count:
         twice = next(label for i, label in enumerate(classes) if label in classes[:i])
         raise invalid("columns.labels", f"{twice!r} twice", "every label once", "DUPLICATE_LABEL")
     y = code.astype(np.float64)
-    if lowest < 0:
+    if not complete:
         y[code < 0] = np.nan
-    return y, classes
+    return y, classes, complete
 
 
-def _kinds(raw: bytes, y: np.ndarray | None, rows: int) -> tuple[np.ndarray, bool]:
+def _kinds(raw: bytes, y: np.ndarray | None, rows: int, complete: bool) -> tuple[np.ndarray, bool]:
     """The kind column, checked against the labels, and whether any row is a LABEL."""
     if not raw:
         if y is None:
             return np.zeros(rows, np.uint8), False
         kind = np.full(rows, LABELLED, np.uint8)
+        if complete:
+            return kind, False
         highest = LABELLED
     else:
         kind = _array(raw, _U1, rows, "columns.kind")
@@ -307,14 +314,13 @@ def _label(label: pb.Label, schema: Schema) -> tuple[float, tuple[int | str, ...
 def _row(event: pb.Event, schema: Schema) -> np.ndarray:
     """The features of one event as float32 [1, d]."""
     column, features = schema.column, event.features
-    values = [np.nan] * schema.width
-    for name, value in features.items():
+    values = array("f", (math.nan,)) * schema.width
+    for name in features:
         if name not in column:
             raise invalid_fields(_unknown(event, schema), "UNKNOWN_FEATURE")
-        values[column[name]] = value
-    with np.errstate(over="ignore"):  # beyond float32 becomes infinity, which is refused
-        x = np.array([values]).astype(np.float32)
-    if np.isfinite(x).all():
+        values[column[name]] = features[name]  # beyond float32 becomes infinity, which is refused
+    x = np.frombuffer(values, np.float32).reshape(1, -1)
+    if math.isfinite(sum(values)):
         return x
     infinite = np.isinf(x[0])
     if infinite.any():

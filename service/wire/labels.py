@@ -95,9 +95,9 @@ def hash_ids(data: bytes, offsets: list[int]) -> np.ndarray:
     """
     digest = xxhash.xxh3_128_digest
     none = bytes(16)
-    joined = b"".join([digest(data[a:b]) if b > a else none for a, b in pairwise(offsets)])
-    hashes = np.frombuffer(joined, ">u8").astype(np.uint64).reshape(-1, 2)
-    if not hashes.any(axis=1).all():  # zeros mean "no id": an id that hashes there moves by one
+    digests = [digest(data[a:b]) if b > a else none for a, b in pairwise(offsets)]
+    hashes = np.frombuffer(b"".join(digests), ">u8").astype(np.uint64).reshape(-1, 2)
+    if none in digests:  # zeros mean "no id": an id that hashes there moves by one
         lengths = np.diff(offsets)
         hashes[(lengths > 0) & ~hashes.any(axis=1), 1] = 1
     return hashes

@@ -8,7 +8,7 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from service.store.connect import connect_async
+from service.store.connect import Link
 from service.store.embedded import EmbeddedRedis
 from service.store.errors import Fenced, LogMismatch
 from service.store.log import MAX_MESSAGES, Entry, body_hash
@@ -169,7 +169,7 @@ def test_trim_drops_whole_entries_only(
 
 def test_the_asyncio_form_does_the_same(server: EmbeddedRedis, partition: Partition, token: str) -> None:
     async def scenario() -> None:
-        client = connect_async(server.url)
+        client = Link(server.url)
         try:
             assert await partition.append_async(client, token, 0, 2, [b"a", b"b"]) == 2
             assert await partition.append_async(client, token, 0, 2, [b"a", b"b"]) == 2
@@ -199,7 +199,7 @@ def test_a_server_that_forgot_the_scripts_is_told_again(
 
     async def scenario() -> None:
         client.script_flush()
-        fresh = connect_async(server.url)
+        fresh = Link(server.url)
         assert await partition.append_async(fresh, token, 2, 1, [b"y"]) == 3
         await fresh.aclose()
 

@@ -21,6 +21,9 @@ from numba.extending import overload
 from kernels.cpu.layout import ADAM, OBGD, REGRESSION, RMSPROP
 from kernels.cpu.numerics import INLINE
 
+FADED = 1e-300
+"""Where beta^t stays for ever: 1 - beta^t is 1 long before, and of denormal numbers every step would be slow."""
+
 
 @nb.njit(**INLINE)
 def step_scalars(config, decay):
@@ -29,8 +32,8 @@ def step_scalars(config, decay):
         return config.rate, config.epsilon
     if config.optimizer != ADAM:
         return config.rate, 0.0
-    decay[0] *= config.beta1
-    decay[1] *= config.beta2
+    decay[0] = max(FADED, decay[0] * config.beta1)
+    decay[1] = max(FADED, decay[1] * config.beta2)
     root = math.sqrt(1.0 - decay[1])
     return config.rate * root / (1.0 - decay[0]), config.epsilon * root
 

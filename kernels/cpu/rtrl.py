@@ -15,7 +15,7 @@ import numba as nb
 
 from kernels.cpu.cells import columns, gather, made_of
 from kernels.cpu.layout import ADAM, SGD
-from kernels.cpu.numerics import CALL, INLINE, dot
+from kernels.cpu.numerics import CALL, INLINE, dot, fma
 from kernels.cpu.optimizers import adam_element, adam_scalars, least_of, step_row
 
 LARGEST_TRACE = 1e6
@@ -60,7 +60,7 @@ def _carry_row(trace, at, units, order, contracts, jac, new, at_new, xj):
         keep = jac[0]
         f = new[at_new]
         for i in range(units):
-            row[i] = _faded(keep[i] * row[i] + f[i] * xj, least, zero)
+            row[i] = _faded(fma(keep[i], row[i], f[i] * xj), least, zero)
         if not contracts:
             for i in range(units):
                 row[i] = bounded(row[i], most)
@@ -73,8 +73,8 @@ def _carry_row(trace, at, units, order, contracts, jac, new, at_new, xj):
         for i in range(units):
             a = first[i]
             b = second[i]
-            first[i] = _faded(bounded((j11[i] * a + j12[i] * b) + f1[i] * xj, most), least, zero)
-            second[i] = _faded(bounded((j21[i] * a + j22[i] * b) + f2[i] * xj, most), least, zero)
+            first[i] = _faded(bounded(fma(j11[i], a, fma(j12[i], b, f1[i] * xj)), most), least, zero)
+            second[i] = _faded(bounded(fma(j21[i], a, fma(j22[i], b, f2[i] * xj)), most), least, zero)
 
 
 @nb.njit(**INLINE)
@@ -118,7 +118,7 @@ def _carry_and_step_block(config, scalars, trace, w, m, v, first, rows, units, k
             a = j * units
             for i in range(units):
                 k = a + i
-                t = _faded(keep[i] * trace[k] + f[i] * xj, least, zero)
+                t = _faded(fma(keep[i], trace[k], f[i] * xj), least, zero)
                 trace[k] = t
                 m[k], v[k], change = adam_element(scalars, m[k], v[k], error[i] * t)
                 w[k] -= change
@@ -129,9 +129,9 @@ def _carry_and_step_block(config, scalars, trace, w, m, v, first, rows, units, k
             a = j * units
             for i in range(units):
                 k = a + i
-                t = _faded(keep[i] * trace[k] + f[i] * xj, least, zero)
+                t = _faded(fma(keep[i], trace[k], f[i] * xj), least, zero)
                 trace[k] = t
-                w[k] -= rate * (error[i] * t)
+                w[k] = fma(-rate, error[i] * t, w[k])
 
 
 @nb.njit(**CALL)
@@ -148,15 +148,15 @@ def _carry_and_step_wide(config, scalars, trace, w, m, v, first, rows, units, ke
             if config.optimizer == ADAM:
                 m_, v_ = m[at : at + size], v[at : at + size]
                 for i in range(size):
-                    t = _faded(keep_[i] * trace_[i] + f_[i] * xj, least, zero)
+                    t = _faded(fma(keep_[i], trace_[i], f_[i] * xj), least, zero)
                     trace_[i] = t
                     m_[i], v_[i], change = adam_element(scalars, m_[i], v_[i], error_[i] * t)
                     w_[i] -= change
             else:
                 for i in range(size):
-                    t = _faded(keep_[i] * trace_[i] + f_[i] * xj, least, zero)
+                    t = _faded(fma(keep_[i], trace_[i], f_[i] * xj), least, zero)
                     trace_[i] = t
-                    w_[i] -= rate * (error_[i] * t)
+                    w_[i] = fma(-rate, error_[i] * t, w_[i])
 
 
 # A whole layer. What a cell is made of is known to the compiler, which drops what a cell does not have.

@@ -233,7 +233,7 @@ class CompiledLearner(KeyedLearner):
         grown = {}
         for name in READ_OUT:
             old = getattr(self._shared, name)
-            grown[name] = np.zeros((self._capacity, old.shape[1]), self._dtype)
+            grown[name] = layout.zeros((self._capacity, old.shape[1]), self._dtype)
             grown[name][: len(old)] = old
         self._shared = self._shared._replace(**grown)
         self._head = with_room(self._head, self._capacity)
@@ -292,10 +292,10 @@ class CompiledLearner(KeyedLearner):
         self._capacity = CAPACITY[self._config.task]
         while self._capacity < len(self._classes):
             self._capacity *= 2
-        arrays = {name: np.array(shared[name]) for name in Shared._fields}
+        arrays = {name: layout.on_lines(shared[name]) for name in Shared._fields}
         rows = len(self._shared.out) if self._config.task != layout.MULTICLASS else self._capacity
         for name in READ_OUT:
-            padded = np.zeros((rows, arrays[name].shape[1]), self._dtype)
+            padded = layout.zeros((rows, arrays[name].shape[1]), self._dtype)
             padded[: len(arrays[name])] = arrays[name]
             arrays[name] = padded
         for name, fresh in self._shared._asdict().items():

@@ -13,7 +13,7 @@ from typing import ClassVar
 import numpy as np
 
 from kernels.cpu import keys as table_ops
-from kernels.cpu.layout import H_POSITION, H_SEEN, plain
+from kernels.cpu.layout import H_POSITION, H_SEEN, plain, zeros
 from learners.base import ColdRows, Folded, Row, hash_shared
 from streams.batch import Batch, Keys
 
@@ -50,7 +50,7 @@ class KeyedRows:
         self._clear(min(slots, 64))
 
     def _clear(self, capacity: int) -> None:
-        self.columns = {name: np.zeros((capacity, *shape), dtype) for name, (shape, dtype) in self._shapes.items()}
+        self.columns = {name: zeros((capacity, *shape), dtype) for name, (shape, dtype) in self._shapes.items()}
         self._used = np.zeros(capacity, bool)
         self._captured = np.zeros(capacity, bool)  # rows still to be copied for the running snapshot
         self._written = np.zeros(capacity, np.int64)  # position of the version that `cold` holds
@@ -266,7 +266,7 @@ class KeyedRows:
         before = len(self._used)
         extra = capacity - before
         for name, column in self.columns.items():
-            grown = np.zeros((capacity, *column.shape[1:]), column.dtype)
+            grown = zeros((capacity, *column.shape[1:]), column.dtype)
             grown[:before] = column
             self.columns[name] = grown
         self._used = np.concatenate([self._used, np.zeros(extra, bool)])

@@ -172,7 +172,7 @@ def shared(c: Config, places: np.ndarray, model: ModelSpec, classes: int) -> Sha
     def zeros(rows: int, columns: int, kept: int = 1) -> np.ndarray:
         return np.zeros((rows, columns * kept), dtype)
 
-    return Shared(
+    made = Shared(
         cell=weights.astype(dtype),
         m_cell=np.zeros(len(weights) * first, dtype),
         v_cell=np.zeros(len(weights) * second, dtype),
@@ -187,6 +187,7 @@ def shared(c: Config, places: np.ndarray, model: ModelSpec, classes: int) -> Sha
         decay=np.ones(2),
         counters=np.zeros(layout.COUNTERS, np.int64),
     )
+    return Shared(*map(layout.on_lines, made))
 
 
 def scratch(cell: Any, c: Config, places: np.ndarray, categories: np.ndarray, classes: int, dtype: np.dtype) -> Scratch:
@@ -197,7 +198,7 @@ def scratch(cell: Any, c: Config, places: np.ndarray, categories: np.ndarray, cl
     columns = int(places[:-1, layout.L_OUT_COLUMNS].max())
 
     def zeros(*shape: int) -> np.ndarray:
-        return np.zeros(shape, dtype)
+        return layout.zeros(shape, dtype)
 
     x = zeros(layers, inputs)
     return Scratch(

@@ -27,6 +27,7 @@ from kernels.cpu.layout import (
     H_REFUSED,
     H_SEEN,
     H_TIME,
+    HEAD,
     L_HELD,
     LATE,
     LEARNED,
@@ -48,7 +49,8 @@ from kernels.cpu.layout import (
     UNKNOWN_ID,
 )
 from kernels.cpu.learning import carry_all, carry_and_learn, learn_head, learn_held
-from kernels.cpu.numerics import CALL, INLINE, JIT, prefetch
+from kernels.cpu.numerics import CALL, INLINE, JIT
+from kernels.cpu.rtrl import ask_for
 
 
 @nb.njit(**INLINE)
@@ -131,15 +133,8 @@ def _refused(head, config, shared, row, base, y, s):
     return True
 
 
-LINE = 64
-"""Bytes asked of memory at a time."""
-
 MOST_AHEAD = 32 << 10
 """Bytes of a row that are asked for while the event before is folded; what is more, memory streams by itself."""
-
-PARTS_AHEAD = 4
-"""A processor keeps track of a few dozen lines at a time: a row is asked for in parts, between the steps of an
-event."""
 
 
 @nb.njit(**INLINE)
@@ -151,23 +146,14 @@ def _next_slot(events, t):
 
 
 @nb.njit(**INLINE)
-def _look_ahead(rows, slot, part):
-    """Asks for one part of the row of the key that comes next, so that it is there by then."""
-    if slot < 0:
-        return
-    body = rows.body[slot]
-    size = min(len(body), MOST_AHEAD // body.itemsize)
-    for i in range(part * size // PARTS_AHEAD, (part + 1) * size // PARTS_AHEAD, LINE // body.itemsize):
-        prefetch(body, i)  # type: ignore[call-arg]
-
-
-@nb.njit(**INLINE)
 def _observe(cell, head, config, shared, rows, events, out, s, t, slot):
     """An event with features, with or without its label."""
     row = rows.head[slot]
     body = rows.body[slot]
     ahead = _next_slot(events, t)
-    _look_ahead(rows, ahead, 0)
+    after = rows.body[max(ahead, 0), : MOST_AHEAD // rows.body.itemsize if ahead >= 0 else 0]
+    if ahead >= 0:
+        ask_for(rows.head[ahead], 0, HEAD)
     time = events.time[t]
     outcome = 0
     if time > 0 and time < row[H_TIME]:
@@ -177,15 +163,12 @@ def _observe(cell, head, config, shared, rows, events, out, s, t, slot):
     prepare(config, shared, row, events.x[t], x, apply)
     if config.encoded > 0:
         encode(config, shared.cell, events.x[t], s)
-    _look_ahead(rows, ahead, 1)
     forward_all(cell, config, shared.cell, body, gap_of(config, row, time), s)
-    _look_ahead(rows, ahead, 2)
     phi = s.phi[config.layers - 1]
     base = base_of(config, shared, row)
     draw = shared.counters[C_OBSERVED]
     elapsed = elapsed_of(config, shared, draw + 1, time)
     value, code = predict(head, config, shared, base, phi, x, draw, elapsed, s)
-    _look_ahead(rows, ahead, 3)
     out.value[t] = value
     out.code[t] = code
     if not apply:
@@ -201,7 +184,7 @@ def _observe(cell, head, config, shared, rows, events, out, s, t, slot):
     if events.kind[t] != 0 and config.task == MULTICLASS:
         y = class_of(config, shared, events, y)
     if events.kind[t] == 0 or (config.task == MULTICLASS and y < 0):
-        carry_all(cell, config, body, s)
+        carry_all(cell, config, body, after, s)
         if events.kind[t] == 0:
             if config.pending > 0:
                 _hold(cell, config, shared, rows, events, out, s, t, slot, base, value, code, sure)
@@ -215,10 +198,10 @@ def _observe(cell, head, config, shared, rows, events, out, s, t, slot):
             _meet_class(head, config, shared, base, y, draw, elapsed, s)
         if _refused(head, config, shared, row, base, y, s):
             outcome |= OUTLIER
-            carry_all(cell, config, body, s)
+            carry_all(cell, config, body, after, s)
         else:
             observe_change(config, shared, row, y)
-            learned = carry_and_learn(cell, head, config, shared, base, y, draw, elapsed, body, s)
+            learned = carry_and_learn(cell, head, config, shared, base, y, draw, elapsed, body, after, s)
             outcome |= LEARNED if learned else NONFINITE
             _note_label(shared, row, y, row[H_SEEN], time)
     if config.defaults > 0:

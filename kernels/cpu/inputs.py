@@ -33,7 +33,7 @@ def standardise(config, scaler, column, value, commit):
     if math.isnan(value):
         return 0.0
     count = scaler[column, 0] + 1.0
-    weight = 1.0 / min(count, config.window)
+    weight = 1.0 / count if count < config.window else 1.0 / config.window  # of all columns then one division
     delta = value - scaler[column, 1]
     mean = scaler[column, 1] + weight * delta
     variance = (1.0 - weight) * (scaler[column, 2] + weight * (delta * delta))

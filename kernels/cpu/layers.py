@@ -13,7 +13,7 @@ import numba as nb
 from kernels.cpu.cells import backward, features, forward, made_of
 from kernels.cpu.encoder import through_activation
 from kernels.cpu.layout import L_BODY, L_HELD, L_OUT, L_OUT_COLUMNS, L_OUT_ROWS, L_WEIGHTS, L_WIDTH, Scratch
-from kernels.cpu.numerics import INLINE
+from kernels.cpu.numerics import INLINE, sum_of_sizes
 from kernels.cpu.optimizers import shrink_row, step_row
 from kernels.cpu.rtrl import inputs_error, limit, row_norms
 
@@ -61,8 +61,7 @@ def backward_all(cell, config, cell_weights, s):
         backward(cell, cell_weights[s.plan[k, L_OUT] :], t.h, config.units, width, t, d_x)
         if len(d_x) > 0:
             inputs_error(cell, cell_weights[s.plan[k, L_WEIGHTS] :], config.units, width, t, d_x)
-        for i in range(len(t.error)):
-            total += abs(t.error[i])
+        total += sum_of_sizes(t.error, zero)
     if config.encoded > 0:
         through_activation(config, s)
     return total

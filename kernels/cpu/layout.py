@@ -8,6 +8,7 @@ W is the larger of J and H + 1.
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -241,11 +242,17 @@ class Scratch(NamedTuple):
     """T [U]: dL/de, then dL/d(pre-activation of the encoder)."""
 
 
-def on_lines(array: np.ndarray) -> np.ndarray:
-    """A copy that begins on a cache line: vectors of eight numbers then lie on one line each, not across two."""
-    room = np.empty(array.nbytes + LINE, np.uint8)
+def zeros(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Zeros that begin on a cache line: vectors of eight numbers then lie on one line each, not across two."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    room = np.zeros(size + LINE, np.uint8)
     start = -room.ctypes.data % LINE
-    copy = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    return room[start : start + size].view(dtype).reshape(shape)
+
+
+def on_lines(array: np.ndarray) -> np.ndarray:
+    """A copy that begins on a cache line, see `zeros`."""
+    copy = zeros(array.shape, array.dtype)
     copy[...] = array
     return copy
 

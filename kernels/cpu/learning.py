@@ -21,9 +21,10 @@ from kernels.cpu.rtrl import LARGEST_ERROR
 
 
 @nb.njit(**INLINE)
-def _write_state(order, contracts, config, body, s, k):
+def _write_state(order, contracts, config, body, after, s, k):
     """Writes the new state of layer `k` to a key's row and returns where its traces begin."""
     at = s.plan[k, L_BODY]
+    rtrl.ask_for(after, at, order * config.units)
     state = body[at : at + order * config.units]
     for i in range(order * config.units):
         state[i] = s.h[k, i]
@@ -35,12 +36,12 @@ def _write_state(order, contracts, config, body, s, k):
 
 
 @nb.njit(**CALL)
-def carry_all(cell, config, body, s):
-    """Writes the new states and carries all traces, without learning."""
+def carry_all(cell, config, body, after, s):
+    """Writes the new states and carries all traces, without learning; `after`: see `carry_and_learn`."""
     kind = made_of(cell)
     for k in range(config.layers):
-        trace = body[_write_state(kind.order, kind.contracts, config, body, s, k) :]
-        rtrl.carry(cell, trace, config.units, s.plan[k, L_WIDTH], layer(s, k))
+        at = _write_state(kind.order, kind.contracts, config, body, after, s, k)
+        rtrl.carry(cell, body[at:], after[at:], config.units, s.plan[k, L_WIDTH], layer(s, k))
 
 
 @nb.njit(**INLINE)
@@ -141,12 +142,12 @@ def _note_step(shared, applied):
         shared.counters[C_UPDATED] = shared.counters[C_OBSERVED]
 
 
-def _carry_and_learn(filter, cell, head, config, shared, base, y, draw, elapsed, body, s):
+def _carry_and_learn(filter, cell, head, config, shared, base, y, draw, elapsed, body, after, s):
     raise NotImplementedError("for compiled code")
 
 
 @overload(_carry_and_learn, jit_options=INLINE)  # type: ignore[arg-type]
-def _carry_and_learn_of(filter, cell, head, config, shared, base, y, draw, elapsed, body, s):
+def _carry_and_learn_of(filter, cell, head, config, shared, base, y, draw, elapsed, body, after, s):
     return _descend if isinstance(filter, nb.types.NoneType) else _filter
 
 
@@ -159,9 +160,9 @@ def _learn_held_of(filter, cell, head, config, shared, base, y, draw, elapsed, b
     return _descend_held if isinstance(filter, nb.types.NoneType) else _filter_held
 
 
-def _filter(filter, cell, head, config, shared, base, y, draw, elapsed, body, s):
+def _filter(filter, cell, head, config, shared, base, y, draw, elapsed, body, after, s):
     """With the extended Kalman filter, whose gain takes all traces first."""
-    carry_all(cell, config, body, s)
+    carry_all(cell, config, body, after, s)
     return ekf.learn(cell, head, config, shared, base, y, draw, elapsed, body, s)
 
 
@@ -169,23 +170,24 @@ def _filter_held(filter, cell, head, config, shared, base, y, draw, elapsed, bod
     return ekf.learn(cell, head, config, shared, base, y, draw, elapsed, body, s)
 
 
-def _descend(filter, cell, head, config, shared, base, y, draw, elapsed, body, s):
+def _descend(filter, cell, head, config, shared, base, y, draw, elapsed, body, after, s):
     """By a step on the gradient."""
     kind = made_of(cell)
     rows, finite = _errors(cell, head, config, shared, base, y, draw, elapsed, s)
     if not finite or needs_whole_gradient(config):
-        carry_all(cell, config, body, s)
+        carry_all(cell, config, body, after, s)
         if finite:
             _step_all(cell, head, config, shared, base, y, elapsed, body, rows, s)
     else:
         r, q = step_scalars(config, shared.decay)
         for k in range(config.layers):
-            trace = body[_write_state(kind.order, kind.contracts, config, body, s, k) :]
+            at = _write_state(kind.order, kind.contracts, config, body, after, s, k)
+            trace, trace_after = body[at:], after[at:]
             at = s.plan[k, L_WEIGHTS]
             w, m, v = shared.cell[at:], shared.m_cell[at:], shared.v_cell[at:]
-            share = r * config.recurrent_rate
+            share, width = r * config.recurrent_rate, s.plan[k, L_WIDTH]
             t = layer(s, k)
-            rtrl.carry_and_step(cell, config, trace, w, m, v, config.units, s.plan[k, L_WIDTH], t, share, q)
+            rtrl.carry_and_step(cell, config, trace, trace_after, w, m, v, config.units, width, t, share, q)
             output_step(config, shared, s, k, r, q)
         if config.encoded > 0:
             encoder_step(config, shared, s, r, q)
@@ -201,9 +203,12 @@ def _descend_held(filter, cell, head, config, shared, base, y, draw, elapsed, bo
 
 
 @nb.njit(**INLINE)
-def carry_and_learn(cell, head, config, shared, base, y, draw, elapsed, body, s):
-    """Carries states and traces one step and learns the label `y`. Returns whether the update was applied."""
-    finite = _carry_and_learn(config.filter, cell, head, config, shared, base, y, draw, elapsed, body, s)
+def carry_and_learn(cell, head, config, shared, base, y, draw, elapsed, body, after, s):
+    """Carries states and traces one step and learns the label `y`. Returns whether the update was applied.
+
+    `after` is the row that comes next, or the beginning of it that memory should be asked for; empty: none.
+    """
+    finite = _carry_and_learn(config.filter, cell, head, config, shared, base, y, draw, elapsed, body, after, s)
     _note_step(shared, finite)
     return finite
 

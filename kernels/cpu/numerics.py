@@ -1,7 +1,8 @@
 """Elementary functions and reductions whose bits do not depend on the machine.
 
-Everything is IEEE multiplication, addition, division and square root in a fixed order, fused only where it says so: no
-fast-math, no vector math library, no reassociation. The functions vectorise because they are branch-free polynomials.
+Everything is IEEE multiplication, addition, division, square root and, where it is written so (`fma`), multiplication
+and addition in one rounding, in a fixed order: no fast-math, no vector math library, no reassociation, and no
+contraction by the compiler. The functions vectorise because they are branch-free polynomials.
 """
 
 from __future__ import annotations
@@ -55,6 +56,28 @@ def _bitcast(source: Any, target: Any, llvm_type: Any) -> Any:
     return cast
 
 
+def fused(builder: Any, a: Any, b: Any, c: Any) -> Any:
+    """Writes a b + c in one rounding: numbers, or vectors of them, of one LLVM type."""
+    lanes, number = (f"v{a.type.count}", a.type.element) if isinstance(a.type, ir.VectorType) else ("", a.type)
+    name = f"llvm.fma.{lanes}{number.intrinsic_name}"
+    kind = ir.FunctionType(a.type, [a.type] * 3)
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [a, b, c])
+
+
+def _fma(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
+    def codegen(context, builder, signature, args):
+        return fused(builder, *args)
+
+    return (a(a, a, a), codegen) if a == b == c and isinstance(a, nb.types.Float) else None
+
+
+fma: Any = intrinsic(_fma)
+"""fma(a, b, c) is a b + c in one rounding (IEEE 754 fusedMultiplyAdd), of numbers of one type (compiled code only).
+
+An instruction of every x86-64 processor since 2013 and every 64-bit ARM; elsewhere a call that gives the same bits.
+"""
+
+
 @intrinsic
 def prefetch(typingctx: Any, array: Any, at: Any) -> Any:
     """Asks for the cache line of the entry `at` of a contiguous one-dimensional array; changes nothing."""
@@ -71,18 +94,6 @@ def prefetch(typingctx: Any, array: Any, at: Any) -> Any:
 
     return nb.void(array, at), codegen
 
-
-def _fused(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
-    def codegen(context, builder, signature, args):
-        return builder.fma(*args)
-
-    return (a(a, a, a), codegen) if a == b == c and isinstance(a, types.Float) else None
-
-
-fused: Any = intrinsic(_fused)
-"""`fused(a, b, c)`: a b + c in one rounding (IEEE 754 fusedMultiplyAdd), of three floats of one type.
-
-A processor without the instruction computes the same bits, slowly."""
 
 _bits64 = _bitcast(nb.float64, nb.int64, ir.IntType(64))
 _float64 = _bitcast(nb.int64, nb.float64, ir.DoubleType())
@@ -107,19 +118,19 @@ def _exp64(x):
     k = shifted - _SHIFT
     r = (x - k * _LN2) - k * _LN2_REST
     p = _C[13]
-    p = p * r + _C[12]
-    p = p * r + _C[11]
-    p = p * r + _C[10]
-    p = p * r + _C[9]
-    p = p * r + _C[8]
-    p = p * r + _C[7]
-    p = p * r + _C[6]
-    p = p * r + _C[5]
-    p = p * r + _C[4]
-    p = p * r + _C[3]
-    p = p * r + _C[2]
-    p = p * r + _C[1]
-    p = p * r + _C[0]
+    p = fma(p, r, _C[12])
+    p = fma(p, r, _C[11])
+    p = fma(p, r, _C[10])
+    p = fma(p, r, _C[9])
+    p = fma(p, r, _C[8])
+    p = fma(p, r, _C[7])
+    p = fma(p, r, _C[6])
+    p = fma(p, r, _C[5])
+    p = fma(p, r, _C[4])
+    p = fma(p, r, _C[3])
+    p = fma(p, r, _C[2])
+    p = fma(p, r, _C[1])
+    p = fma(p, r, _C[0])
     return p * _float64((_bits64(shifted) << 52) + 4607182418800017408)
 
 
@@ -131,13 +142,13 @@ def _exp32(x):
     k = shifted - _SHIFT_32
     r = (x - k * _LN2_32) - k * _LN2_REST_32
     p = _D[7]
-    p = p * r + _D[6]
-    p = p * r + _D[5]
-    p = p * r + _D[4]
-    p = p * r + _D[3]
-    p = p * r + _D[2]
-    p = p * r + _D[1]
-    p = p * r + _D[0]
+    p = fma(p, r, _D[6])
+    p = fma(p, r, _D[5])
+    p = fma(p, r, _D[4])
+    p = fma(p, r, _D[3])
+    p = fma(p, r, _D[2])
+    p = fma(p, r, _D[1])
+    p = fma(p, r, _D[0])
     return p * _float32(nb.int32((_bits32(shifted) << nb.int32(23)) + nb.int32(1065353216)))
 
 
@@ -348,4 +359,24 @@ def dot(a, b, n, zero):
     total = ((s0 + s4) + (s2 + s6)) + ((s1 + s5) + (s3 + s7))
     for i in range(whole, n):
         total += a[i] * b[i]
+    return total
+
+
+@nb.njit(**INLINE)
+def sum_of_sizes(a, zero):
+    """Sum of |a[i]|, NaN if any is, in the order of `dot`; `zero` gives the dtype."""
+    s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = zero
+    whole = len(a) - len(a) % 8
+    for i in range(0, whole, 8):
+        s0 += abs(a[i])
+        s1 += abs(a[i + 1])
+        s2 += abs(a[i + 2])
+        s3 += abs(a[i + 3])
+        s4 += abs(a[i + 4])
+        s5 += abs(a[i + 5])
+        s6 += abs(a[i + 6])
+        s7 += abs(a[i + 7])
+    total = ((s0 + s4) + (s2 + s6)) + ((s1 + s5) + (s3 + s7))
+    for i in range(whole, len(a)):
+        total += abs(a[i])
     return total

@@ -19,7 +19,10 @@ import numpy as np
 from numba.extending import overload
 
 from kernels.cpu.layout import ADAM, OBGD, REGRESSION, RMSPROP
-from kernels.cpu.numerics import INLINE
+from kernels.cpu.numerics import INLINE, fma
+
+FADED = 1e-300
+"""Where beta^t stays for ever: 1 - beta^t is 1 long before, and of denormal numbers every step would be slow."""
 
 
 @nb.njit(**INLINE)
@@ -29,8 +32,8 @@ def step_scalars(config, decay):
         return config.rate, config.epsilon
     if config.optimizer != ADAM:
         return config.rate, 0.0
-    decay[0] *= config.beta1
-    decay[1] *= config.beta2
+    decay[0] = max(FADED, decay[0] * config.beta1)
+    decay[1] = max(FADED, decay[1] * config.beta2)
     root = math.sqrt(1.0 - decay[1])
     return config.rate * root / (1.0 - decay[0]), config.epsilon * root
 
@@ -92,10 +95,10 @@ def adam_element(scalars, m, v, g):
     is left: below `least` it is 0.
     """
     r, q, b1, c1, b2, c2, least, zero = scalars
-    m = b1 * m + c1 * g
+    m = fma(b1, m, c1 * g)
     m = zero if abs(m) < least else m
     size = abs(g) + least
-    v = b2 * v + c2 * (size * size)
+    v = fma(b2, v, c2 * (size * size))
     return m, v, r * m / (np.sqrt(v) + q)
 
 
@@ -113,10 +116,11 @@ def step_row(config, w, m, v, at, g, size, r, q):
         for i in range(size):
             k = np.uintp(at + i)
             gi = abs(g[i]) + least
-            vi = b2 * v[k] + c2 * (gi * gi)
+            vi = fma(b2, v[k], c2 * (gi * gi))
             v[k] = vi
             w[k] -= rate * g[i] / (np.sqrt(vi) + floor)
     else:
         rate = w.dtype.type(r)
         for i in range(size):
-            w[np.uintp(at + i)] -= rate * g[i]
+            k = np.uintp(at + i)
+            w[k] = fma(-rate, g[i], w[k])

@@ -14,8 +14,8 @@ from __future__ import annotations
 import numba as nb
 
 from kernels.cpu.cells import columns, gather, made_of
-from kernels.cpu.layout import ADAM, SGD
-from kernels.cpu.numerics import CALL, INLINE, dot
+from kernels.cpu.layout import ADAM, LINE, SGD
+from kernels.cpu.numerics import CALL, INLINE, dot, fma, prefetch
 from kernels.cpu.optimizers import adam_element, adam_scalars, least_of, step_row
 
 LARGEST_TRACE = 1e6
@@ -25,8 +25,11 @@ LARGEST_ERROR = 1e12
 """Bound on sum |dL/dh| and |dL/do| for an update to be applied: below it no product with a trace (at most
 `LARGEST_TRACE`) or an input (bounded by the clip) and no square of one overflows float32."""
 
-TILE = 1024
-"""Units whose factors (keep, immediate term, error) are taken through all rows at a time: 12 KiB in float32."""
+WIDE = 1024
+"""Units beyond which memory is asked for what comes next in the rows themselves: it cannot be in a near cache."""
+
+PART, AHEAD = 128, 512
+"""Of a wide row: the numbers that are asked for at a time, and how far ahead of their use."""
 
 
 @nb.njit(**INLINE)
@@ -52,15 +55,23 @@ def _faded(value, least, zero):
 
 
 @nb.njit(**INLINE)
-def _carry_row(trace, at, units, order, contracts, jac, new, at_new, xj):
+def ask_for(values, at, size):
+    """Asks memory for `values[at:at + size]`, as far as they go; changes nothing."""
+    for i in range(at, min(at + size, len(values)), LINE // values.itemsize):
+        prefetch(values, i)  # type: ignore[call-arg]
+
+
+@nb.njit(**INLINE)
+def _carry_row(trace, after, at, units, order, contracts, jac, new, at_new, xj):
     """Carries one row of traces: `new` [.., N] holds the immediate terms, multiplied by `xj`."""
+    ask_for(after, at, order * units)
     most, least, zero = trace.dtype.type(LARGEST_TRACE), trace.dtype.type(least_of(trace)), trace.dtype.type(0)
     if order == 1:
         row = trace[at : at + units]
         keep = jac[0]
         f = new[at_new]
         for i in range(units):
-            row[i] = _faded(keep[i] * row[i] + f[i] * xj, least, zero)
+            row[i] = _faded(fma(keep[i], row[i], f[i] * xj), least, zero)
         if not contracts:
             for i in range(units):
                 row[i] = bounded(row[i], most)
@@ -73,8 +84,8 @@ def _carry_row(trace, at, units, order, contracts, jac, new, at_new, xj):
         for i in range(units):
             a = first[i]
             b = second[i]
-            first[i] = _faded(bounded((j11[i] * a + j12[i] * b) + f1[i] * xj, most), least, zero)
-            second[i] = _faded(bounded((j21[i] * a + j22[i] * b) + f2[i] * xj, most), least, zero)
+            first[i] = _faded(bounded(fma(j11[i], a, fma(j12[i], b, f1[i] * xj)), most), least, zero)
+            second[i] = _faded(bounded(fma(j21[i], a, fma(j22[i], b, f2[i] * xj)), most), least, zero)
 
 
 @nb.njit(**INLINE)
@@ -100,12 +111,12 @@ def _imaginary_row(trace, at, units, error, g):
 
 
 @nb.njit(**INLINE)
-def _carry_and_step_block(config, scalars, trace, w, m, v, first, rows, units, keep, f, x, at_x, error):
+def _carry_and_step_block(config, scalars, trace, after, w, m, v, first, rows, units, keep, f, x, at_x, error):
     """The common case in one pass, `rows` rows from row `first` on: order 1, contracting, Adam or SGD.
 
     One loop nest over arrays that begin at the block: the compiler proves once per block that they do not overlap.
     """
-    if units > TILE:
+    if units > WIDE:
         _carry_and_step_wide(config, scalars, trace, w, m, v, first, rows, units, keep, f, x, at_x, error)
         return
     begin, end = first * units, (first + rows) * units
@@ -116,9 +127,10 @@ def _carry_and_step_block(config, scalars, trace, w, m, v, first, rows, units, k
         for j in range(rows):
             xj = x[at_x + j]
             a = j * units
+            ask_for(after, begin + a, units)
             for i in range(units):
                 k = a + i
-                t = _faded(keep[i] * trace[k] + f[i] * xj, least, zero)
+                t = _faded(fma(keep[i], trace[k], f[i] * xj), least, zero)
                 trace[k] = t
                 m[k], v[k], change = adam_element(scalars, m[k], v[k], error[i] * t)
                 w[k] -= change
@@ -127,84 +139,93 @@ def _carry_and_step_block(config, scalars, trace, w, m, v, first, rows, units, k
         for j in range(rows):
             xj = x[at_x + j]
             a = j * units
+            ask_for(after, begin + a, units)
             for i in range(units):
                 k = a + i
-                t = _faded(keep[i] * trace[k] + f[i] * xj, least, zero)
+                t = _faded(fma(keep[i], trace[k], f[i] * xj), least, zero)
                 trace[k] = t
-                w[k] -= rate * (error[i] * t)
+                w[k] = fma(-rate, error[i] * t, w[k])
 
 
 @nb.njit(**CALL)
 def _carry_and_step_wide(config, scalars, trace, w, m, v, first, rows, units, keep, f, x, at_x, error):
-    """The same for many units, `TILE` of them at a time, so that what all rows read stays in the nearest cache."""
+    """The same for many units, in the order of memory; a processor's own look ahead ends with every page."""
     rate, least, zero = scalars[0], scalars[6], scalars[7]
-    for low in range(0, units, TILE):
-        size = min(units - low, TILE)
-        keep_, f_, error_ = keep[low : low + size], f[low : low + size], error[low : low + size]
-        for j in range(rows):
-            xj = x[at_x + j]
+    for j in range(rows):
+        xj = x[at_x + j]
+        for low in range(0, units, PART):
+            size = min(units - low, PART)
+            keep_, f_, error_ = keep[low : low + size], f[low : low + size], error[low : low + size]
             at = (first + j) * units + low
+            ask_for(trace, at + AHEAD, size)
+            ask_for(w, at + AHEAD, size)
             trace_, w_ = trace[at : at + size], w[at : at + size]
             if config.optimizer == ADAM:
+                ask_for(m, at + AHEAD, size)
+                ask_for(v, at + AHEAD, size)
                 m_, v_ = m[at : at + size], v[at : at + size]
                 for i in range(size):
-                    t = _faded(keep_[i] * trace_[i] + f_[i] * xj, least, zero)
+                    t = _faded(fma(keep_[i], trace_[i], f_[i] * xj), least, zero)
                     trace_[i] = t
                     m_[i], v_[i], change = adam_element(scalars, m_[i], v_[i], error_[i] * t)
                     w_[i] -= change
             else:
                 for i in range(size):
-                    t = _faded(keep_[i] * trace_[i] + f_[i] * xj, least, zero)
+                    t = _faded(fma(keep_[i], trace_[i], f_[i] * xj), least, zero)
                     trace_[i] = t
-                    w_[i] -= rate * (error_[i] * t)
+                    w_[i] = fma(-rate, error_[i] * t, w_[i])
 
 
 # A whole layer. What a cell is made of is known to the compiler, which drops what a cell does not have.
 
 
 @nb.njit(**INLINE)
-def carry(cell, trace, units, width, s):
-    """Carries the traces of a layer one step, without learning."""
+def carry(cell, trace, after, units, width, s):
+    """Carries the traces of a layer one step, without learning; `after`: see `carry_and_step`."""
     kind = made_of(cell)
     one = trace.dtype.type(1)
     step = kind.order * units
     for k in range(kind.matrices):
         for j in range(width):
             at = (k * width + j) * step
-            _carry_row(trace, at, units, kind.order, kind.contracts, s.jac, s.factor, k * kind.order, s.x[j])
+            _carry_row(trace, after, at, units, kind.order, kind.contracts, s.jac, s.factor, k * kind.order, s.x[j])
     for k in range(kind.vectors):
         at = (kind.matrices * width + k) * step
-        _carry_row(trace, at, units, kind.order, kind.contracts, s.jac, s.vec, k * kind.order, one)
+        _carry_row(trace, after, at, units, kind.order, kind.contracts, s.jac, s.vec, k * kind.order, one)
 
 
 @nb.njit(**INLINE)
-def carry_and_step(cell, config, trace, w, m, v, units, width, s, r, q):
-    """Carries the traces one step and applies the optimizer to the recurrence of the layer, in one pass."""
+def carry_and_step(cell, config, trace, after, w, m, v, units, width, s, r, q):
+    """Carries the traces one step and applies the optimizer to the recurrence of the layer, in one pass.
+
+    Meanwhile memory is asked for `after`, the traces of the layer that come next, as far as they are given: a row of
+    theirs with every row, since a processor waits for a few dozen lines at a time.
+    """
     kind = made_of(cell)
     if kind.order == 1 and kind.contracts and not kind.shared and config.optimizer in (ADAM, SGD):
         scalars = adam_scalars(config, w, r, q)
         for k in range(kind.matrices):
             f = s.factor[k]
             _carry_and_step_block(
-                config, scalars, trace, w, m, v, k * width, width, units, s.jac[0], f, s.x, 0, s.error
+                config, scalars, trace, after, w, m, v, k * width, width, units, s.jac[0], f, s.x, 0, s.error
             )
         for k in range(kind.vectors):  # their input is the constant
             first, f = kind.matrices * width + k, s.vec[k]
             _carry_and_step_block(
-                config, scalars, trace, w, m, v, first, 1, units, s.jac[0], f, s.x, width - 1, s.error
+                config, scalars, trace, after, w, m, v, first, 1, units, s.jac[0], f, s.x, width - 1, s.error
             )
         return
-    _rows(cell, config, True, trace, w, m, v, units, width, s, r, q)
+    _rows(cell, config, True, trace, after, w, m, v, units, width, s, r, q)
 
 
 @nb.njit(**INLINE)
 def step(cell, config, trace, w, m, v, units, width, s, r, q):
     """Applies the optimizer to the recurrence of the layer, with the gradient of the traces as they are."""
-    _rows(cell, config, False, trace, w, m, v, units, width, s, r, q)
+    _rows(cell, config, False, trace, trace, w, m, v, units, width, s, r, q)
 
 
 @nb.njit(**INLINE)
-def _rows(cell, config, carrying, trace, w, m, v, units, width, s, r, q):
+def _rows(cell, config, carrying, trace, after, w, m, v, units, width, s, r, q):
     """Row by row: the traces one step on if `carrying`, the gradient, the optimizer."""
     kind = made_of(cell)
     one = trace.dtype.type(1)
@@ -217,7 +238,7 @@ def _rows(cell, config, carrying, trace, w, m, v, units, width, s, r, q):
         for j in range(width):
             at = (k * width + j) * many
             if carrying:
-                _carry_row(trace, at, units, kind.order, kind.contracts, s.jac, s.factor, k * kind.order, s.x[j])
+                _carry_row(trace, after, at, units, kind.order, kind.contracts, s.jac, s.factor, k * kind.order, s.x[j])
             _gradient_row(trace, at, units, kind.order, s.error, g)
             gather(cell, k, g, units)
             step_row(config, w, m, v, start + j * size, g, size, r, q)
@@ -228,7 +249,7 @@ def _rows(cell, config, carrying, trace, w, m, v, units, width, s, r, q):
     for k in range(kind.vectors):
         at = (kind.matrices * width + k) * many
         if carrying:
-            _carry_row(trace, at, units, kind.order, kind.contracts, s.jac, s.vec, k * kind.order, one)
+            _carry_row(trace, after, at, units, kind.order, kind.contracts, s.jac, s.vec, k * kind.order, one)
         _gradient_row(trace, at, units, kind.order, s.error, g)
         step_row(config, w, m, v, start + k * units, g, units, r, q)
 

@@ -132,7 +132,7 @@ def run(cell, w, x, gap, start, body, phi, s):
             for i in range(many):
                 row[i] = s.h[i] if kind.contracts else rtrl.bounded(s.h[i], most)
             if t >= start:
-                rtrl.carry(cell, trace, cell.units, width, s)
+                rtrl.carry(cell, trace, trace[:0], cell.units, width, s)
     read(cell, w, x, body, phi, s)
 
 

@@ -67,9 +67,9 @@ def run(cell, head, config, shared, body, xs, ys, s):
         forward_all(cell, config, shared.cell, body, 1.0, s)
         predict(head, config, shared, 0.0, s.phi[config.layers - 1], s.inputs, 0, 0.0, s)
         if math.isnan(ys[t]):
-            carry_all(cell, config, body, s)
+            carry_all(cell, config, body, body[:0], s)
         else:
-            applied += carry_and_learn(cell, head, config, shared, 0.0, ys[t], 0, 0.0, body, s)
+            applied += carry_and_learn(cell, head, config, shared, 0.0, ys[t], 0, 0.0, body, body[:0], s)
     return applied
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from decimal import Decimal, localcontext
+from fractions import Fraction
 
 import numba as nb
 import numpy as np
 import pytest
 
-from kernels.cpu import numerics
+from kernels.cpu import numerics, products
 
 
 def over(function):
@@ -142,3 +143,54 @@ def test_dot_adds_in_the_order_it_declares() -> None:
     for i in range(40, 43):
         total += a[i] * b[i]
     assert dot(a, b, 43) == total
+
+
+def test_fma_rounds_once() -> None:
+    @nb.njit(error_model="numpy", fastmath=False)
+    def fused(a, b, c, out):
+        for i in range(len(a)):
+            out[i] = numerics.fma(a[i], b[i], c[i])
+
+    rng = np.random.default_rng(3)
+    for dtype in (np.float32, np.float64):
+        a, b = rng.normal(0, 1, (2, 1000)).astype(dtype)
+        c, out = -a * b, np.empty_like(a)  # leaves what a product loses to rounding
+        fused(a, b, c, out)
+        exact = [Fraction(float(x)) * Fraction(float(y)) + Fraction(float(z)) for x, y, z in zip(a, b, c)]
+        np.testing.assert_array_equal(out, np.array([float(value) for value in exact]).astype(dtype))
+        assert out.any()
+
+
+@pytest.mark.parametrize("n", [0, 5, 8, 29])
+def test_the_sum_of_sizes_is_that_and_keeps_nan(n) -> None:
+    @nb.njit(error_model="numpy", fastmath=False)
+    def total(a):
+        return numerics.sum_of_sizes(a, 0.0)
+
+    a = np.random.default_rng(n).normal(0, 1, n)
+    assert total(a) == pytest.approx(np.abs(a).sum(), rel=1e-14)
+    for place in range(n):
+        spoilt = a.copy()
+        spoilt[place] = np.nan
+        assert math.isnan(total(spoilt))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_product_does_not_depend_on_how_its_units_are_taken(dtype) -> None:
+    """Whole strips, narrow ones, what is left of both, rows too long for strips: each unit as if it were alone."""
+
+    @nb.njit(error_model="numpy", fastmath=False)
+    def product(w, at, x, units, width, out):
+        products.product(w, at, x, units, width, out)
+
+    rng = np.random.default_rng(4)
+    for units, width in ((1, 3), (8, 1), (13, 11), (64, 11), (77, 6), (512, 5), (515, 9), (600, 2)):
+        w, x = rng.normal(0, 1, 3 + units * width).astype(dtype), rng.normal(0, 1, width).astype(dtype)
+        rows, whole = w[3:].reshape(width, units), np.full(units, np.nan, dtype)
+        product(w, 3, x, units, width, whole)
+        np.testing.assert_allclose(whole, x.astype(float) @ rows, rtol=0, atol=50 * np.finfo(dtype).eps)
+        for unit in (slice(0, 1), slice(units // 2, None)):
+            part = np.ascontiguousarray(rows[:, unit])
+            out = np.full(part.shape[1], np.nan, dtype)
+            product(part.reshape(-1), 0, x, part.shape[1], width, out)
+            np.testing.assert_array_equal(out, whole[unit])

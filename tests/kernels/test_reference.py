@@ -75,6 +75,14 @@ def test_compiled_fold_equals_reference(build, task, optimizer, pending, ignore)
     assert_same_fold(build, config, "mingru")
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+@pytest.mark.parametrize("units", [64, 1100])
+def test_many_units_equal_reference(build, units, optimizer) -> None:
+    """Whole vectors of units, and rows so long that they are taken in parts."""
+    config = build.config(0, "mingru", units=units, features=3, optimizer=OPTIMIZERS[optimizer])
+    assert_same_fold(build, config, "mingru", n=60)
+
+
 POLICIES = {
     "head": {"head_credit": 1},
     "head clipped": {"head_credit": 1, "clip_norm": 0.3, "layers": 2},

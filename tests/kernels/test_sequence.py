@@ -71,6 +71,15 @@ def test_without_traces_there_is_no_gradient_of_the_recurrence():
     assert phi.all()
 
 
+def test_the_powers_of_adam_fade_to_no_denormal_number():
+    adam = sequence.Optimizer(ADAM, 1e-2, 0.5, 0.6, 1e-8)
+    w, m, v, decay = np.ones(1), np.zeros(1), np.zeros(1), np.ones(2)
+    for _ in range(1500):  # 0.5^1500 and 0.6^1500 are 0 in float64
+        sequence.descend(adam, decay, w, m, v, np.ones(1))
+    assert (decay >= np.finfo(float).tiny).all()
+    assert w[0] == pytest.approx(1.0 - 1500 * adam.rate)
+
+
 def test_descend_is_adam():
     rng = np.random.default_rng(9)
     adam = sequence.Optimizer(ADAM, 1e-2, 0.9, 0.999, 1e-8)

@@ -27,7 +27,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from kernels.cpu.draws import GOLDEN, base_of, mix
-from kernels.cpu.numerics import INLINE, _bits64, _float64
+from kernels.cpu.numerics import INLINE, _bits64, _float64, fused
 
 LANES = 8
 """Numbers of a vector, and rows and columns of a tile."""
@@ -77,13 +77,6 @@ def _store(builder: Any, value: Any, base: Any, index: Any) -> None:
     builder.store(value, _place(builder, base, index), align=8)
 
 
-def _fused(builder: Any, a: Any, b: Any, c: Any) -> Any:
-    """The value of a b + c in one rounding."""
-    kind = ir.FunctionType(a.type, [a.type] * 3)
-    name = f"llvm.fma.v{LANES}f64" if a.type == _VECTOR else "llvm.fma.f64"
-    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [a, b, c])
-
-
 def _after(builder: Any, index: Any, count: int) -> Any:
     return builder.add(index, ir.Constant(index.type, count))
 
@@ -120,7 +113,7 @@ def _multiply_panel(typingctx: Any, a: Any, start: Any, tiles: Any, z: Any, out:
 
         def add(values: list[Any], beside: Any) -> None:
             for total, value in zip(kept, values):
-                builder.store(_fused(builder, value, beside, builder.load(total)), total)
+                builder.store(fused(builder, value, beside, builder.load(total)), total)
 
         with cgutils.for_range(builder, tiles) as loop:
             column = builder.mul(loop.index, ir.Constant(tiles.type, LANES))
@@ -128,8 +121,8 @@ def _multiply_panel(typingctx: Any, a: Any, start: Any, tiles: Any, z: Any, out:
             add(values, _load(builder, pz, column))
             moved, other = _load(builder, po, column), _ZERO
             for row in range(0, LANES, 2):
-                moved = _fused(builder, factors[row], values[row], moved)
-                other = _fused(builder, factors[row + 1], values[row + 1], other)
+                moved = fused(builder, factors[row], values[row], moved)
+                other = fused(builder, factors[row + 1], values[row + 1], other)
             _store(builder, builder.fadd(moved, other), po, column)
         add(rows(tiles), _load(builder, pz, own))
         _store(builder, _sums(builder, [builder.load(total) for total in kept]), po, own)
@@ -155,13 +148,13 @@ def _move_panel(typingctx: Any, a: Any, start: Any, tiles: Any, scale: Any, u: A
             for row in range(LANES):
                 place = _after(builder, at, LANES * row)
                 kept = builder.fmul(scales, _load(builder, pa, place))
-                _store(builder, _fused(builder, factors[row], beside, kept), pa, place)
+                _store(builder, fused(builder, factors[row], beside, kept), pa, place)
         at, beside = builder.add(start, builder.mul(tiles, ir.Constant(tiles.type, _TILE))), _load(builder, pu, own)
         for row in range(LANES):  # u_i u_j first, which is u_j u_i
             place = _after(builder, at, LANES * row)
             diagonal = builder.insert_element(_ZERO, ridge, ir.Constant(_I32, row))
-            kept = _fused(builder, scales, _load(builder, pa, place), diagonal)
-            _store(builder, _fused(builder, spread, builder.fmul(lanes[row], beside), kept), pa, place)
+            kept = fused(builder, scales, _load(builder, pa, place), diagonal)
+            _store(builder, fused(builder, spread, builder.fmul(lanes[row], beside), kept), pa, place)
         return context.get_dummy_value()
 
     return types.void(a, start, tiles, scale, u, factor, ridge), codegen
@@ -190,7 +183,7 @@ def _reader(rows: int) -> tuple[Callable, Callable]:
                 column = builder.mul(loop.index, ir.Constant(n.type, LANES))
                 beside = _load(builder, px, column)
                 for total, row in zip(kept, row_at):
-                    builder.store(_fused(builder, _load(builder, row, column), beside, builder.load(total)), total)
+                    builder.store(fused(builder, _load(builder, row, column), beside, builder.load(total)), total)
             vectors = [builder.load(total) for total in kept] + [_ZERO] * (LANES - rows)
             total = _sums(builder, vectors)
             said = [builder.extract_element(total, ir.Constant(_I32, row)) for row in range(rows)]
@@ -209,7 +202,7 @@ def _reader(rows: int) -> tuple[Callable, Callable]:
                 column = builder.mul(loop.index, ir.Constant(n.type, LANES))
                 moved = _load(builder, py, column)
                 for factor, row in zip(factors, row_at):
-                    moved = _fused(builder, factor, _load(builder, row, column), moved)
+                    moved = fused(builder, factor, _load(builder, row, column), moved)
                 _store(builder, moved, py, column)
             return context.get_dummy_value()
 
@@ -229,7 +222,7 @@ def _move(typingctx: Any, a: Any, start: Any, n: Any, scale: Any, c: Any, x: Any
         with cgutils.for_range(builder, builder.lshr(n, ir.Constant(n.type, 3))) as loop:
             column = builder.mul(loop.index, ir.Constant(n.type, LANES))
             kept = builder.fmul(scales, _load(builder, row, column))
-            _store(builder, _fused(builder, factors, _load(builder, px, column), kept), row, column)
+            _store(builder, fused(builder, factors, _load(builder, px, column), kept), row, column)
         return context.get_dummy_value()
 
     return types.void(a, start, n, scale, c, x), codegen
@@ -317,7 +310,7 @@ def move_rows(rows, k, scale, c, factor, u):
 @intrinsic
 def _multiply_add(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
     """The number a b + c in one rounding."""
-    return types.float64(a, b, c), lambda context, builder, signature, args: _fused(builder, *args)
+    return types.float64(a, b, c), lambda context, builder, signature, args: fused(builder, *args)
 
 
 _MANTISSA, _ONE_BITS, _EXPONENT_OF_2_52 = 0x000FFFFFFFFFFFFF, 0x3FF0000000000000, 0x4330000000000000

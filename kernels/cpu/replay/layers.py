@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numba as nb
 
-from kernels.cpu.numerics import INLINE, JIT, fused
+from kernels.cpu.numerics import INLINE, JIT, fma
 
 
 @nb.njit(**INLINE)
@@ -23,19 +23,19 @@ def _add_rows(w, x, places, count, out):
         xa, xb, xc, xd = x[places[p]], x[places[p + 1]], x[places[p + 2]], x[places[p + 3]]
         xe, xf, xg, xh = x[places[p + 4]], x[places[p + 5]], x[places[p + 6]], x[places[p + 7]]
         for u in range(size):
-            half = fused(d[u], xd, fused(c[u], xc, fused(b[u], xb, fused(a[u], xa, out[u]))))
-            out[u] = fused(h[u], xh, fused(g[u], xg, fused(f[u], xf, fused(e[u], xe, half))))
+            half = fma(d[u], xd, fma(c[u], xc, fma(b[u], xb, fma(a[u], xa, out[u]))))
+            out[u] = fma(h[u], xh, fma(g[u], xg, fma(f[u], xf, fma(e[u], xe, half))))
     if count - whole >= 4:
         p = whole
         a, b, c, d = w[places[p]], w[places[p + 1]], w[places[p + 2]], w[places[p + 3]]
         xa, xb, xc, xd = x[places[p]], x[places[p + 1]], x[places[p + 2]], x[places[p + 3]]
         for u in range(size):
-            out[u] = fused(d[u], xd, fused(c[u], xc, fused(b[u], xb, fused(a[u], xa, out[u]))))
+            out[u] = fma(d[u], xd, fma(c[u], xc, fma(b[u], xb, fma(a[u], xa, out[u]))))
         whole += 4
     for p in range(whole, count):
         a, xa = w[places[p]], x[places[p]]
         for u in range(size):
-            out[u] = fused(a[u], xa, out[u])
+            out[u] = fma(a[u], xa, out[u])
 
 
 @nb.njit(**JIT)

@@ -23,6 +23,7 @@ from service.shard import models
 from service.shard.admission import Answer
 from service.shard.letters import drop_letter, list_letters
 from service.shard.maps import home
+from service.shard.predict import predict
 from service.shard.shard import HOP, Shard
 from service.shard.specs import parse_spec
 from service.store.errors import StoreError
@@ -226,7 +227,7 @@ def _part_of(shard: Shard, model: str, request: Any) -> Range:
 async def _predict(shard: Shard, request: pb.PredictRequest, raw: bytes) -> Message:
     part = shard.find(request.model, key_hash(first_key(request)))
     partition = await shard.serving(request.model, part.id)
-    position, predicted, classes = await partition.predict(request)
+    position, predicted, classes = await predict(partition, request)
     labels = classes if partition.spec.target.kind != "regression" else ()
     code = predicted.code if labels or partition.spec.target.kind == "multiclass" else None
     sure = {name: getattr(predicted, name) for name in UNCERTAIN} if request.uncertainty else {}

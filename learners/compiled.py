@@ -26,7 +26,7 @@ from learners.base import ColdRows, Folded, MemoryRows, Predicted
 from learners.cells.base import CellSpec
 from learners.classes import note_learned, resolve
 from learners.compiled_exchange import quantities, take_on
-from learners.exchange import REFUSED, ROUND, Arrays, Exchange, classes_of
+from learners.exchange import REFUSED, ROUND, Arrays, Exchange, Quantities, classes_of
 from learners.heads.base import HeadSpec, SelfTaught, beside, state_arrays, with_room, with_state
 from learners.keyed import Columns, KeyedLearner, KeyedRows
 from learners.optimizers import EKF, Adam, Optimizer
@@ -355,7 +355,7 @@ class CompiledLearner(KeyedLearner):
 
     def contribution(self) -> Arrays:
         """See `Exchanging`."""
-        now = quantities(self._shared, self._head, self._known_classes())
+        now = self._quantities(self._known_classes())
         classes = np.frombuffer(json.dumps(list(self.classes())).encode(), np.uint8)
         return {"classes": classes} | self.exchange.contribution(now, self._steps)
 
@@ -365,7 +365,7 @@ class CompiledLearner(KeyedLearner):
             return
         known, classes = self._known_classes(), classes_of(received)
         self._reserve(len(classes))  # capacity is not state
-        before = quantities(self._shared, self._head, max(known, len(classes)))
+        before = self._quantities(max(known, len(classes)))
         after, exchange = self.exchange.received(before, self._steps, known, received)
         if take_on(self._shared, self._head, before, after):
             self.exchange = exchange
@@ -377,8 +377,12 @@ class CompiledLearner(KeyedLearner):
 
     def begin_apart(self, parent: str) -> None:
         """See `Exchanging`."""
-        now = quantities(self._shared, self._head, self._known_classes())
+        now = self._quantities(self._known_classes())
         self.exchange.begin_apart(now, self._steps, parent)
+
+    def _quantities(self, classes: int) -> Quantities:
+        policy = self.spec.deployment.exchange
+        return quantities(self._shared, self._head, classes, policy.weights if policy else "mean")
 
     @property
     def _steps(self) -> int:

@@ -6,28 +6,38 @@ from typing import Any
 
 import numpy as np
 
-from kernels.cpu.layout import AVERAGED, EXCHANGED, READ_OUT, TARGET_MEANS, Shared
+from kernels.cpu.layout import AVERAGED, EXCHANGED, READ_OUT, TARGET_MEANS, WEIGHTS, Shared
 from learners.exchange import COUNT, MEAN, VARIANCE, Quantities
 
 HEAD, FADING = "head.", "head.fading."
 """Before the names of a head's arrays; before those of coordinates that are averaged."""
 
 
-def quantities(shared: Shared, head: Any, classes: int) -> Quantities:
-    """What a learner exchanges, copied, with rows for so many classes (see `learners.heads.base.state_arrays`)."""
-    averaged = {}
+def quantities(shared: Shared, head: Any, classes: int, weights: str) -> Quantities:
+    """What a learner exchanges, copied.
+
+    Args:
+        shared: its arrays.
+        head: it too.
+        classes: rows for so many (see `learners.heads.base.state_arrays`).
+        weights: "sum": of the weights what each partition has changed is added up; "mean": they are averaged.
+    """
+    averaged, summed = {}, {}
     for name in (name for name, law in EXCHANGED.items() if law == AVERAGED):
         array = getattr(shared, name)
         if array.size:
             averaged[name] = array[:classes].copy() if name in READ_OUT else array[None].copy()
+    for name in (name for name in WEIGHTS if name in averaged and weights == "sum"):
+        summed[name] = averaged.pop(name).astype(np.float64)
     pooled = {"scaler": shared.scaler.copy(), "target": _means(shared.target)}
     if not hasattr(head, "state"):
-        return Quantities(averaged, {}, pooled)
+        return Quantities(averaged, summed, pooled)
     for name in _averaged_of(head):
         averaged[HEAD + name] = _by_class(head, name, getattr(head.state, name)).copy()[:classes]
-    summed, fading = head.coordinates(classes)
+    lasting, fading = head.coordinates(classes)
     averaged |= {FADING + name: _by_class(head, name, array) for name, array in fading.items()}
-    return Quantities(averaged, {HEAD + name: _by_class(head, name, array) for name, array in summed.items()}, pooled)
+    summed |= {HEAD + name: _by_class(head, name, array) for name, array in lasting.items()}
+    return Quantities(averaged, summed, pooled)
 
 
 def take_on(shared: Shared, head: Any, before: Quantities, after: Quantities) -> bool:
@@ -37,7 +47,7 @@ def take_on(shared: Shared, head: Any, before: Quantities, after: Quantities) ->
             return False
     if hasattr(head, "state") and not _head_takes_on(head, before, after):
         return False
-    for name, array in after.averaged.items():
+    for name, array in (after.averaged | after.summed).items():
         if not name.startswith(HEAD):
             own = getattr(shared, name) if name in READ_OUT else getattr(shared, name)[None]
             own[: len(array)] = array

@@ -218,6 +218,11 @@ class ExchangePolicy(Strict):
     """Partitions give each other what they have learned, from time to time."""
 
     every: int = Field(ge=1, description="Events of a partition between two of its exchanges.")
+    weights: Literal["mean", "sum"] = Field(
+        "mean",
+        description="Of weights that are trained by gradients: the `mean` over the partitions, or the `sum` of what "
+        "each has changed, which learns as fast as one partition if exchanges are frequent, and overshoots if not.",
+    )
 
 
 class Deployment(Strict):

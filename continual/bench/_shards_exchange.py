@@ -31,8 +31,12 @@ from service.wire import Schema, encode_columns
 from streams.batch import Batch, Keys
 
 PARTITIONS = (2, 4)
-EVERY = (1000, 100)
-"""Events of a partition between two exchanges."""
+
+EVERY = ((1000, "mean"), (100, "mean"), (100, "sum"))
+"""Events of a partition between two exchanges, and what becomes of weights that are trained by gradients."""
+
+APART = (0, "mean")
+"""Without an exchange."""
 
 LEARNERS: dict[str, dict[str, Any]] = {
     "recurrent": {"kind": "recurrent", "cell": {"units": 16}},
@@ -60,15 +64,19 @@ class Keyed:
     features: tuple[str, ...]
     batch: Batch
 
-    def spec(self, learner: str, seed: int, every: int = 0) -> ModelSpec:
-        """The model of a learner for it; `every` 0: without an exchange."""
+    def spec(self, learner: str, seed: int, exchange: tuple[int, str] = APART) -> ModelSpec:
+        """The model of a learner for it."""
+        every, weights = exchange
         return ModelSpec.model_validate(
             {
                 "name": "exchange",
                 "features": self.features,
                 "target": {"kind": self.target},
                 "learner": {**LEARNERS[learner], "seed": seed},
-                "deployment": {"exchange": {"every": every} if every else None, "dedupe_window": 10_000_000},
+                "deployment": {
+                    "exchange": {"every": every, "weights": weights} if every else None,
+                    "dedupe_window": 10_000_000,
+                },
             }
         )
 
@@ -178,12 +186,18 @@ def scores(stream: Keyed, learner: str, seeds: int) -> dict[str, list[float]]:
     """The score of every way to split, by seed."""
     found: dict[str, list[float]] = {}
     for seed in range(seeds if stream.spec(learner, 0).learner.uses_seed() else 1):
-        for into, every in [(1, 0), *((into, every) for into in PARTITIONS for every in (0, *EVERY))]:
-            partitions = Partitions(stream.spec(learner, seed, every), pieces(into))
+        for into, exchange in [(1, APART), *((into, how) for into in PARTITIONS for how in (APART, *EVERY))]:
+            partitions = Partitions(stream.spec(learner, seed, exchange), pieces(into))
             partitions.fold(stream.batch)
-            name = "one" if into == 1 else f"{into}, {f'every {every:,}' if every else 'apart'}"
-            found.setdefault(name, []).append(partitions.metrics()[stream.score])
+            found.setdefault(_named(into, *exchange), []).append(partitions.metrics()[stream.score])
     return found
+
+
+def _named(into: int, every: int, weights: str) -> str:
+    """The column of a way to split."""
+    if into == 1:
+        return "one"
+    return f"{into}, {weights} every {every:,}" if every else f"{into} apart"
 
 
 def table(events: int, seeds: int, details: dict[str, Any]) -> list[Row]:
@@ -192,6 +206,7 @@ def table(events: int, seeds: int, details: dict[str, Any]) -> list[Row]:
     for stream in streams(events):
         for learner in LEARNERS:
             found = scores(stream, learner, seeds)
+            check(np.isfinite(list(found.values())).all(), f"finite scores of {learner}, got {found}")
             details.setdefault(stream.name, {})[learner] = found
             named = {"stream": stream.name, "score": stream.score, "learner": learner}
             rows.append({**named, **{name: float(np.mean(values)) for name, values in found.items()}})
@@ -204,7 +219,7 @@ def table(events: int, seeds: int, details: dict[str, Any]) -> list[Row]:
 def served(deployment: Deployment, client: Client, events: int) -> dict[str, Any]:
     """Serves a model of two partitions that exchange, folds their logs in process, and compares the digests."""
     stream = drifting(events)
-    spec = stream.spec("recurrent", 0, every=EVERY[0])
+    spec = stream.spec("recurrent", 0, EVERY[0])
     client.models.create(spec)
     client.models.split(spec.name)
     columns = [encode_columns(piece, spec.target) for piece in cuts(stream.batch, 200)]

@@ -152,12 +152,15 @@ class Shared(NamedTuple):
 READ_OUT = ("out", "m_out", "v_out", "skip", "m_skip", "v_skip")
 """Arrays of `Shared` with a row per class."""
 
+WEIGHTS = ("cell", "out", "skip")
+"""Arrays of `Shared` that an optimizer trains."""
+
 EXCHANGED: dict[str, str] = {
     **dict.fromkeys(("cell", "m_cell", "v_cell", *READ_OUT), AVERAGED),
     **dict.fromkeys(("scaler", "target"), POOLED),
     **dict.fromkeys(("decay", "counters"), KEPT),
 }
-"""Of each array of `Shared`. Moments are running means of gradients, and averaged as the weights are."""
+"""Of each array of `Shared`; a spec may have `WEIGHTS` SUMMED. Moments are running means of gradients, and averaged."""
 
 TARGET_MEANS = (
     (T_CHANGES, T_CHANGE_SQ),

@@ -16,15 +16,17 @@ from streams.batch import Batch
 PARTS = ("1", "2", "3")
 
 
-def _exchanging(spec: ModelSpec) -> ModelSpec | None:
-    """The spec with an exchange, None where its learner refuses."""
-    deployment = spec.deployment.model_copy(update={"exchange": ExchangePolicy(every=1)})
-    spec = _with(spec.model_copy(update={"deployment": deployment}))
+def _exchanging(spec: ModelSpec) -> list[ModelSpec]:
+    """The spec with an exchange of each kind; none where its learner refuses."""
+    policies = (ExchangePolicy(every=1), ExchangePolicy(every=1, weights="sum"))
+    updates = [{"deployment": spec.deployment.model_copy(update={"exchange": policy})} for policy in policies]
+    specs = [_with(spec.model_copy(update=update)) for update in updates]
     try:
-        spec.learner.check_exchange(spec)
+        for one in specs:
+            one.learner.check_exchange(one)
     except ValueError:
-        return None
-    return spec
+        return []
+    return specs
 
 
 def _apart(spec: ModelSpec, log: Batch, slots: int = MANY) -> tuple[dict[str, Any], Arrays, list[Row]]:
@@ -59,9 +61,11 @@ def _state(learner: Any) -> Arrays:
 @_check
 def an_exchange_of_one_state_gives_it(spec: ModelSpec, seed: int) -> None:
     """Partitions that learned nothing by themselves have nothing to give: no bit changes."""
-    exchanging = _exchanging(spec)
-    if exchanging is None:
-        return
+    for exchanging in _exchanging(spec):
+        _gives_it(exchanging, seed)
+
+
+def _gives_it(exchanging: ModelSpec, seed: int) -> None:
     parts, left, _ = _apart(exchanging, random_log(exchanging, seed))
     before = _state(parts["1"])
     for _ in range(2):
@@ -74,9 +78,11 @@ def an_exchange_of_one_state_gives_it(spec: ModelSpec, seed: int) -> None:
 @_check
 def an_exchange_counts_nothing_twice(spec: ModelSpec, seed: int) -> None:
     """What others gave is not part of what a learner gives, and a second exchange without news changes little more."""
-    exchanging = _exchanging(spec)
-    if exchanging is None:
-        return
+    for exchanging in _exchanging(spec):
+        _counts_once(exchanging, seed)
+
+
+def _counts_once(exchanging: ModelSpec, seed: int) -> None:
     log = random_log(exchanging, seed)
     parts, left, _ = _apart(exchanging, log)
     for number, learner in enumerate(parts.values()):
@@ -98,9 +104,11 @@ def an_exchange_counts_nothing_twice(spec: ModelSpec, seed: int) -> None:
 @_check
 def a_log_with_exchanges_replays(spec: ModelSpec, seed: int) -> None:
     """Any cuts, any slots, a snapshot on the way, an entry met twice: the same digest."""
-    exchanging = _exchanging(spec)
-    if exchanging is None:
-        return
+    for exchanging in _exchanging(spec):
+        _replays(exchanging, seed)
+
+
+def _replays(exchanging: ModelSpec, seed: int) -> None:
     log, rng = random_log(exchanging, seed), np.random.default_rng(seed)
     parts, left, rows = _apart(exchanging, log)
     entries: list[Batch | Arrays] = []

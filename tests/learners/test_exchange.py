@@ -249,6 +249,34 @@ def test_weights_and_moments_become_the_mean_by_updates(optimizer, dtype) -> Non
     np.testing.assert_array_equal(after["decay"], before[a]["decay"])
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_changes_of_the_weights_add_up(dtype) -> None:
+    """By spec: each takes on what every other has changed since it was last taken, late or early."""
+    spec = make_spec(
+        {"kind": "recurrent", "cell": {"units": 4}, "dtype": dtype}, exchange={"every": 9, "weights": "sum"}
+    )
+    partitions = Partitions(spec)
+    partitions.live["0"].fold(folded(spec, 0))
+    a, b, c = partitions.replace(["0"], 3)
+    start = copied(partitions.live[a])
+    for seed in range(1, 5):
+        partitions.live[b].fold(folded(spec, seed))
+        partitions.publish(b)
+        if seed % 2:
+            partitions.take(a)
+    partitions.live[c].fold(folded(spec, 5))
+    partitions.publish(c)
+    partitions.live[a].fold(folded(spec, 6))
+    before = {id: copied(learner) for id, learner in partitions.live.items()}
+    known = partitions.live[a].exchange.others
+    partitions.take(a)
+    after = copied(partitions.live[a])
+    for name in ("cell", "out", "skip"):
+        changes = [before[id][name].astype(np.float64) - start[name] for id in (b, c)]
+        wanted = before[a][name] + changes[0] + changes[1] - known[name].reshape(start[name].shape)
+        np.testing.assert_allclose(after[name], wanted, rtol=0, atol=32 * np.finfo(dtype).eps, err_msg=name)
+
+
 def test_a_partition_that_learned_nothing_new_does_not_count() -> None:
     spec = of_weights()
     partitions = Partitions(spec)

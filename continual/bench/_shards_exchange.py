@@ -206,7 +206,7 @@ def table(events: int, seeds: int, details: dict[str, Any]) -> list[Row]:
     for stream in streams(events):
         for learner in LEARNERS:
             found = scores(stream, learner, seeds)
-            check(np.isfinite(list(found.values())).all(), f"finite scores of {learner}, got {found}")
+            check(bool(np.isfinite(list(found.values())).all()), f"finite scores of {learner}, got {found}")
             details.setdefault(stream.name, {})[learner] = found
             named = {"stream": stream.name, "score": stream.score, "learner": learner}
             rows.append({**named, **{name: float(np.mean(values)) for name, values in found.items()}})

@@ -279,9 +279,9 @@ def _notes(part: str, events: int, keys: int, rounds: int, details: dict[str, An
         "exchange": [
             "Exchange: prequential scores over the events of all partitions, to which keys are dealt by hash; the "
             "model is split before its first event. Apart: without an exchange; every n: an exchange after n events of "
-            "a partition, in which trained weights become their mean, or the sum of their changes (`weights: sum`; the "
-            "closed-form learners have none: the two agree). Means over seeds; those of each are in the JSON. MAE: lower "
-            "is better.",
+            "a partition, in which trained weights become their mean, or the sum of their changes (`weights: sum`; "
+            "closed-form learners have none: the two agree). Means over seeds; those of each are in the JSON. MAE: "
+            "lower is better.",
             "Served: {events:,} events of the generated stream to two partitions on two shards, {exchanges} exchanges; "
             "the digests equal those of the logs folded in process.".format(**details.get("served", _NONE)),
         ],

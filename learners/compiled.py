@@ -124,7 +124,8 @@ class CompiledSpec(LearnerSpec):
         weights += c.encoded * (c.width + sum(feature.categories for feature in model.features))
         classes = max(1, c.max_classes)
         weights += int(self.head.optimized) * classes * (c.hidden + c.width)
-        size = (1 + sum(build.MOMENTS[c.optimizer])) * weights * np.dtype(self.dtype).itemsize
+        item, policy = np.dtype(self.dtype).itemsize, model.deployment.exchange
+        size = weights * (item * sum(build.MOMENTS[c.optimizer]) + (8 if policy and policy.weights == "sum" else item))
         if isinstance(self.head, SelfTaught):
             size += 8 * self.head.numbers(self.head.size(c), max(2, classes))
         if size > MAX_EXCHANGED_BYTES:

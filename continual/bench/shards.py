@@ -56,7 +56,7 @@ SHARDS = ("shard-0", "shard-1")
 @click.option("--rounds", default=3, show_default=True, help="Of every throughput, in turn.")
 @click.option("--cycles", default=5, show_default=True, help="Of split, move, merge.")
 @click.option("--kills", default=3, show_default=True, help="Of nodes.")
-@click.option("--stream-events", default=50_000, show_default=True, help="Of each stream that is split, at most.")
+@click.option("--stream-events", default=20_000, show_default=True, help="Of each stream that is split, at most.")
 @click.option("--seeds", default=3, show_default=True, help="Of learners that draw random numbers.")
 @out_option
 def shards(

@@ -11,6 +11,7 @@ A kind of learner is a `CompiledSpec` that says what the map is.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, NamedTuple, cast
 
 import numpy as np
@@ -19,12 +20,14 @@ from pydantic import Field, SerializeAsAny, WrapValidator
 from kernels.cpu import fold as kernel
 from kernels.cpu import layout
 from kernels.cpu.ekf import MOST_CLASSES
-from kernels.cpu.layout import Events, Out, Rows, Scratch, Shared
+from kernels.cpu.layout import READ_OUT, Events, Out, Rows, Scratch, Shared
 from learners import recurrence as build
 from learners.base import ColdRows, Folded, MemoryRows, Predicted
 from learners.cells.base import CellSpec
 from learners.classes import note_learned, resolve
-from learners.heads.base import HeadSpec, beside, state_arrays, with_room, with_state
+from learners.compiled_exchange import quantities, take_on
+from learners.exchange import REFUSED, ROUND, Arrays, Exchange, Quantities, classes_of
+from learners.heads.base import HeadSpec, SelfTaught, beside, state_arrays, with_room, with_state
 from learners.keyed import Columns, KeyedLearner, KeyedRows
 from learners.optimizers import EKF, Adam, Optimizer
 from learners.spec import LearnerSpec, ModelSpec
@@ -39,7 +42,9 @@ MAX_READ_OUT_BYTES = 256 << 20
 CAPACITY = {layout.BINARY: 2, layout.MULTICLASS: 8, layout.REGRESSION: 1}
 """Classes that there is room for at first; only those of a multi-class target become more."""
 
-READ_OUT = ("out", "m_out", "v_out", "skip", "m_skip", "v_skip")
+MAX_EXCHANGED_BYTES = 4 << 20
+"""Bound on what partitions give each other at a time: it becomes one entry of a log, twice as large where a partition
+was split."""
 
 
 class CompiledSpec(LearnerSpec):
@@ -106,6 +111,31 @@ class CompiledSpec(LearnerSpec):
         self.head.check(c)
         self._check_filter(model, c)
 
+    def check_exchange(self, model: ModelSpec) -> None:
+        """See `learners.spec.LearnerSpec`: every array says how it combines, and together they are bounded.
+
+        Raises:
+            ValueError: naming what cannot be exchanged.
+        """
+        if isinstance(self.optimizer, EKF):
+            raise ValueError("optimizer 'ekf' keeps variances of weights, for which partitions have no exchange")
+        c = build.config(model, self)
+        weights, _, _ = build.ends(build.plan(self.map(model), c))
+        weights += c.encoded * (c.width + sum(feature.categories for feature in model.features))
+        classes = max(1, c.max_classes)
+        weights += int(self.head.optimized) * classes * (c.hidden + c.width)
+        item, policy = np.dtype(self.dtype).itemsize, model.deployment.exchange
+        size = weights * (item * sum(build.MOMENTS[c.optimizer]) + (8 if policy and policy.weights == "sum" else item))
+        if isinstance(self.head, SelfTaught):
+            size += 8 * self.head.numbers(self.head.size(c), max(2, classes))
+        if size > MAX_EXCHANGED_BYTES:
+            raise ValueError(
+                f"weights, moments and head with all classes take {size} bytes, and every exchange is written to the "
+                f"log: at most {MAX_EXCHANGED_BYTES} are accepted"
+            )
+        if not hasattr(self.head.compiled(c, classes, self.seed), "EXCHANGED"):
+            raise ValueError(f"head {self.head.kind!r} does not say how partitions exchange what it has learned")
+
     def row_bytes(self, model: ModelSpec) -> int:
         """Bytes of state, traces and pending observations of a key, but for a few counts."""
         c = build.config(model, self)
@@ -166,6 +196,7 @@ class CompiledLearner(KeyedLearner):
         self._rate = config.rate
         self._capacity = CAPACITY[config.task]
         self._classes: dict[int | str, int] = {}
+        self.exchange = Exchange(config.window)
         self._head = spec.head.compiled(config, self._capacity, spec.seed)
         self._reader = beside(self._head)
         self._knows = spec.head.knows(config.task)
@@ -280,7 +311,7 @@ class CompiledLearner(KeyedLearner):
         for name, array in state_arrays(self._head, self._known_classes()).items():
             arrays[f"head.{name}"] = array
         arrays["classes"] = np.frombuffer(json.dumps(list(self._classes)).encode(), np.uint8)
-        return arrays
+        return arrays | self.exchange.arrays() if self.spec.deployment.exchange else arrays
 
     def _known_classes(self) -> int:
         """Classes that arrays are trimmed to; of a binary target and a regression all that there are."""
@@ -305,6 +336,8 @@ class CompiledLearner(KeyedLearner):
         prefix = "head."
         state = {name.removeprefix(prefix): array for name, array in shared.items() if name.startswith(prefix)}
         self._head = with_state(with_room(self._head, self._capacity), state)
+        if self.spec.deployment.exchange:
+            self.exchange.load(shared)
         self._renew_work()
         self.rows.reset(cold)
 
@@ -313,8 +346,48 @@ class CompiledLearner(KeyedLearner):
         self.pass_over(position)
         if self._config.task == layout.MULTICLASS:
             self._reserve(len(classes))
-            self._classes = {label: code for code, label in enumerate(classes)}
-            self._shared.counters[layout.C_CLASSES] = len(classes)
+            self._know(classes)
+
+    def _know(self, classes: Sequence[int | str]) -> None:
+        self._classes = {label: code for code, label in enumerate(classes)}
+        self._shared.counters[layout.C_CLASSES] = len(classes)
+
+    # Exchange with other partitions: see `learners.exchange.Exchanging`
+
+    def contribution(self) -> Arrays:
+        """See `Exchanging`."""
+        now = self._quantities(self._known_classes())
+        classes = np.frombuffer(json.dumps(list(self.classes())).encode(), np.uint8)
+        return {"classes": classes} | self.exchange.contribution(now, self._steps)
+
+    def receive(self, received: Arrays) -> None:
+        """See `Exchanging`; one that does not follow the last one was folded before."""
+        if received["round"][0] != self.exchange.counts[ROUND] + 1:
+            return
+        known, classes = self._known_classes(), classes_of(received)
+        self._reserve(len(classes))  # capacity is not state
+        before = self._quantities(max(known, len(classes)))
+        after, exchange = self.exchange.received(before, self._steps, known, received)
+        if take_on(self._shared, self._head, before, after):
+            self.exchange = exchange
+            if self._config.task == layout.MULTICLASS and len(classes) > len(self._classes):
+                self._know(classes)
+        else:
+            self.exchange.counts[REFUSED] += 1
+        self.exchange.counts[ROUND] += 1
+
+    def begin_apart(self, parent: str) -> None:
+        """See `Exchanging`."""
+        now = self._quantities(self._known_classes())
+        self.exchange.begin_apart(now, self._steps, parent)
+
+    def _quantities(self, classes: int) -> Quantities:
+        policy = self.spec.deployment.exchange
+        return quantities(self._shared, self._head, classes, policy.weights if policy else "mean")
+
+    @property
+    def _steps(self) -> int:
+        return int(self._shared.counters[layout.C_STEPS])
 
     def scale_rate(self, factor: float) -> None:
         """The optimizer's rate is that of the spec times `factor` from now on."""

@@ -214,6 +214,17 @@ class LabelPolicy(Strict):
         return self
 
 
+class ExchangePolicy(Strict):
+    """Partitions give each other what they have learned, from time to time."""
+
+    every: int = Field(ge=1, description="Events of a partition between two of its exchanges.")
+    weights: Literal["mean", "sum"] = Field(
+        "mean",
+        description="Of weights that are trained by gradients: the `mean` over the partitions, or the `sum` of what "
+        "each has changed, which learns as fast as one partition if exchanges are frequent, and overshoots if not.",
+    )
+
+
 class Deployment(Strict):
     """Bounds and durability of the served model."""
 
@@ -234,14 +245,19 @@ class Deployment(Strict):
     )
     sources: tuple[Source, ...] = Field((), max_length=16, description="Queues and folders that events are taken from.")
     sinks: tuple[Sink, ...] = Field((), max_length=16, description="Queues that predictions are written to.")
+    exchange: ExchangePolicy | None = Field(
+        None, description="Once it is split: the partitions exchange what they have learned. None: they do not."
+    )
 
     @model_validator(mode="after")
-    def _queues_differ(self) -> Deployment:
+    def _queues_fit(self) -> Deployment:
         sources, sinks = [one.producer for one in self.sources], [one.identity for one in self.sinks]
         for what, names in (("sources", sources), ("sinks", sinks)):
             if len(set(names)) != len(names):
                 twice = sorted({name for name in names if names.count(name) > 1})
                 raise ValueError(f"{what} must differ, these are there twice: {', '.join(twice)}")
+        if self.exchange and self.sinks:
+            raise ValueError("exchange is between partitions, and a model with sinks stays one: remove one of the two")
         return self
 
 
@@ -287,6 +303,16 @@ class LearnerSpec(Registered):
         Raises:
             ValueError: saying what is too large, and what is accepted.
         """
+
+    def check_exchange(self, model: ModelSpec) -> None:
+        """Refuses `deployment.exchange` where partitions of this learner cannot exchange what they have learned.
+
+        A learner that does not refuse offers what `learners.exchange.Exchanging` says.
+
+        Raises:
+            ValueError: saying why.
+        """
+        raise ValueError(f"learner {self.kind!r} does not say how partitions exchange what it has learned")
 
 
 class ModelSpec(Strict):
@@ -338,6 +364,11 @@ class ModelSpec(Strict):
     @model_validator(mode="after")
     def _can_be_held(self) -> ModelSpec:
         self.learner.check(self)
+        if self.deployment.exchange:
+            try:
+                self.learner.check_exchange(self)
+            except ValueError as why:
+                raise ValueError(f"deployment.exchange: {why}") from why
         return self
 
     @model_validator(mode="after")

@@ -27,6 +27,7 @@ from continual.bench._helpers import (
     warm,
 )
 from continual.bench._served import cpu_seconds
+from continual.bench._shards_exchange import served, table
 from continual.bench._shards_load import FEATURES, Load, logged, lost_and_doubled, spec_of
 from continual.bench._shards_nodes import node_killed
 from continual.bench.report import out_option, publish
@@ -41,6 +42,7 @@ TITLES = {
     "throughput": "Two shards against one, on the same two cores",
     "changes": "Partitions split, moved and merged under load",
     "nodes": "Nodes of a Ray cluster killed under load",
+    "exchange": "What splitting costs in accuracy, apart and with an exchange",
 }
 PARTS = tuple(TITLES)
 SHARDS = ("shard-0", "shard-1")
@@ -54,6 +56,8 @@ SHARDS = ("shard-0", "shard-1")
 @click.option("--rounds", default=3, show_default=True, help="Of every throughput, in turn.")
 @click.option("--cycles", default=5, show_default=True, help="Of split, move, merge.")
 @click.option("--kills", default=3, show_default=True, help="Of nodes.")
+@click.option("--stream-events", default=20_000, show_default=True, help="Of each stream that is split, at most.")
+@click.option("--seeds", default=3, show_default=True, help="Of learners that draw random numbers.")
 @out_option
 def shards(
     only: tuple[str, ...],
@@ -63,19 +67,22 @@ def shards(
     rounds: int,
     cycles: int,
     kills: int,
+    stream_events: int,
+    seeds: int,
     out: Path | None,
     as_json: bool,
 ) -> None:
-    """Two shards against one; split, move and merge under load; a node of three killed under load."""
+    """Two shards against one; split, move and merge under load; a node killed under load; what splitting costs."""
     parts: dict[str, Callable[[dict[str, Any]], list[Row]]] = {
         "throughput": lambda details: throughput(units, events, keys, rounds, details),
         "changes": lambda details: changes(cycles, details),
         "nodes": lambda details: nodes(kills, details),
+        "exchange": lambda details: exchange(stream_events, seeds, details),
     }
     for name in only or PARTS:
         details: dict[str, Any] = {}
         rows = parts[name](details)
-        notes = _notes(name, events, keys, rounds)
+        notes = _notes(name, events, keys, rounds, details)
         publish(f"shards-{name}", TITLES[name], rows, notes=notes, details=details, out=out, as_json=as_json)
 
 
@@ -242,7 +249,17 @@ def nodes(kills: int, details: dict[str, Any]) -> list[Row]:
     ]
 
 
-def _notes(part: str, events: int, keys: int, rounds: int) -> list[str]:
+# Exchange
+
+
+def exchange(events: int, seeds: int, details: dict[str, Any]) -> list[Row]:
+    """Accuracy of one partition and of several, and that what is served folds as it is folded here."""
+    with _two_shards() as (deployment, client):
+        details["served"] = served(deployment, client, min(events, 20_000))
+    return table(events, seeds, details)
+
+
+def _notes(part: str, events: int, keys: int, rounds: int, details: dict[str, Any]) -> list[str]:
     return {
         "throughput": [
             f"Throughput: {events:,} events of {keys:,} keys, batches of 1024, 16 in flight, one client, medians of "
@@ -259,4 +276,17 @@ def _notes(part: str, events: int, keys: int, rounds: int) -> list[str]:
             "a node with a shard that is not the head is killed, Ray starts the shard on another, and a node is added "
             "in its place. Ray takes a node for dead after 3 missed checks, half a second apart."
         ],
+        "exchange": [
+            "Exchange: prequential scores over the events of all partitions, to which keys are dealt by hash; the "
+            "model is split before its first event. Apart: without an exchange; every n: an exchange after n events of "
+            "a partition, in which trained weights become their mean, or the sum of their changes (`weights: sum`; "
+            "closed-form learners have none: the two agree). Means over seeds; those of each are in the JSON. MAE: "
+            "lower is better.",
+            "Served: {events:,} events of the generated stream to two partitions on two shards, {exchanges} exchanges; "
+            "the digests equal those of the logs folded in process.".format(**details.get("served", _NONE)),
+        ],
     }[part]
+
+
+_NONE = {"events": 0, "exchanges": 0}
+"""Where nothing was served."""

@@ -57,6 +57,12 @@ C_POSITION, C_STEPS, C_CLASSES, C_OBSERVED, C_UPDATED = range(5)
 COUNTERS = 5
 
 
+AVERAGED, SUMMED, POOLED, KEPT = "averaged", "summed", "pooled", "kept"
+"""What becomes of an array of state where the partitions of a model exchange what they have learned
+(`learners.exchange`): the mean over the partitions, weighted by what each has learned since; the sum of what each has
+learned by itself, in coordinates in which evidence adds up; running means over a window, pooled; or each its own."""
+
+
 class Config(NamedTuple):
     """Scalars of a spec; the same for the life of a model."""
 
@@ -142,6 +148,26 @@ class Shared(NamedTuple):
     """float64 [2]: beta1^t and beta2^t; of the filter of all weights the noise scale of a regression, and 1."""
     counters: np.ndarray
     """int64 [5]."""
+
+
+READ_OUT = ("out", "m_out", "v_out", "skip", "m_skip", "v_skip")
+"""Arrays of `Shared` with a row per class."""
+
+WEIGHTS = ("cell", "out", "skip")
+"""Arrays of `Shared` that an optimizer trains."""
+
+EXCHANGED: dict[str, str] = {
+    **dict.fromkeys(("cell", "m_cell", "v_cell", *READ_OUT), AVERAGED),
+    **dict.fromkeys(("scaler", "target"), POOLED),
+    **dict.fromkeys(("decay", "counters"), KEPT),
+}
+"""Of each array of `Shared`; a spec may have `WEIGHTS` SUMMED. Moments are running means of gradients, and averaged."""
+
+TARGET_MEANS = (
+    (T_CHANGES, T_CHANGE_SQ),
+    *((T_LABELS, mean) for mean in (T_LABEL_MEAN, T_AGREEMENT, T_POWER, T_MISSED, T_MOVED)),
+)
+"""Running means in `Shared.target`, each with the count of what it is over."""
 
 
 class Rows(NamedTuple):

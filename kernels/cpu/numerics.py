@@ -13,7 +13,7 @@ from typing import Any
 import numba as nb
 import numpy as np
 from llvmlite import ir
-from numba.core import cgutils, types
+from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
 from kernels.cpu.parts import PartCompiler

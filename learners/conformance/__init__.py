@@ -14,9 +14,13 @@ of label policy that the learner supports.
 
 from __future__ import annotations
 
-from learners.conformance.checks import CHECKS, check, check_learner
+from learners.conformance import exchanges  # noqa: F401 - its checks join the others
+from learners.conformance.checks import check, check_learner, known
 from learners.conformance.crashes import CrashRun, TwoVersionRows, fold_with_crashes
 from learners.conformance.logs import deliver, expected_outcomes, random_log
+
+CHECKS: tuple[str, ...] = known()
+"""Names of all checks."""
 
 __all__ = [
     "CHECKS",

@@ -25,13 +25,18 @@ EVERYTHING = slice(None)
 _checks: dict[str, Callable[[ModelSpec, int], None]] = {}
 
 
+def known() -> tuple[str, ...]:
+    """Names of all checks, in the order of their definition."""
+    return tuple(_checks)
+
+
 def _check(function: Callable[[ModelSpec, int], None]) -> Callable[[ModelSpec, int], None]:
     _checks[function.__name__] = function
     return function
 
 
 def check(name: str, spec: ModelSpec, seed: int = 0) -> None:
-    """Runs one check of `CHECKS`.
+    """Runs one check of `learners.conformance.CHECKS`.
 
     Raises:
         AssertionError: the learner breaks the contract; the message says where.
@@ -42,7 +47,7 @@ def check(name: str, spec: ModelSpec, seed: int = 0) -> None:
 
 def check_learner(spec: ModelSpec, seed: int = 0) -> None:
     """Runs every check; see `check`."""
-    for name in CHECKS:
+    for name in _checks:
         check(name, spec, seed)
 
 
@@ -398,7 +403,3 @@ def second_call_compiles_nothing(spec: ModelSpec, seed: int) -> None:
         learner.predict(log)
         learner.digest()
     assert _compiled() == before, "something was compiled after the first batch"
-
-
-CHECKS: tuple[str, ...] = tuple(_checks)
-"""Names of all checks."""

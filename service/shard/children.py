@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from learners.base import hash_shared
 from service import errors
 from service.shard.admission import Producers, UpdateWindow
 from service.shard.partition import Partition
@@ -123,6 +124,10 @@ def write_children(donor: Partition, parents: list[Partition], children: list[Ch
         window = UpdateWindow.united(window, parent.window)
     arrays = snapshot.arrays | window.arrays()
     kept = {name: snapshot.manifest[name] for name in ("spec_digest", "shared_digest", "fingerprint")}
+    if donor.exchanger is not None:
+        shared = donor.exchanger.apart(snapshot.arrays)
+        arrays |= shared
+        kept["shared_digest"] = hash_shared(shared).hexdigest()
     marks = united_marks([(parent.part, parent.producers) for parent in parents])
     past = Statistics.united([parent.statistics for parent in parents])
     for number, child in enumerate(children):

@@ -69,6 +69,11 @@ class Maps:
         """Whether this shard owns a partition."""
         return part.shard == self._shard
 
+    def peers(self, model: str, id: str) -> tuple[list[str], list[str]]:
+        """The ids of the other partitions of a model: those that live, and those that were split or merged."""
+        held = self._routing.maps.get(model)
+        return ([part.id for part in held.partitions if part.id != id], list(held.retired)) if held else ([], [])
+
     @property
     def generation(self) -> int:
         """Of the last look."""

@@ -161,7 +161,7 @@ async def statistics(shard: Shard, request: pb.GetStatisticsRequest, raw: bytes)
     kind = shard.owned(request.name, answers[0][0].id).spec.target.kind
     sums = Statistics.united([Statistics.from_dict(kind, json.loads(one.sums)) for _, one in answers])
     counts = sums.counts()
-    for name in ("duplicates", "refused"):
+    for name in answers[0][1].counts.keys() - counts.keys():
         counts[name] = sum(one.counts[name] for _, one in answers)
     return pb.Statistics(
         name=request.name,
@@ -192,12 +192,13 @@ async def _statistics(shard: Shard, model: str, part: Range, digest: bool) -> pb
     if partition.spec.deployment.sources:
         said = await asyncio.to_thread(Store(shard.client, DEPLOYMENT, model, "0").said)
     sinks = await asyncio.to_thread(sinks_of, partition.store) if partition.outbox else []
+    exchanged = partition.exchanger.counts() if partition.exchanger else {}
     position, counts, metrics, resident, value, raw = await partition.sequencer.visit(read)
     return pb.Statistics(
         name=model,
         position=position,
         snapshot_position=max(0, partition.snapshot_position),
-        counts=counts | {"duplicates": partition.duplicates, "refused": partition.refused},
+        counts=counts | {"duplicates": partition.duplicates, "refused": partition.refused} | exchanged,
         metrics=metrics,
         keys_resident=resident,
         digest=value,

@@ -13,8 +13,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from safetensors.numpy import load as load_tensors
 
-from learners.base import Folded, Learner, Predicted
+from learners.base import Folded, Learner
 from learners.spec import ModelSpec
 from service import errors
 from service.api import continual_v1_pb2 as pb
@@ -32,7 +33,9 @@ from service.shard.admission import (
     update_id,
 )
 from service.shard.answers import Outbox
+from service.shard.exchange import Exchanger
 from service.shard.requests import (
+    EXCHANGED,
     LEARN,
     MAX_SEQUENCE,
     NO_EVENTS,
@@ -47,15 +50,12 @@ from service.shard.requests import (
 from service.shard.rows import StoreRows
 from service.shard.sequencer import Sequencer
 from service.shard.statistics import Statistics
-from service.shard.writer import LEASE_SECONDS, RETRY_SECONDS, WAITING_ROWS, LogWriter
+from service.shard.writer import WAITING_ROWS, LogWriter
 from service.store.connect import Link
 from service.store.partition import Partition as Store
 from service.store.partition_map import Range
-from service.wire import Schema, decode_columns, decode_event, slice_columns
+from service.wire import Schema, decode_event, slice_columns
 from streams.batch import Batch
-
-MAX_PROBABILITIES = 8 << 20
-"""Of one reply: its bytes fit a message, and its predictions do not keep the fold waiting for seconds."""
 
 ENTRIES_AHEAD = 8
 """Logged entries that may wait for the fold thread, so that it never waits for the event loop."""
@@ -99,10 +99,13 @@ class Partition:
         self.window = UpdateWindow(spec.deployment.dedupe_window)
         self.duplicates = 0
         self.refused = 0
+        self.exchanges = 0  # folded by this process
         self.snapshot_position = -1
         self.state = "starting"
         self.classes: tuple[int | str, ...] = ()
         self.on_progress: Callable[[], None] = lambda: None
+        self.peers: Callable[[], tuple[list[str], list[str]]] = lambda: ([], [])
+        self.exchanger = Exchanger(self, spec.deployment.exchange.every) if spec.deployment.exchange else None
         self.refuse: Callable[[str], errors.Refused] = lambda message: errors.wrong_map(pb.PartitionMap(), message)
         self._thawed = asyncio.Event()
         self.writer = LogWriter(store, token, client, self.producers, self.window, self._logged)
@@ -118,6 +121,8 @@ class Partition:
         self.classes = self.learner.classes()
         self.sequencer = Sequencer(self.learner, self.statistics, self.cold, f"fold-{self.spec.name}")
         loops = [self.writer.append_loop(), self.writer.confirm_loop()]
+        if self.exchanger is not None:
+            loops.append(self.exchanger.run())
         if self.outbox is not None:
             self.outbox.begin(head)
             loops.append(self.outbox.write_loop())
@@ -229,7 +234,7 @@ class Partition:
                 raise errors.unavailable("PARTITION_MOVING", f"model {self.name!r} is moving", 0.05) from error
         self.check_serving()
 
-    def _check_keys(self, batch: Batch) -> None:
+    def check_keys(self, batch: Batch) -> None:
         """Raises WRONG_MAP if a key belongs to another partition."""
         if not self.part.whole and (inside := keys_inside(batch.key, self.part.low, self.part.high)).sum() < len(batch):
             key = errors.shorten(batch.key[int(inside.argmin())])
@@ -247,8 +252,8 @@ class Partition:
         if request.sequence > MAX_SEQUENCE:
             raise errors.invalid("sequence", request.sequence, f"at most {MAX_SEQUENCE}")
         end = end_of(request)
-        batch = self._decoded(decode_learn, request)
-        self._check_keys(batch)
+        batch = self.decoded(decode_learn, request)
+        self.check_keys(batch)
         while self.writer.full:
             await self.writer.room()
             await self._admitting()
@@ -319,8 +324,8 @@ class Partition:
         await self._admitting()
         if not request.event.id:
             raise errors.invalid("event.id", "", "an id of 1 to 256 bytes, the same in every retry of this event")
-        batch = self._decoded(decode_event, request.event)
-        self._check_keys(batch)
+        batch = self.decoded(decode_event, request.event)
+        self.check_keys(batch)
         payload = payload_hash(batch)
         id = update_id(batch)
         known = self.window.waiting.get(id)
@@ -340,7 +345,7 @@ class Partition:
         self.writer.enqueue(item)
         return await asyncio.shield(item.done)
 
-    def _decoded(self, decode: Callable[[Any, Schema], Batch], message: Any) -> Batch:
+    def decoded(self, decode: Callable[[Any, Schema], Batch], message: Any) -> Batch:
         """The events of a request; a request that does not fit is counted."""
         try:
             return decode(message, self.schema)
@@ -353,7 +358,25 @@ class Partition:
             self.refused += 1
             raise errors.conflict(id)
 
+    async def log_exchange(self, message: bytes) -> None:
+        """Logs what others have learned, and waits until it is folded; nothing where no events are taken either.
+
+        Raises:
+            service.errors.Refused: the store does not answer; it may have been logged.
+        """
+        self.check_serving()
+        if self.state == "serving":
+            item = Item(NO_EVENTS, EXCHANGED + message, new_future())
+            self.writer.enqueue(item)
+            await item.done
+
     # The fold
+
+    def fold_exchange(self, message: bytes) -> None:
+        """Folds what others have learned, as it was logged."""
+        exchanging: Any = self.learner
+        exchanging.receive(load_tensors(message[1:]))
+        self.exchanges += 1
 
     async def _logged(self, position: int, items: list[Item]) -> None:
         """Takes over a logged entry: folds it here if it is small, else hands it to the fold thread in groups."""
@@ -361,13 +384,16 @@ class Partition:
             await self.outbox.room()
         groups = groups_of(items)
         if not any(len(item.batch) for item in items):
+            if items[0].message[:1] == EXCHANGED:
+                await self.sequencer.between_entries(self.fold_exchange, items[0].message)
+                self.classes = self.learner.classes()
             self._answer(position, items, NOTHING, self.classes)
             return
         batches = [Batch.concat([item.batch for item in group if len(item.batch)]) for group in groups]
         if len(batches) == 1 and self.sequencer.small(batches[0]):
             folded = self.sequencer.fold_now(batches[0])
             self._answer(position, items, folded, self.learner.classes())
-            self.on_progress()
+            self._progressed()
             return
         starts = [position]
         for batch in batches:
@@ -382,10 +408,15 @@ class Partition:
     def _entry_folded(self, job: asyncio.Future[None]) -> None:
         self._depth.release()
         if job.cancelled() or job.exception() is None:
-            self.on_progress()
+            self._progressed()
         elif self.state in ("serving", "moving"):
             self.state = "failed"
             self.fail(job.exception() or RuntimeError("the fold failed"))
+
+    def _progressed(self) -> None:
+        self.on_progress()
+        if self.exchanger is not None:
+            self.exchanger.progressed()
 
     def _answer(self, position: int, items: list[Item], folded: Folded, classes: tuple[int | str, ...]) -> None:
         """Answers the requests of a folded group that begins at `position`."""
@@ -405,41 +436,6 @@ class Partition:
             if not item.done.done():
                 item.done.set_result(answer)
         self.writer.answered(at)
-
-    # Predictions
-
-    async def predict(self, request: pb.PredictRequest) -> tuple[int, Predicted, tuple[int | str, ...]]:
-        """Predicts between two folds. Returns the position, the predictions and the classes.
-
-        Raises:
-            service.errors.Refused: the events do not fit the spec, or cannot be served now.
-        """
-        self.check_serving()
-        if request.WhichOneof("events") == "event":
-            batch = self._decoded(decode_event, request.event)
-        else:
-            batch = self._decoded(decode_columns, request.columns)
-        self._check_keys(batch)
-        if (batch.kind == 2).any():
-            raise errors.invalid("kind", 2, "observations or labelled events: a label alone has no prediction")
-        table = len(batch) * len(self.learner.classes())
-        if request.probabilities and table > MAX_PROBABILITIES:
-            accepted = f"at most {MAX_PROBABILITIES} probabilities in one reply: ask for fewer rows"
-            raise errors.invalid("probabilities", f"{table} ({len(batch)} rows)", accepted, "TOO_MANY_PROBABILITIES")
-        if self.sequencer.small(batch):
-            return self._predicted(batch, request.probabilities)
-        try:
-            visit = self.sequencer.visit(self._predicted, batch, request.probabilities)
-            answer = await asyncio.wait_for(visit, LEASE_SECONDS)
-        except TimeoutError as error:
-            message = f"no turn for {LEASE_SECONDS:g} s; nothing was lost"
-            raise errors.unavailable("PARTITION_BUSY", message, RETRY_SECONDS) from error
-        self.check_serving()
-        return answer
-
-    def _predicted(self, batch: Batch, probabilities: bool) -> tuple[int, Predicted, tuple[int | str, ...]]:
-        predicted = self.learner.predict(batch, probabilities)
-        return self.learner.position, predicted, self.learner.classes()
 
 
 NOTHING = Folded.passed_over(0, 0)

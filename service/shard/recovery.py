@@ -21,7 +21,7 @@ from learners.fingerprint import fingerprint
 from service.api import continual_v1_pb2 as pb
 from service.shard.admission import Answer, payload_hash, update_id
 from service.shard.partition import NOTHING, Partition
-from service.shard.requests import LEARN, PREPARED, decode_learn, end_of
+from service.shard.requests import EXCHANGED, LEARN, PREPARED, decode_learn, end_of
 from service.shard.rows import StoreRows
 from service.shard.statistics import Statistics
 from service.store.errors import SnapshotUnreadable
@@ -118,11 +118,15 @@ class Recovery:
         with ThreadPoolExecutor(1, "read-log") as pool:
             entries = ((entry, self._decoded(entry)) for entry in self._p.store.read(start, batch=AHEAD))
             for entry, decoded in _ahead(pool, entries):
-                pending.append((entry, decoded))
-                rows += entry.count
-                if rows >= REPLAY_ROWS:
+                apart = _is_exchange(entry)
+                if not apart:
+                    pending.append((entry, decoded))
+                    rows += entry.count
+                if pending and (apart or rows >= REPLAY_ROWS):
                     self._fold(pending, start)
                     pending, rows = [], 0
+                if apart:
+                    self._p.fold_exchange(entry.messages[0])
         if pending:
             self._fold(pending, start)
 
@@ -130,7 +134,9 @@ class Recovery:
         """The same, noting in the store what is about to be folded."""
         p = self._p
         for entry in p.store.read(start):
-            if entry.position <= suspect < entry.end:
+            if _is_exchange(entry):
+                p.fold_exchange(entry.messages[0])
+            elif entry.position <= suspect < entry.end:
                 self._event_by_event(entry, start)
             else:
                 if entry.count:
@@ -177,7 +183,7 @@ class Recovery:
         decoded = []
         for message in entry.messages:
             body = message[1:]
-            if message[:1] == PREPARED:
+            if message[:1] in (PREPARED, EXCHANGED):
                 continue
             if message[:1] == LEARN:
                 request = pb.LearnRequest.FromString(body)
@@ -247,6 +253,11 @@ class Recovery:
                 else:
                     p.window.note(update_id(batch), payload_hash(batch), answer)
             at = stop
+
+
+def _is_exchange(entry: Entry) -> bool:
+    """Whether an entry holds what other partitions have learned; one from before the snapshot changes nothing."""
+    return entry.messages[0][:1] == EXCHANGED
 
 
 T = TypeVar("T")

@@ -14,9 +14,10 @@ from streams.batch import Batch, Keys
 MAX_SEQUENCE = 2**62
 """Of a producer's first row: the numbers after it are exact and fit everywhere."""
 
-UPDATE, LEARN, PREPARED = b"U", b"L", b"P"
+UPDATE, LEARN, PREPARED, EXCHANGED = b"U", b"L", b"P", b"X"
 """First byte of a message in the log: what kind of request follows; or that no more do, as the partition is about to be
-split, merged or moved (if that is given up, more do)."""
+split, merged or moved (if that is given up, more do); or that what follows is what other partitions have learned
+(`learners.exchange.combine`, as safetensors), in an entry of its own."""
 
 NO_EVENTS = Batch.of(np.zeros((0, 1), np.float32))
 

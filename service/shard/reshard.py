@@ -249,6 +249,10 @@ class Resharding:
         heads = [await parent.freeze(note) for parent in parents]
         donor = donor_of(parents, heads)
         await self.step("prepared in the log")
+        for parent in parents:
+            if parent.exchanger is not None:
+                await parent.exchanger.publish()
+                await self.step("exchange published")
         for parent, head, copied in zip(parents, heads, since):
             await self._s.snapshots[model, parent.part.id].take()
             await asyncio.to_thread(copy_rows, parent.store, copied, head, children)

@@ -24,6 +24,7 @@ from service.shard.admission import Answer
 from service.shard.letters import drop_letter, list_letters
 from service.shard.maps import home
 from service.shard.partition import Partition
+from service.shard.predict import predict
 from service.shard.shard import HOP, Shard
 from service.shard.specs import parse_spec
 from service.store.errors import StoreError
@@ -236,7 +237,7 @@ def _part_of(shard: Shard, model: str, request: Any) -> Range:
 
 
 async def _predict(partition: Partition, request: pb.PredictRequest, raw: bytes) -> Message:
-    position, predicted, classes = await partition.predict(request)
+    position, predicted, classes = await predict(partition, request)
     labels = classes if partition.spec.target.kind != "regression" else ()
     code = predicted.code if labels or partition.spec.target.kind == "multiclass" else None
     sure = {name: getattr(predicted, name) for name in UNCERTAIN} if request.uncertainty else {}

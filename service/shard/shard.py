@@ -253,6 +253,7 @@ class Shard:
             return
         partition = Partition(spec, store, token, Link(self.config.redis), self.fail, part)
         partition.refuse = self.maps.refusal
+        partition.peers = lambda: self.maps.peers(model, part.id)
         place = model, part.id
         self.partitions[place] = partition
         snapshotter = self.snapshots[place] = Snapshotter(partition)

@@ -22,9 +22,10 @@ PIECE_BYTES = 1 << 17
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """A committed snapshot: position, keyed rows and bytes written, digest of the shared state."""
+    """A committed snapshot: position, exchanges before it, keyed rows and bytes written, digest of the shared state."""
 
     position: int
+    exchanges: int
     rows: int
     bytes: int
     digest: str
@@ -51,26 +52,27 @@ class Snapshotter:
                 from the snapshot before.
         """
         async with self._one:
-            if self._last is not None and self._last.position == self._p.learner.position:
+            now = self._p.learner.position, self._p.exchanges
+            if self._last is not None and (self._last.position, self._last.exchanges) == now:
                 return self._last
             self._last = await self._write()
             return self._last
 
     async def _write(self) -> Written:
         p = self._p
-        position, arrays, manifest = await p.sequencer.between_entries(self._begin)
+        position, exchanges, arrays, manifest = await p.sequencer.between_entries(self._begin)
         manifest |= p.producers.to_dict()
         arrays |= p.window.arrays()
         committed = None
         try:
-            written = await self._store(position, arrays, manifest)
+            written = await self._store(position, exchanges, arrays, manifest)
             committed = position
         finally:
             await p.sequencer.visit(self._end, committed)
         await asyncio.to_thread(self._trim)
         return written
 
-    def _begin(self) -> tuple[int, dict[str, np.ndarray], dict[str, Any]]:
+    def _begin(self) -> tuple[int, int, dict[str, np.ndarray], dict[str, Any]]:
         """What a snapshot holds of the fold, taken in its thread.
 
         Marks and answers, which the loop adds, may be newer than the position: what they tell of is in the log, and a
@@ -84,7 +86,7 @@ class Snapshotter:
             "statistics": p.statistics.to_dict(),
             "fingerprint": fingerprint(p.spec),
         }
-        return p.learner.position, arrays, manifest
+        return p.learner.position, p.exchanges, arrays, manifest
 
     def _end(self, committed: int | None) -> None:
         p = self._p
@@ -93,7 +95,7 @@ class Snapshotter:
             p.snapshot_position = committed
             p.cold.committed = committed
 
-    async def _store(self, position: int, arrays: dict, manifest: dict) -> Written:
+    async def _store(self, position: int, exchanges: int, arrays: dict, manifest: dict) -> Written:
         p = self._p
         writer = await asyncio.to_thread(p.store.begin_snapshot, p.token, position)
         await asyncio.to_thread(writer.write, arrays)
@@ -107,7 +109,7 @@ class Snapshotter:
         if p.outbox is not None:
             await p.outbox.reach(position)
         await asyncio.to_thread(writer.commit, manifest)
-        return Written(position, rows, size + writer.bytes, manifest["shared_digest"])
+        return Written(position, exchanges, rows, size + writer.bytes, manifest["shared_digest"])
 
     def _trim(self) -> None:
         """Two snapshots back, the deduplication window, or the slowest sink, whichever reaches furthest."""

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
+from learners.exchange import Taken, combine
 from learners.fingerprint import fingerprint
 from learners.river import signing
 from learners.spec import ModelSpec
@@ -69,3 +70,5 @@ def compile_learner(spec: ModelSpec) -> None:
     learner.predict(events.slice(0, 1), probabilities=True)
     Statistics(spec.target.kind).update(learner.fold(events))
     keys_inside(events.key, 0, 1)
+    if spec.deployment.exchange:
+        learner.receive(combine(1, learner.classes(), Taken(), {"1": learner.contribution()}, {}))

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 
 from service import errors
 from service.shard.admission import Item, Producers, UpdateWindow, new_future
+from service.shard.requests import EXCHANGED
 from service.store.connect import Link
 from service.store.errors import LogMismatch, StoreUnavailable
 from service.store.log import body_hash
@@ -132,14 +133,15 @@ class LogWriter:
             await self._append(items)
 
     def _gather(self) -> list[Item]:
-        """The next entry: everything that waits, up to a bound."""
+        """The next entry: everything that waits, up to a bound; an exchange stands alone."""
         items: list[Item] = []
         rows = size = 0
         most = max(GATHER_ROWS, self._under_way // 2)
         while self._queue and len(items) < GATHER_MESSAGES:
             item = self._queue[0]
             rows, size = rows + len(item.batch), size + len(item.message)
-            if items and (rows > most or size > GATHER_BYTES):
+            apart = EXCHANGED in (item.message[:1], items[0].message[:1] if items else b"")
+            if items and (rows > most or size > GATHER_BYTES or apart):
                 rows -= len(item.batch)
                 break
             self._queue.popleft()

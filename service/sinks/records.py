@@ -11,7 +11,7 @@ import numpy as np
 from learners.base import Folded
 from learners.spec import BinaryTarget, ModelSpec
 from service.api import continual_v1_pb2 as pb
-from service.shard.requests import LEARN, PREPARED, decode_learn
+from service.shard.requests import LEARN, UPDATE, decode_learn
 from service.store.answers import Said
 from service.store.partition import Partition as Store
 from service.wire import Schema, decode_event
@@ -64,7 +64,7 @@ class Records:
                     request = pb.LearnRequest.FromString(message[1:])
                     batches.append(decode_learn(request, self._schema))
                     ids += _ids_of(request.columns, len(batches[-1]))
-                elif message[:1] != PREPARED:
+                elif message[:1] == UPDATE:
                     event = pb.UpdateRequest.FromString(message[1:]).event
                     batches.append(decode_event(event, self._schema))
                     ids.append(event.id)

@@ -38,6 +38,7 @@ class PartitionKeys:
         answers: stream, what the fold said of events, for sinks.
         answered: hash, where that ends, and the classes.
         sinks: hash, by sink how far it is and what it says of itself.
+        exchange: hash, what the partition has learned, for others of its model.
 
     Raises:
         ValueError: if a name holds a character that a key or a hash tag cannot.
@@ -62,6 +63,7 @@ class PartitionKeys:
         self.answers = prefix + "answers"
         self.answered = prefix + "answered"
         self.sinks = prefix + "sinks"
+        self.exchange = prefix + "exchange"
 
     def arrays(self, position: int, nonce: str) -> str:
         """Key of the shared arrays of a snapshot at `position`; `nonce` tells it from others there."""
@@ -85,6 +87,7 @@ class PartitionKeys:
             self.answers,
             self.answered,
             self.sinks,
+            self.exchange,
         ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from service.store.answers import Answers
+from service.store.exchange import Contributions
 from service.store.letters import Letters
 from service.store.log import Log
 from service.store.ownership import Ownership
@@ -22,8 +23,8 @@ return {1}
 )
 
 
-class Partition(Ownership, Log, Rows, Snapshots, Poison, Letters, Answers):
-    """Ownership, log, rows, snapshots, quarantine, dead letters and answers of one partition.
+class Partition(Ownership, Log, Rows, Snapshots, Poison, Letters, Answers, Contributions):
+    """Ownership, log, rows, snapshots, quarantine, dead letters, answers and what is exchanged of one partition.
 
     Every write but those of `Letters` and the marks of sinks carries the owner's token and is refused, whole, once
     another token is there. Methods are synchronous; `append_async`, `append_answers_async` and `confirm_async` take an
@@ -40,9 +41,9 @@ class Partition(Ownership, Log, Rows, Snapshots, Poison, Letters, Answers):
         self._fenced(_DELETE, (*self.keys.all()[1:], *self._arrays()), token)
 
     def retire(self, token: str) -> None:
-        """Gives the partition up for good: its state lives on in others, only its log and dead letters are kept.
+        """Gives the partition up for good: its state lives on in others.
 
-        No owner, no writes: the log is read-only from now on.
+        Its log, its dead letters and what it published are kept. No owner, no writes: they are read-only from now on.
 
         Raises:
             Fenced: if another owner holds the partition.

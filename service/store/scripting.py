@@ -75,6 +75,7 @@ class PartitionBase:
 
     def __init__(self, client: redis.Redis, deployment: str, model: str, partition: str = "0") -> None:
         self.client = client
+        self.deployment = deployment
         self.keys = PartitionKeys(deployment, model, partition)
 
     def _command(self, *args: Any) -> Any:

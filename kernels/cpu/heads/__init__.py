@@ -5,6 +5,11 @@ A head is a named tuple: its settings, and, where it keeps more than the weights
 code finds its functions by its type (`kernels.cpu.dispatch.implements`); a new head is a new file. Its class says
 
     PER_CLASS   {array of `state` or `work`: axis} whose size is the room for classes; the learner grows it by zeros
+    EXCHANGED   {array of `state`: what becomes of it} where partitions exchange what they have learned (constants of
+                `kernels.cpu.layout`; without it they cannot). What is SUMMED goes through two methods of the head:
+                `coordinates(classes)` gives it as evidence that adds up, by name, and beside it what is averaged in
+                such coordinates; `take_on(summed, averaged)` writes it back, or says that it cannot be. A name that
+                is in PER_CLASS too has its classes along the same axis
 
 A head sees the features phi [H] of the map below and the inputs x [J] of the event, the last of which is constant. In a
 regression it predicts (y - base) / scale, with base the key's last label and scale the running deviation of the

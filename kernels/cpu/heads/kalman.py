@@ -61,9 +61,10 @@ from kernels.cpu.heads._bank import (
 )
 from kernels.cpu.heads._closed_form import NORMAL_90, classes_of, scale_of, take
 from kernels.cpu.heads._filter import LANES, log, places, whole
+from kernels.cpu.heads._natural import coordinates, take_on
 from kernels.cpu.heads._sampled import sampled_error, sampled_softmax
 from kernels.cpu.heads.linear import Linear
-from kernels.cpu.layout import BINARY, REGRESSION, on_lines
+from kernels.cpu.layout import AVERAGED, BINARY, KEPT, REGRESSION, SUMMED, on_lines
 from kernels.cpu.numerics import INLINE, exp
 
 GAMMAS = (1.0, 0.9999, 0.999, 0.99)
@@ -189,9 +190,25 @@ class Kalman(NamedTuple):
         settings = (inputs, teaches, seed, samples, noise, window, switching, *rates)
         return cls(*settings, state=State(*map(on_lines, state)), work=Work(*map(on_lines, work)))
 
+    def coordinates(self, classes: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """See `_natural.coordinates`."""
+        return coordinates(self.state, self._lasting(), classes)
 
+    def take_on(self, summed: dict[str, np.ndarray], averaged: dict[str, np.ndarray]) -> bool:
+        """See `_natural.take_on`."""
+        return take_on(self.state, self._lasting(), summed, averaged)
+
+    def _lasting(self) -> np.ndarray:
+        """Which members forget nothing, bool [G]."""
+        return (self.state.gamma == 1.0) & (self.gamma_rate == 0.0)
+
+
+Kalman.EXCHANGED = {  # type: ignore[attr-defined]
+    **dict.fromkeys(("mean", "cov"), SUMMED),
+    **dict.fromkeys(("gamma", "weight", "noise", "scalar"), AVERAGED),
+    **dict.fromkeys(("prior", "labels"), KEPT),
+}
 Kalman.PER_CLASS = {"mean": 1, "output": 1, "normal": 0, "chance": 1, "d_output": 1}  # type: ignore[attr-defined]
-
 
 
 def numbers(features: int, classes: int) -> int:

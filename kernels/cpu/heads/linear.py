@@ -37,6 +37,7 @@ class Linear(NamedTuple):
 
 
 Linear.PER_CLASS = {}  # type: ignore[attr-defined]
+Linear.EXCHANGED = {}  # type: ignore[attr-defined]
 
 
 @nb.njit(**INLINE)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+from safetensors.numpy import load as load_tensors
 from shard_harness import FEATURES, events
 
 from learners.base import Learner, MemoryRows
+from learners.exchange import Arrays
 from learners.spec import ModelSpec
 from service.api import continual_v1_pb2 as pb
-from service.shard.requests import LEARN, PREPARED
+from service.shard.requests import EXCHANGED, LEARN, PREPARED
 from service.store.catalog import Catalog
 from service.store.connect import connect
 from service.store.partition import Partition as Store
@@ -26,13 +28,16 @@ def map_of(url: str, model: str) -> ModelMap:
     return held
 
 
-def logged(url: str, spec: ModelSpec, id: str) -> list[tuple[list[str], Batch]]:
-    """What the log of a partition holds: ids and events of each request."""
+def logged(url: str, spec: ModelSpec, id: str) -> list[tuple[list[str], Batch | Arrays]]:
+    """What the log of a partition holds: ids and events of each request, and what others gave (no ids)."""
     store = Store(connect(url), "continual", spec.name, id)
-    out = []
+    out: list[tuple[list[str], Batch | Arrays]] = []
     for entry in store.read(store.first_position()):
         for message in entry.messages:
             if message[:1] == PREPARED:
+                continue
+            if message[:1] == EXCHANGED:
+                out.append(([], load_tensors(message[1:])))
                 continue
             if message[:1] != LEARN:
                 event = pb.UpdateRequest.FromString(message[1:]).event
@@ -67,17 +72,22 @@ class Folds:
         rows = MemoryRows()
         if parents:
             states = [self.done[id] for id in parents]
-            donor = max(states, key=lambda state: state[0].position)[0]
+            donor, _ = max(states, key=lambda state: state[0].position)
             for _, held in states:
                 inside = [
                     (key, *row) for key, row in held.items() if part.low <= key_hash(key) < part.high
                 ]
                 rows.put_rows(inside)
             learner.load(donor.shared_arrays(), rows)
+            if self.spec.deployment.exchange:
+                learner.begin_apart(next(id for id in parents if self.done[id][0] is donor))
         else:
             learner.attach(rows)
-        for _, batch in logged(self._url, self.spec, part.id):
-            learner.fold(batch)
+        for _, given in logged(self._url, self.spec, part.id):
+            if isinstance(given, Batch):
+                learner.fold(given)
+            else:
+                learner.receive(given)
         self.done[part.id] = learner, self._rows(learner, rows)
         return learner
 

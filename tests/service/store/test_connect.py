@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from service.store.connect import check_external, connect, durability
+from service.store.connect import Link, check_external, connect, durability
 from service.store.embedded import EmbeddedRedis
 from service.store.errors import StoreRefused, StoreUnavailable, unavailable
 from service.store.ownership import OwnerRecord
@@ -104,6 +105,24 @@ def test_nothing_is_repeated_in_hiding(tmp_path: Path) -> None:
                 connect(f"unix://{path}").execute_command(word, "x")
         thread.join()
     assert [b"INCR" in received for received in seen] == [True, False]
+
+
+def test_every_command_of_a_link_gets_its_own_reply_also_after_one_that_was_given_up(own: redis.Redis) -> None:
+    async def scenario() -> None:
+        link = Link(f"unix://{own.get_connection_kwargs()['path']}")
+        try:
+            said = await asyncio.gather(*(link.execute_command("ECHO", number) for number in range(100)))
+            assert said == [b"%d" % number for number in range(100)]
+            own.execute_command("CLIENT", "PAUSE", 60_000, "WRITE")
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.05):
+                    await link.execute_command("SET", "a", 1)
+            own.execute_command("CLIENT", "UNPAUSE")
+            assert await link.execute_command("ECHO", "mine") == b"mine"
+        finally:
+            await link.aclose()
+
+    asyncio.run(scenario())
 
 
 @pytest.mark.parametrize(

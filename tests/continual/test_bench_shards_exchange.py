@@ -24,11 +24,11 @@ def test_one_partition_is_the_learner_itself() -> None:
     assert folded("ridge", 1, events=1000)["accuracy"] == pytest.approx(right.mean())
 
 
-def test_ridge_that_exchanges_often_predicts_nearly_as_one_partition() -> None:
-    """It knows what the others knew a few events ago, and apart a quarter of it."""
+def test_ridge_that_exchanges_often_is_nearer_to_one_partition_than_apart() -> None:
+    """It knows what the others knew some events ago; its calibration, which is averaged, learns as slowly as apart."""
     one, apart = folded("ridge", 1), folded("ridge", 4)
     often = folded("ridge", 4, (8, "mean"))
-    assert abs(often["log_loss"] - one["log_loss"]) < 0.3 * abs(apart["log_loss"] - one["log_loss"])
+    assert abs(often["log_loss"] - one["log_loss"]) < 0.5 * abs(apart["log_loss"] - one["log_loss"])
 
 
 def test_every_way_has_its_column() -> None:

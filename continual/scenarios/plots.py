@@ -58,10 +58,14 @@ def curves(results: Sequence[Result], scenario: Scenario) -> bytes:
 
 
 def _lines(result: Result, scenario: Scenario) -> tuple[np.ndarray, np.ndarray]:
-    """Events [P] and accuracies [seeds, P] of a method."""
+    """Events [P] and accuracies [seeds, P] of a method.
+
+    Another seed has the classes in another order, so its experiences may end elsewhere: it is read between its points.
+    """
     runs = [one.run for one in result.done]
     if scenario.tested:
-        return np.array(runs[0].points["events"]), np.stack([run.curve().met() for run in runs])
+        events = np.array(runs[0].points["events"])
+        return events, np.stack([np.interp(events, run.points["events"], run.curve().met()) for run in runs])
     return np.array(runs[0].blocks["events"]), np.array([run.blocks["score"] for run in runs])
 
 

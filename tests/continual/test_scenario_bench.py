@@ -103,6 +103,15 @@ def test_a_bench_that_was_killed_ends_with_the_same_numbers(tmp_path: Path) -> N
     assert all(path.stat().st_mtime_ns == written for path, written in kept.items())
 
 
+def test_seeds_may_be_read_at_different_points(tmp_path: Path) -> None:
+    """Classes are of different sizes: with their order the ends of experiences move, and the number of evaluations."""
+    asked = ("--every", "287", "--batch", "7", "--seeds", "2")
+    call("digits-class", *asked, "--methods", "nearest-mean", "--out", str(tmp_path))
+    runs = [json.loads(path.read_text()) for path in (tmp_path / "runs").iterdir()]
+    assert len({len(one["run"]["points"]["events"]) for one in runs}) == 2
+    assert (tmp_path / "digits-class.png").stat().st_size > 0
+
+
 def test_jobs_change_no_number(tmp_path: Path) -> None:
     words = ("digits-class", "--methods", "nearest-mean", "--seeds", "2", *SMALL)
     call(*words, "--out", str(tmp_path / "one"))

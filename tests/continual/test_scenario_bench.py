@@ -109,7 +109,7 @@ def test_seeds_may_be_read_at_different_points(tmp_path: Path) -> None:
     call("digits-class", *asked, "--methods", "nearest-mean", "--out", str(tmp_path))
     runs = [json.loads(path.read_text()) for path in (tmp_path / "runs").iterdir()]
     assert len({len(one["run"]["points"]["events"]) for one in runs}) == 2
-    assert (tmp_path / "digits-class.png").stat().st_size > 0
+    assert (tmp_path / "digits-class-curves.png").stat().st_size > 0
 
 
 def test_jobs_change_no_number(tmp_path: Path) -> None:

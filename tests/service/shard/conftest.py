@@ -68,6 +68,17 @@ def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedRed
 
 
 @pytest.fixture
+def two(own_server: EmbeddedRedis) -> Iterator[list[LocalShard]]:
+    """Two shards in this process, on a store and behind a port of their own."""
+    shards = [LocalShard(own_server.url, index=0, shards=2)]
+    shards.append(LocalShard(own_server.url, index=1, shards=2, port=shards[0].config.port))
+    yield shards
+    for shard in shards:
+        shard.stop()
+        assert not shard.failures
+
+
+@pytest.fixture
 def start_shard(own_server: EmbeddedRedis) -> Iterator[Callable[..., ShardOfItsOwn]]:
     """Starts shards as processes, on a store of their own; ends them after the test."""
     shards: list[ShardOfItsOwn] = []

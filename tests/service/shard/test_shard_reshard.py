@@ -21,16 +21,6 @@ from service.wire import columns_from, key_hash, take_columns
 
 
 @pytest.fixture
-def two(own_server):
-    shards = [LocalShard(own_server.url, index=0, shards=2)]
-    shards.append(LocalShard(own_server.url, index=1, shards=2, port=shards[0].config.port))
-    yield shards
-    for shard in shards:
-        shard.stop()
-        assert not shard.failures
-
-
-@pytest.fixture
 def client(two):
     with Client(two[0].shard.address) as client:
         yield client

@@ -5,7 +5,7 @@ import signal
 
 import grpc
 import pytest
-from shard_harness import FEATURES, LocalShard, batch_of, columns, cut, digest, events, fold, spec_of, until
+from shard_harness import FEATURES, batch_of, columns, cut, digest, events, fold, spec_of, until
 
 from service.api import continual_v1_pb2 as pb
 from service.api import continual_v1_pb2_grpc as api
@@ -17,16 +17,6 @@ from service.store.partition import Partition
 from service.wire import Schema, key_hash
 
 X = dict(zip(FEATURES, (0.5, -0.25, 1.0)))
-
-
-@pytest.fixture
-def two(own_server):
-    first = LocalShard(own_server.url, index=0, shards=2)
-    second = LocalShard(own_server.url, index=1, shards=2, port=first.config.port)
-    yield first, second
-    for shard in (first, second):
-        shard.stop()
-        assert not shard.failures
 
 
 def named(index, stem="m"):

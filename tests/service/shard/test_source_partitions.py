@@ -4,10 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
-import pytest
 from click.testing import CliRunner
 from reshard_harness import logged, map_of
-from shard_harness import FEATURES, LocalShard, until
+from shard_harness import FEATURES, until
 from source_harness import Running, made_events, sourced
 
 from continual.bench._streams_peers import json_messages
@@ -16,15 +15,6 @@ from service.client import Client
 from service.store.connect import connect
 from service.store.letters import Letters
 from streams.batch import Keys
-
-
-@pytest.fixture
-def two(own_server):
-    shards = [LocalShard(own_server.url, index=i, shards=2) for i in range(2)]
-    yield shards
-    for shard in shards:
-        shard.stop()
-        assert not shard.failures
 
 
 def numbers(url, spec):

@@ -12,6 +12,7 @@ from learners.base import MemoryRows
 from learners.cells.base import Draws
 from learners.compiled import CompiledLearner
 from learners.conformance.crashes import TwoVersionRows
+from learners.exchange import ROUND
 from learners.keyed import KeyedRows
 from learners.spec import ModelSpec
 from streams.batch import OBSERVATION
@@ -26,6 +27,7 @@ SPEC = ModelSpec.model_validate(
     }
 )
 fold, predict, load = CompiledLearner.fold, CompiledLearner.predict, CompiledLearner.load
+receive, contribution = CompiledLearner.receive, CompiledLearner.contribution
 evict, put_rows = KeyedRows.evict, TwoVersionRows.put_rows
 
 
@@ -107,6 +109,23 @@ def compiles_again(self, batch):
 
 compiled: list = []
 
+
+def halves_its_weights(self, received):
+    receive(self, received)
+    self._shared.cell[:] *= np.float32(0.5)
+
+
+def gives_what_it_was_given(self):
+    given = contribution(self)
+    given["steps"] = given["steps"] + 10 * self.exchange.counts[ROUND]
+    return given
+
+
+def takes_an_entry_each_time(self, received):
+    receive(self, received)
+    self._shared.scaler[0, 1] += 1.0
+
+
 BROKEN = [
     ("state_round_trips", CompiledLearner, "load", forgets_moments),
     ("a_snapshot_is_of_its_position", KeyedRows, "before_write", lambda self, slots: None),
@@ -122,6 +141,9 @@ BROKEN = [
     ("events_without_effect_have_none", CompiledLearner, "fold", registers_every_label),
     ("a_label_at_once_is_a_labelled_event", CompiledLearner, "fold", learns_labels_twice),
     ("second_call_compiles_nothing", CompiledLearner, "fold", compiles_again),
+    ("an_exchange_of_one_state_gives_it", CompiledLearner, "receive", halves_its_weights),
+    ("an_exchange_counts_nothing_twice", CompiledLearner, "contribution", gives_what_it_was_given),
+    ("a_log_with_exchanges_replays", CompiledLearner, "receive", takes_an_entry_each_time),
 ]
 
 

@@ -328,7 +328,7 @@ def test_a_shard_that_dies_before_the_answers_are_written_says_them_again(own_se
     redis = connect(own_server.url)
     store = Store(redis, "continual", name)
     with Client(shard.target) as client:
-        spec = sunk(client, name, to_redis(name), snapshot_every=100)
+        spec = sunk(client, name, to_redis(name), snapshot_every=200)  # one, and not of the end
         send(client, name, events(ROWS))
         until(lambda: store.answered() == ROWS)
     shard.end(9)

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, WrapValidator, model_validator
+from pydantic import Field, SerializeAsAny, WrapValidator, model_validator
 
+from streams.connections import NAME_PATTERN, Strict
 from streams.mapping import Mapping
 from streams.sinks.spec import Sink
 from streams.sources.spec import TRANSPORT_TIME, Source
@@ -25,7 +26,6 @@ MAX_ID_BYTES = 256
 MAX_LABEL_BYTES = 256
 MAX_ABS_TARGET = 1e100
 INT64 = range(-(2**63), 2**63)
-NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 
 
 class _Loader(yaml.SafeLoader):
@@ -47,12 +47,6 @@ def from_yaml(text: str) -> Any:
         yaml.YAMLError: it is none.
     """
     return yaml.load(text, _Loader)
-
-
-class Strict(BaseModel):
-    """Base of every part of a spec: immutable, unknown fields refused, NaN and infinity refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Registered(Strict):

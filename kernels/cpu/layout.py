@@ -43,7 +43,6 @@ TARGET = 9
 # Columns of `Scratch.plan`: inputs of a layer, where its weights and those of its output stage begin in `Shared.cell`,
 # rows and columns of the latter, where its state begins in a key's row and its inputs in what is held for a label.
 L_WIDTH, L_WEIGHTS, L_OUT, L_OUT_ROWS, L_OUT_COLUMNS, L_BODY, L_HELD = range(7)
-LAYER = 7
 
 LINE = 64
 """Bytes of a cache line."""

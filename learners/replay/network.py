@@ -70,14 +70,13 @@ class Mlp:
         """See `Body`."""
         n = len(d)
         inputs = [self._x, *(act[:n] for act in self._acts)]
-        if self._hidden:
-            layers.rectifier_gradient(inputs[-1], d)
         for k in range(len(self._hidden) - 1, -1, -1):
+            layers.rectifier_gradient(inputs[k + 1], d)
             gw, gb = self._gradients[k]
             layers.weight_gradient(inputs[k], d, self._rows[:n], self._column[:n], gw, gb)
             if k:
                 below = self._ds[k - 1][:n]
-                layers.input_gradient(d, self._layers[k][0], inputs[k], self._turned[k - 1], self._places, below)
+                layers.input_gradient(d, self._layers[k][0], self._turned[k - 1], self._places, below)
                 d = below
 
     def arrays(self) -> dict[str, np.ndarray]:

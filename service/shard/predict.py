@@ -8,7 +8,8 @@ from learners.base import Predicted
 from service import errors
 from service.api import continual_v1_pb2 as pb
 from service.shard.partition import Partition
-from service.shard.writer import LEASE_SECONDS, RETRY_SECONDS
+from service.shard.writer import RETRY_SECONDS
+from service.store.ownership import LEASE_SECONDS
 from service.wire import decode_columns, decode_event
 from streams.batch import Batch
 

@@ -13,6 +13,7 @@ from service.shard.requests import EXCHANGED
 from service.store.connect import Link
 from service.store.errors import LogMismatch, StoreUnavailable
 from service.store.log import body_hash
+from service.store.ownership import LEASE_SECONDS
 from service.store.partition import Partition as Store
 
 GATHER_ROWS = 512
@@ -24,7 +25,6 @@ entry took all, nothing would be left to append while it is folded."""
 WAITING_ROWS = 65_536
 """Events admitted and not yet logged, at most: streams are paused beyond it, unary calls refused."""
 
-LEASE_SECONDS = 1.0
 CONFIRM_SECONDS = 0.25
 RETRY_SECONDS = 0.25
 

@@ -35,7 +35,8 @@ def test_a_layer_forward_and_back(n, inputs, units) -> None:
     gw, gb, below = np.empty_like(w), np.empty_like(b), np.empty_like(x)
     layers.weight_gradient(np.maximum(x, 0), d, np.zeros(n, np.int64), np.zeros(n), gw, gb)
     turned, places = np.zeros((units, inputs)), np.zeros(units, np.int64)
-    layers.input_gradient(d, w, np.maximum(x, 0), turned, places, below)
+    layers.input_gradient(d, w, turned, places, below)
+    layers.rectifier_gradient(np.maximum(x, 0), below)
     for mine, theirs in ((gw, tw.grad), (gb, tb.grad), (below, z.grad)):
         np.testing.assert_allclose(mine, theirs, **CLOSE)
 

@@ -26,8 +26,7 @@ from service.api import continual_v1_pb2 as pb
 from service.client.core import DATA
 from service.errors import from_rpc_error
 from service.shard.requests import LEARN, UPDATE
-from service.shard.writer import LEASE_SECONDS
-from service.store.ownership import OwnerRecord
+from service.store.ownership import LEASE_SECONDS, OwnerRecord
 from service.wire import PredictionBatch, Schema, columns_of, event_from, predictions_from_proto
 
 pytestmark = pytest.mark.slow

@@ -27,7 +27,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from kernels.cpu.draws import GOLDEN, base_of, mix
-from kernels.cpu.numerics import INLINE, _bits64, _float64, fused
+from kernels.cpu.numerics import INLINE, _bits64, _float64, fma, fused
 
 LANES = 8
 """Numbers of a vector, and rows and columns of a tile."""
@@ -307,12 +307,6 @@ def move_rows(rows, k, scale, c, factor, u):
         _move(rows, i * m, m, scale, factor * c[i], u)  # type: ignore[call-arg]
 
 
-@intrinsic
-def _multiply_add(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
-    """The number a b + c in one rounding."""
-    return types.float64(a, b, c), lambda context, builder, signature, args: fused(builder, *args)
-
-
 _MANTISSA, _ONE_BITS, _EXPONENT_OF_2_52 = 0x000FFFFFFFFFFFFF, 0x3FF0000000000000, 0x4330000000000000
 _LN2, _LN2_REST, _SQRT2 = 0.693147180369123816490, 1.90821492927058770002e-10, 1.4142135623730951
 _ODD = tuple(1.0 / n for n in range(1, 23, 2))
@@ -334,7 +328,7 @@ def log(x):
     q = s * s
     p = _ODD[10]
     for n in range(9, -1, -1):
-        p = _multiply_add(p, q, _ODD[n])  # type: ignore[call-arg]
+        p = fma(p, q, _ODD[n])
     return k * _LN2 + (2.0 * s * p + k * _LN2_REST)
 
 
@@ -359,8 +353,8 @@ def _two_normals(word):
     q = r * r
     c, s = _COS[_TERMS - 1], _SIN[_TERMS - 1]
     for n in range(_TERMS - 2, -1, -1):
-        c = _multiply_add(c, q, _COS[n])  # type: ignore[call-arg]
-        s = _multiply_add(s, q, _SIN[n])  # type: ignore[call-arg]
+        c = fma(c, q, _COS[n])
+        s = fma(s, q, _SIN[n])
     c *= radius
     s *= r * radius
     quarters = low >> 30

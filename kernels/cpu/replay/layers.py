@@ -96,13 +96,12 @@ def weight_gradient(x, d, places, column, gw, gb):
 
 
 @nb.njit(**JIT)
-def input_gradient(d, w, x, turned, places, out):
-    """Writes dL/dz = (d W') where x > 0, else 0: through weights and the rectified units below, x = relu(z).
+def input_gradient(d, w, turned, places, out):
+    """Writes dL/dx = d W'.
 
     Args:
         d: [n, units].
         w: [inputs, units].
-        x: [n, inputs].
         turned: [units, inputs], scratch: the weights transposed.
         places: int64 [units], scratch.
         out: [n, inputs], written.
@@ -122,8 +121,6 @@ def input_gradient(d, w, x, turned, places, out):
         for j in range(inputs):
             sums[j] = zero
         _add_rows(turned, row, places, count, sums)
-        for j in range(inputs):
-            sums[j] = sums[j] if x[r, j] > zero else zero
 
 
 @nb.njit(**JIT)

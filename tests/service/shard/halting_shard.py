@@ -2,11 +2,13 @@
 
     python halting_shard.py 'split: STEP' '<config as JSON>'
 
-Of an exchange it stops where what the partition has learned is published ("exchange: published"), where what others
+It stops only once it was sent SIGUSR1: an exchange comes by itself, and maybe before anything was served. Of an
+exchange it stops where what the partition has learned is published ("exchange: published"), where what others
 have learned is logged and not folded ("exchange: logged"), or after that ("exchange: folded").
 """
 
 import asyncio
+import signal
 import sys
 import threading
 
@@ -16,12 +18,14 @@ from service.shard.partition import Partition
 from service.shard.reshard import Resharding
 
 STEP = sys.argv.pop(1)
+ARMED = threading.Event()
 
 
 def stops_at(step: str, name: str) -> bool:
-    if step == STEP:
+    stops = step == STEP and ARMED.is_set()
+    if stops:
         print(f"halted at {name}", flush=True)
-    return step == STEP
+    return stops
 
 
 async def step(self: Resharding, name: str) -> None:
@@ -48,6 +52,7 @@ def folding(self: Partition, message: bytes) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGUSR1, lambda *_: ARMED.set())
     Resharding.step = step
     Exchanger._take, Partition.fold_exchange = taking, folding
     main()

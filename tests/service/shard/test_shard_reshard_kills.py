@@ -29,11 +29,14 @@ MOVING = ("written ahead", "prepared in the log", "written", "committed")
 
 
 class HaltingShard(ShardOfItsOwn):
-    """The first of two shards; ends at a step."""
+    """The first of two shards; stops at a step once it was told to."""
 
     def __init__(self, redis: str, port: int, step: str) -> None:
         self.COMMAND = (str(Path(__file__).with_name("halting_shard.py")), step)
         super().__init__(redis, index=0, shards=2, port=port)
+
+    def arm(self) -> None:
+        self.process.send_signal(signal.SIGUSR1)
 
     def wait_halted(self) -> None:
         assert self.process.stdout is not None
@@ -112,6 +115,7 @@ def killed_at(what, steps, second, url, spec, change, before=lambda models: None
                 traffic.wait_for_more()
                 until(lambda: client.models.get(model).state == "serving")
                 if step:
+                    shard.arm()
                     asking = threading.Thread(target=ask, args=(second.shard.address, change))
                     asking.start()
                     shard.wait_halted()

@@ -328,9 +328,12 @@ def test_a_shard_that_dies_before_the_answers_are_written_says_them_again(own_se
     redis = connect(own_server.url)
     store = Store(redis, "continual", name)
     with Client(shard.target) as client:
-        spec = sunk(client, name, to_redis(name), snapshot_every=200)  # one, and not of the end
-        send(client, name, events(ROWS))
-        until(lambda: store.answered() == ROWS)
+        spec, batch = sunk(client, name, to_redis(name)), events(ROWS)
+        for begin, end in ((0, ROWS // 2), (ROWS // 2, ROWS)):
+            if begin:
+                client.models.snapshot(name)  # the only one, and not of the end
+            send(client, name, batch.slice(begin, end))
+            until(lambda end=end: store.answered() == end)
     shard.end(9)
     entries = redis.execute_command(b"XRANGE", store.keys.answers, "-", "+")
     assert len(entries) > 1

@@ -226,7 +226,10 @@ class Deployment(Strict):
         65_536, ge=1, le=100_000_000, description="Keys held in memory per partition; colder ones live in the store."
     )
     snapshot_every: int = Field(
-        50_000, ge=100, description="Events between snapshots; a restart replays at most about this many."
+        50_000,
+        ge=100,
+        description="Events between snapshots, which are a second apart at least; a restart replays at most about this "
+        "many, or what came in a second.",
     )
     dedupe_window: int = Field(
         10_000, ge=1, le=10_000_000, description="Unary updates whose ids are remembered for retries."

@@ -282,8 +282,7 @@ class Shard:
         await partition.close()
 
     def _snapshot_if_due(self, partition: Partition, snapshotter: Snapshotter) -> None:
-        since = partition.learner.position - max(0, partition.snapshot_position)
-        if since >= partition.spec.deployment.snapshot_every and not snapshotter.running:
+        if snapshotter.due:
             self._spawn(self._snapshot(partition, snapshotter))
 
     async def _snapshot(self, partition: Partition, snapshotter: Snapshotter) -> None:

@@ -7,6 +7,7 @@ that a fold is about to change is copied first). One small write commits.
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,10 @@ from service.shard.partition import Partition
 
 PIECE_BYTES = 1 << 17
 """Rows copied and written at a time."""
+
+PAUSE_SECONDS = 1.0
+"""From the end of a snapshot to the next that nobody asked for: at full rate, events alone would call for ten a second,
+which cost more than the replay that they save."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +43,15 @@ class Snapshotter:
         self._p = partition
         self._one = asyncio.Lock()
         self._last: Written | None = None
+        self._pause_ends = 0.0  # of `time.monotonic`
 
     @property
-    def running(self) -> bool:
-        """Whether a snapshot is being written."""
-        return self._one.locked()
+    def due(self) -> bool:
+        """Whether there have been events enough since the last one, and a pause."""
+        p = self._p
+        since = p.learner.position - max(0, p.snapshot_position)
+        waits = self._one.locked() or time.monotonic() < self._pause_ends
+        return since >= p.spec.deployment.snapshot_every and not waits
 
     async def take(self) -> Written:
         """Writes a snapshot at the current position; returns the last one if nothing was folded since.
@@ -68,6 +77,7 @@ class Snapshotter:
             written = await self._store(position, exchanges, arrays, manifest)
             committed = position
         finally:
+            self._pause_ends = time.monotonic() + PAUSE_SECONDS
             await p.sequencer.visit(self._end, committed)
         await asyncio.to_thread(self._trim)
         return written

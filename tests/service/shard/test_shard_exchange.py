@@ -144,11 +144,14 @@ def is_trimmed(store):
 def test_a_trimmed_log_is_recovered_with_its_exchanges(own_server, name):
     """Entries go with the log before the older snapshot; those at the position of a snapshot are met again."""
     shard = LocalShard(own_server.url)
-    spec = exchanging(name, every=1, snapshot_every=100, dedupe_window=1)
+    spec = exchanging(name, every=1, dedupe_window=1)
     with Client(shard.target) as client:
         client.models.create(spec)
         client.models.split(name, shards=["shard-0"])
-        list(client.learn(name, batches(2000, 20)))
+        given = batches(2000, 20)
+        for begin in range(0, len(given), 25):
+            list(client.learn(name, given[begin : begin + 25]))
+            client.models.snapshot(name)
         found = settled([shard], client, own_server.url, name)
         for id in found:
             until(partial(is_trimmed, shard.partition(name, id).store))

@@ -228,8 +228,8 @@ class Deployment(Strict):
     snapshot_every: int = Field(
         50_000,
         ge=100,
-        description="Events between snapshots, which are a second apart at least; a restart replays at most about this "
-        "many, or what came in a second.",
+        description="Events between snapshots, which take a quarter of the time at most and are a second apart; a "
+        "restart replays at most about this many, or what came between.",
     )
     dedupe_window: int = Field(
         10_000, ge=1, le=10_000_000, description="Unary updates whose ids are remembered for retries."

@@ -21,8 +21,10 @@ PIECE_BYTES = 1 << 17
 """Rows copied and written at a time."""
 
 PAUSE_SECONDS = 1.0
-"""From the end of a snapshot to the next that nobody asked for: at full rate, events alone would call for ten a second,
-which cost more than the replay that they save."""
+PAUSE_SHARE = 3.0
+"""From the end of a snapshot to the next that nobody asked for, at least: so many seconds, and so many times what it
+took. At full rate, events alone would call for ten a second, or for one after the other: that costs more than the
+replay which they save."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,7 @@ class Snapshotter:
 
     async def _write(self) -> Written:
         p = self._p
+        began = time.monotonic()
         position, exchanges, arrays, manifest = await p.sequencer.between_entries(self._begin)
         manifest |= p.producers.to_dict()
         arrays |= p.window.arrays()
@@ -77,7 +80,8 @@ class Snapshotter:
             written = await self._store(position, exchanges, arrays, manifest)
             committed = position
         finally:
-            self._pause_ends = time.monotonic() + PAUSE_SECONDS
+            ended = time.monotonic()
+            self._pause_ends = ended + max(PAUSE_SECONDS, PAUSE_SHARE * (ended - began))
             await p.sequencer.visit(self._end, committed)
         await asyncio.to_thread(self._trim)
         return written

@@ -22,7 +22,7 @@ from kernels.cpu import fold as kernel
 from kernels.cpu import layout
 from kernels.cpu.bound import Binding
 from kernels.cpu.ekf import MOST_CLASSES
-from kernels.cpu.layout import READ_OUT, Events, Model, Out, Rows, Scratch, Shared
+from kernels.cpu.layout import READ_OUT, Model, Out, Rows, Scratch, Shared
 from learners import recurrence as build
 from learners.base import ColdRows, Folded, MemoryRows, Predicted
 from learners.cells.base import CellSpec
@@ -253,9 +253,9 @@ class CompiledLearner(KeyedLearner):
             self._reserve(min(self._config.max_classes, most))
         expired = np.empty((n if self._config.pending else 0, 5))
         out = Out(np.empty(n), np.empty(n, np.int32), np.empty(n, np.uint8), np.empty((n, 5)), expired)
-        events = Events._make(map(layout.plain, (batch.x, batch.kind, y, slots, batch.time, batch.id, classes)))
+        events = map(layout.plain, (batch.x, batch.kind, y, slots, batch.time, batch.id, classes))
         model = self._folding.of((self._cell, self._head, self._config, self._shared, self._scratch))
-        kernel.fold(model, self._bound_rows.of(_ROWS(columns)), events, out)
+        kernel.fold(model, self._bound_rows.of(_ROWS(columns)), *events, *out)
         if len(classes):
             note_learned(labels, classes, self._classes)
         return Folded(*out)

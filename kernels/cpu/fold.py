@@ -48,6 +48,8 @@ from kernels.cpu.layout import (
     REGRESSION,
     T_UPDATED_AT,
     UNKNOWN_ID,
+    Events,
+    Out,
 )
 from kernels.cpu.learning import carry_all, carry_and_learn, learn_head, learn_held
 from kernels.cpu.numerics import CALL, INLINE, JIT
@@ -359,17 +361,16 @@ def _teach(cell, head, config, shared, rows, events, scored, s, t, slot, place, 
 
 
 @nb.njit(**JIT)
-def fold(model, rows, events, out):
-    """Folds `events` into `rows` and what the model has learned, and writes what was predicted and done to `out`.
+def fold(model, rows, x, kind, y, slot, time, id, classes, value, code, outcome, scored, expired):
+    """Folds events into `rows` and what the model has learned, and writes what was predicted and done.
 
-    Args:
-        model: `Bound` of a `Model`.
-        rows: `Bound` of `Rows`.
-        events: `Events`.
-        out: `Out`.
+    `model` is a `Bound` of a `Model`, `rows` one of `Rows`. Then come the arrays of `Events` and those of `Out`: numba
+    takes them faster than tuples of them.
     """
     cell, head, config, shared, s = values_of(model)
     rows = values_of(rows)
+    events = Events(x, kind, y, slot, time, id, classes)
+    out = Out(value, code, outcome, scored, expired)
     for t in range(len(events.kind)):
         shared.counters[C_POSITION] += 1
         for i in range(5):

@@ -227,7 +227,7 @@ def one(events: Events, t: int) -> Events:
 
 def fold(model, events: Events, out: Out) -> None:
     bound = Bound(Model(model.cell, Linear(), model.config, model.shared, model.scratch))
-    cpu.fold(bound, Bound(model.rows), events, out)
+    cpu.fold(bound, Bound(model.rows), *events, *out)
 
 
 @pytest.fixture(scope="session")

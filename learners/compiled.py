@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Annotated, Any, Literal, NamedTuple, cast
 
 import numpy as np
@@ -19,8 +20,9 @@ from pydantic import Field, SerializeAsAny, WrapValidator
 
 from kernels.cpu import fold as kernel
 from kernels.cpu import layout
+from kernels.cpu.bound import Binding
 from kernels.cpu.ekf import MOST_CLASSES
-from kernels.cpu.layout import READ_OUT, Events, Out, Rows, Scratch, Shared
+from kernels.cpu.layout import READ_OUT, Model, Out, Rows, Scratch, Shared
 from learners import recurrence as build
 from learners.base import ColdRows, Folded, MemoryRows, Predicted
 from learners.cells.base import CellSpec
@@ -45,6 +47,10 @@ CAPACITY = {layout.BINARY: 2, layout.MULTICLASS: 8, layout.REGRESSION: 1}
 MAX_EXCHANGED_BYTES = 4 << 20
 """Bound on what partitions give each other at a time: it becomes one entry of a log, twice as large where a partition
 was split."""
+
+
+_ROWS = itemgetter(*Rows._fields)
+"""Of columns by name those of `Rows`."""
 
 
 class CompiledSpec(LearnerSpec):
@@ -198,14 +204,13 @@ class CompiledLearner(KeyedLearner):
         self._classes: dict[int | str, int] = {}
         self.exchange = Exchange(config.window)
         self._head = spec.head.compiled(config, self._capacity, spec.seed)
-        self._reader = beside(self._head)
         self._knows = spec.head.knows(config.task)
         self._tables = build.tables(model, config)
         rows = self._capacity if config.task == layout.MULTICLASS else 1
         self._shared = build.shared(config, self._plan, model, rows)
         self.rows = KeyedRows(self.row_shapes(), model.deployment.slots, MemoryRows())
-        self._scratch = self._new_scratch()
-        self._reading = self._new_scratch()
+        self._bound_rows = Binding(Rows)
+        self._renew_work()
 
     def row_shapes(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
         """Shape and dtype of each column of a key's row; see `kernels.cpu.layout.Rows`."""
@@ -248,9 +253,9 @@ class CompiledLearner(KeyedLearner):
             self._reserve(min(self._config.max_classes, most))
         expired = np.empty((n if self._config.pending else 0, 5))
         out = Out(np.empty(n), np.empty(n, np.int32), np.empty(n, np.uint8), np.empty((n, 5)), expired)
-        events = Events._make(map(layout.plain, (batch.x, batch.kind, y, slots, batch.time, batch.id, classes)))
-        model = (self._cell, self._head, self._config, self._shared)
-        kernel.fold(*model, Rows(**columns), events, out, self._scratch)
+        events = map(layout.plain, (batch.x, batch.kind, y, slots, batch.time, batch.id, classes))
+        model = self._folding.of((self._cell, self._head, self._config, self._shared, self._scratch))
+        kernel.fold(model, self._bound_rows.of(_ROWS(columns)), *events, *out)
         if len(classes):
             note_learned(labels, classes, self._classes)
         return Folded(*out)
@@ -272,7 +277,8 @@ class CompiledLearner(KeyedLearner):
 
     def _renew_work(self) -> None:
         self._reader = beside(self._head)
-        self._scratch, self._reading = self._new_scratch(), self._new_scratch()
+        self._scratch, self._reading_scratch = self._new_scratch(), self._new_scratch()
+        self._folding, self._reading = Binding(Model), Binding(Model)  # what was bound before is let go
 
     def predict(self, batch: Batch, probabilities: bool = False) -> Predicted:
         """See `learners.base.Learner`."""
@@ -297,8 +303,9 @@ class CompiledLearner(KeyedLearner):
         return Predicted(said.value, said.code, said.table if classes else None, *spread)
 
     def _predict_from(self, columns, x, time, slots, said: _Said) -> None:
-        model = (self._cell, self._reader, self._config, self._shared)
-        kernel.predict_each(*model, Rows(**columns), layout.plain(x), layout.plain(time), slots, *said, self._reading)
+        model = self._reading.of((self._cell, self._reader, self._config, self._shared, self._reading_scratch))
+        rows = self._bound_rows.of(_ROWS(columns))
+        kernel.predict_each(model, rows, layout.plain(x), layout.plain(time), slots, *said)
 
     # State
 

@@ -13,6 +13,7 @@ from typing import ClassVar
 import numpy as np
 
 from kernels.cpu import keys as table_ops
+from kernels.cpu.bound import Binding
 from kernels.cpu.layout import H_POSITION, H_SEEN, plain, zeros
 from learners.base import ColdRows, Folded, Row, hash_shared
 from streams.batch import Batch, Keys
@@ -47,6 +48,7 @@ class KeyedRows:
         self._slots = slots
         self.cold = cold
         self.columns: Columns = {}
+        self._bound_table = Binding(table_ops.Table)
         self._clear(min(slots, 64))
 
     def _clear(self, capacity: int) -> None:
@@ -94,7 +96,7 @@ class KeyedRows:
         last, slots, absent = self._found
         if last is not keys:
             slots = np.empty(len(keys), np.int64)
-            absent = table_ops.lookup(self._table, plain(keys.offsets), plain(keys.data), slots)
+            absent = table_ops.lookup(self._bound_table.of(self._table), plain(keys.offsets), plain(keys.data), slots)
             self._found = keys, slots, absent
         return slots, absent
 

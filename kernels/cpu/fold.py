@@ -6,6 +6,7 @@ import math
 
 import numba as nb
 
+from kernels.cpu.bound import values_of
 from kernels.cpu.encoder import encode
 from kernels.cpu.heads import REFUSED, predict, weight
 from kernels.cpu.heads.target import base_of, observe_change
@@ -47,6 +48,8 @@ from kernels.cpu.layout import (
     REGRESSION,
     T_UPDATED_AT,
     UNKNOWN_ID,
+    Events,
+    Out,
 )
 from kernels.cpu.learning import carry_all, carry_and_learn, learn_head, learn_held
 from kernels.cpu.numerics import CALL, INLINE, JIT
@@ -358,8 +361,16 @@ def _teach(cell, head, config, shared, rows, events, scored, s, t, slot, place, 
 
 
 @nb.njit(**JIT)
-def fold(cell, head, config, shared, rows, events, out, s):
-    """Folds `events` into `shared`, `rows` and the head's state and writes what was predicted and done to `out`."""
+def fold(model, rows, x, kind, y, slot, time, id, classes, value, code, outcome, scored, expired):
+    """Folds events into `rows` and what the model has learned, and writes what was predicted and done.
+
+    `model` is a `Bound` of a `Model`, `rows` one of `Rows`. Then come the arrays of `Events` and those of `Out`: numba
+    takes them faster than tuples of them.
+    """
+    cell, head, config, shared, s = values_of(model)
+    rows = values_of(rows)
+    events = Events(x, kind, y, slot, time, id, classes)
+    out = Out(value, code, outcome, scored, expired)
     for t in range(len(events.kind)):
         shared.counters[C_POSITION] += 1
         for i in range(5):
@@ -374,11 +385,14 @@ def fold(cell, head, config, shared, rows, events, out, s):
 
 
 @nb.njit(**JIT)
-def predict_each(cell, head, config, shared, rows, x, time, slot, out_value, out_code, probabilities, spread, s):
+def predict_each(model, rows, x, time, slot, out_value, out_code, probabilities, spread):
     """Predicts every row of `x` float32 [n, d] at `time` as if it were the next event; changes nothing but the outputs.
 
-    `probabilities` is float32 [n, classes], `spread` float64 [n, 3] (see `heads.predict`); [0, 0] when not wanted.
+    `model` and `rows` are those of `fold`. `probabilities` is float32 [n, classes], `spread` float64 [n, 3] (see
+    `heads.predict`); [0, 0] when not wanted.
     """
+    cell, head, config, shared, s = values_of(model)
+    rows = values_of(rows)
     draw = shared.counters[C_OBSERVED]
     for t in range(len(x)):
         row = rows.head[slot[t]]

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numba as nb
 import numpy as np
 
+from kernels.cpu.bound import values_of
 from kernels.cpu.numerics import INLINE, SHORT
 
 _P1 = np.uint64(11400714785074694791)
@@ -122,8 +123,9 @@ def _find(table, h, data, start, stop):
 def lookup(table, offsets, data, slots):
     """Writes the slot of every key of a column (int64 offsets [n + 1], uint8 data) to `slots` int64 [n]; -1 if absent.
 
-    Returns how many are absent.
+    `table` is a `Bound` one. Returns how many are absent.
     """
+    table = values_of(table)
     absent = 0
     for i in range(len(slots)):
         start, stop = offsets[i], offsets[i + 1]

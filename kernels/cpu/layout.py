@@ -267,6 +267,18 @@ class Scratch(NamedTuple):
     """T [U]: dL/de, then dL/d(pre-activation of the encoder)."""
 
 
+class Model(NamedTuple):
+    """What a fold needs beside rows and events."""
+
+    cell: Any
+    """The map below the head, see `kernels.cpu.cells`."""
+    head: Any
+    """See `kernels.cpu.heads`."""
+    config: Config
+    shared: Shared
+    scratch: Scratch
+
+
 def zeros(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """Zeros that begin on a cache line: vectors of eight numbers then lie on one line each, not across two."""
     size = math.prod(shape) * np.dtype(dtype).itemsize

@@ -7,6 +7,7 @@ event id: a table of the last W of them with their answers.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -63,6 +64,28 @@ class Item:
     end: int = 0  # the producer's number after the batch
     id: bytes = b""
     payload: int = 0
+    _callers: list[asyncio.Future[Answer]] = field(default_factory=list)
+
+    def joined(self) -> asyncio.Future[Answer]:
+        """The answer for one more caller: who gives up leaves it to the others.
+
+        It comes with that of `done`; through `asyncio.shield` it would come a turn of the loop later.
+        """
+        self._callers.append(new_future())
+        return self._callers[-1]
+
+    def answer(self, answer: Answer) -> None:
+        """Answers everyone who waits."""
+        for waiting in (self.done, *self._callers):
+            if not waiting.done():
+                waiting.set_result(answer)
+
+    def refuse(self, refusal: Exception) -> None:
+        """Refuses everyone who waits; a caller that went away leaves no warning."""
+        for waiting in (self.done, *self._callers):
+            if not waiting.done():
+                waiting.set_exception(refusal)
+                waiting.exception()
 
 
 def new_future() -> asyncio.Future[Answer]:
@@ -85,15 +108,15 @@ def seen(waiting: asyncio.Future[Answer]) -> None:
 
 def payload_hash(batch: Batch) -> int:
     """64-bit hash of what an event says (its id aside)."""
-    label = batch.classes[int(batch.y[0])] if batch.classes and not np.isnan(batch.y[0]) else float(batch.y[0])
-    digest = xxhash.xxh3_64(batch.x.tobytes())
-    digest.update(batch.key.data.tobytes() + batch.time.tobytes() + batch.kind.tobytes() + repr(label).encode())
-    return digest.intdigest()
+    y = batch.y.item()
+    label = batch.classes[int(y)] if batch.classes and not math.isnan(y) else y
+    columns = batch.x.tobytes(), batch.key.data.tobytes(), batch.time.tobytes(), batch.kind.tobytes()
+    return xxhash.xxh3_64_intdigest(b"".join(columns) + repr(label).encode())
 
 
 def update_id(batch: Batch) -> bytes:
     """The identity of a unary update, 17 bytes: its id, and whether it is a label for the observation of that id."""
-    return batch.id.tobytes() + bytes([int(batch.kind[0] == LABEL)])
+    return batch.id.tobytes() + (b"\1" if batch.kind.item() == LABEL else b"\0")
 
 
 @dataclass(slots=True)

@@ -157,9 +157,7 @@ class Partition:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         refusal = errors.unavailable("PARTITION_STOPPED", f"model {self.spec.name!r} stopped; repeat the request", 0.2)
         for item in [*self.producers.unanswered(), *self.window.waiting.values()]:
-            if not item.done.done():
-                item.done.set_exception(refusal)
-                item.done.exception()  # seen: a caller that went away leaves no warning
+            item.refuse(refusal)
 
     @property
     def name(self) -> str:
@@ -332,7 +330,7 @@ class Partition:
         if known is not None:
             self._same_payload(known.payload, payload, request.event.id)
             self.duplicates += 1
-            return (await asyncio.shield(known.done)).as_duplicate()
+            return (await known.joined()).as_duplicate()
         found = self.window.find(id, self.classes)
         if found is not None:
             self._same_payload(found[0], payload, request.event.id)
@@ -343,7 +341,7 @@ class Partition:
         item = Item(batch, UPDATE + raw, new_future(), id=id, payload=payload)
         self.window.waiting[id] = item
         self.writer.enqueue(item)
-        return await asyncio.shield(item.done)
+        return await item.joined()
 
     def decoded(self, decode: Callable[[Any, Schema], Batch], message: Any) -> Batch:
         """The events of a request; a request that does not fit is counted."""
@@ -433,8 +431,7 @@ class Partition:
             elif item.id:
                 self.window.waiting.pop(item.id, None)
                 self.window.note(item.id, item.payload, answer)
-            if not item.done.done():
-                item.done.set_result(answer)
+            item.answer(answer)
         self.writer.answered(at)
 
 

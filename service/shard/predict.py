@@ -11,10 +11,12 @@ from service.shard.partition import Partition
 from service.shard.writer import RETRY_SECONDS
 from service.store.ownership import LEASE_SECONDS
 from service.wire import decode_columns, decode_event
-from streams.batch import Batch
+from streams.batch import LABEL, Batch
 
 MAX_PROBABILITIES = 8 << 20
 """Of one reply: its bytes fit a message, and its predictions do not keep the fold waiting for seconds."""
+
+_LABEL = bytes([LABEL])
 
 Said = tuple[int, Predicted, tuple[int | str, ...]]
 
@@ -31,8 +33,8 @@ async def predict(partition: Partition, request: pb.PredictRequest) -> Said:
     else:
         batch = partition.decoded(decode_columns, request.columns)
     partition.check_keys(batch)
-    if (batch.kind == 2).any():
-        raise errors.invalid("kind", 2, "observations or labelled events: a label alone has no prediction")
+    if _LABEL in batch.kind.tobytes():
+        raise errors.invalid("kind", LABEL, "observations or labelled events: a label alone has no prediction")
     table = len(batch) * len(partition.learner.classes())
     if request.probabilities and table > MAX_PROBABILITIES:
         accepted = f"at most {MAX_PROBABILITIES} probabilities in one reply: ask for fewer rows"

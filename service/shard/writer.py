@@ -179,9 +179,7 @@ class LogWriter:
         refused = [*items, *self._queue]
         self._under_way -= sum(len(item.batch) for item in refused)
         for item in refused:
-            if not item.done.done():
-                item.done.set_exception(refusal)
-                item.done.exception()  # seen: a caller that went away leaves no warning
+            item.refuse(refusal)
             self._window.waiting.pop(item.id, None)
         self._producers.roll_back(refused)
         self._queue.clear()

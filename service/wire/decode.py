@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError, Message
 from learners.spec import MAX_ABS_TARGET, MAX_ID_BYTES, MAX_KEY_BYTES
 from service.api import continual_v1_pb2 as pb
 from service.errors import MAX_VIOLATIONS, Violation, invalid, invalid_fields
-from service.wire.labels import binary_of, class_of, hash_ids, target_of
+from service.wire.labels import binary_of, class_of, hash_id, hash_ids, target_of
 from service.wire.schema import MAX_ROWS, Schema
 from streams.batch import LABEL, LABELLED, OBSERVATION, Batch, Keys
 
@@ -275,11 +275,11 @@ def decode_event(event: pb.Event, schema: Schema) -> Batch:
         Refused: INVALID_ARGUMENT, naming field, value and what is accepted.
     """
     features, has_label = event.features, event.HasField("label")
-    key, id, time = event.key, event.id.encode(), event.time_us
+    key, id, time = event.key, event.id, event.time_us
     if len(key) > MAX_KEY_BYTES:
         raise invalid("event.key", f"{len(key)} bytes", f"at most {MAX_KEY_BYTES} bytes", "KEY_TOO_LONG")
-    if len(id) > MAX_ID_BYTES:
-        raise invalid("event.id", f"{len(id)} bytes", f"at most {MAX_ID_BYTES} bytes", "ID_TOO_LONG")
+    if len(id) > MAX_ID_BYTES // 4 and (size := len(id.encode())) > MAX_ID_BYTES:
+        raise invalid("event.id", f"{size} bytes", f"at most {MAX_ID_BYTES} bytes", "ID_TOO_LONG")
     if time < 0:
         raise invalid("event.time_us", time, "microseconds since the epoch, 0 for none", "NEGATIVE_TIME")
     y, classes = _label(event.label, schema) if has_label else (np.nan, ())
@@ -298,7 +298,7 @@ def decode_event(event: pb.Event, schema: Schema) -> Batch:
         np.array([y]),
         Keys(np.array([0, len(key)], np.int64), np.frombuffer(key, np.uint8)),
         np.array([time], np.int64),
-        hash_ids(id, [0, len(id)]) if id else np.zeros((1, 2), np.uint64),
+        hash_id(id).reshape(1, 2),
         classes,
     )
 
@@ -316,9 +316,9 @@ def _row(event: pb.Event, schema: Schema) -> np.ndarray:
     column, features = schema.column, event.features
     values = array("f", (math.nan,)) * schema.width
     for name in features:
-        if name not in column:
+        if (at := column.get(name)) is None:
             raise invalid_fields(_unknown(event, schema), "UNKNOWN_FEATURE")
-        values[column[name]] = features[name]  # beyond float32 becomes infinity, which is refused
+        values[at] = features[name]  # beyond float32 becomes infinity, which is refused
     x = np.frombuffer(values, np.float32).reshape(1, -1)
     if math.isfinite(sum(values)):
         return x

@@ -105,8 +105,8 @@ def hash_ids(data: bytes, offsets: list[int]) -> np.ndarray:
 
 def hash_id(id: str) -> np.ndarray:
     """The 128-bit hash of one id as it stands in `Batch.id`: uint64 [2], zeros for an empty id."""
-    data = id.encode()
-    return hash_ids(data, [0, len(data)])[0]
+    hash = (xxhash.xxh3_128_intdigest(id.encode()) or 1) if id else 0  # see `hash_ids`
+    return np.array(divmod(hash, 1 << 64), np.uint64)
 
 
 def key_bytes(key: str | bytes | int) -> bytes:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from kernels.cpu import fold as cpu
+from kernels.cpu.bound import Bound
 from kernels.cpu.heads.linear import Linear
 from kernels.cpu.layout import (
     ADAM,
@@ -27,6 +28,7 @@ from kernels.cpu.layout import (
     TARGET,
     Config,
     Events,
+    Model,
     Out,
     Rows,
     Scratch,
@@ -224,7 +226,8 @@ def one(events: Events, t: int) -> Events:
 
 
 def fold(model, events: Events, out: Out) -> None:
-    cpu.fold(model.cell, Linear(), model.config, model.shared, model.rows, events, out, model.scratch)
+    bound = Bound(Model(model.cell, Linear(), model.config, model.shared, model.scratch))
+    cpu.fold(bound, Bound(model.rows), *events, *out)
 
 
 @pytest.fixture(scope="session")

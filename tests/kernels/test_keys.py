@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from kernels.cpu import keys
+from kernels.cpu.bound import Bound
 
 # From the specification of XXH64, seed 0.
 KNOWN = {
@@ -31,7 +32,7 @@ def test_hash_of_known_texts(text) -> None:
 def look_up(table, names: list[bytes]) -> tuple[list[int], int]:
     offsets, data = column(names)
     slots = np.empty(len(names), np.int64)
-    absent = keys.lookup(table, offsets, data, slots)
+    absent = keys.lookup(Bound(table), offsets, data, slots)
     return slots.tolist(), absent
 
 

@@ -19,6 +19,8 @@ import torch
 from continual.bench._helpers import Row, alternate, check, fold, median, warm, with_keys
 from continual.bench._kernels_eager import Eager
 from continual.bench.report import out_option, publish
+from kernels.cpu.bound import Bound
+from kernels.cpu.layout import Events, Out, Rows
 from kernels.reference import fold as reference
 from learners.spec import ModelSpec
 from streams.batch import Batch, Keys
@@ -126,8 +128,10 @@ def verify() -> None:
 def reference_fold(model: ModelSpec, batch: Batch) -> tuple[float, Any]:
     """Folds with `kernels.reference.fold` in place of the compiled loop: the seconds, and what the fold said."""
 
-    def plain(cell: Any, head: Any, config: Any, shared: Any, rows: Any, events: Any, out: Any, scratch: Any) -> None:
-        reference.fold(cell, config, shared, rows, events, out, scratch.tables)
+    def plain(bound: Bound, keyed: Bound, *arrays: np.ndarray) -> None:
+        cell, _, config, shared, scratch = bound.values
+        events, out = Events(*arrays[: len(Events._fields)]), Out(*arrays[len(Events._fields) :])
+        reference.fold(cell, config, shared, Rows._make(keyed.values), events, out, scratch.tables)
 
     shim = SimpleNamespace(fold=plain)
     with mock.patch("learners.compiled.kernel", shim):

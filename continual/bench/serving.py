@@ -86,7 +86,7 @@ class Bench:
 @click.option("--rounds", default=3, show_default=True, help="Of every throughput, in turn with the fold.")
 @click.option("--calls", default=3000, show_default=True, help="Unary calls of each kind.")
 @click.option("--learned", default=450_000, show_default=True, help="Events of one throughput measurement.")
-@click.option("--in-flight", default=16, show_default=True, help="Batches sent before the first is answered.")
+@click.option("--in-flight", default=64, show_default=True, help="Batches sent before the first is answered.")
 @click.option("--rows", default=100_000, show_default=True, help="Keyed rows of the snapshot.")
 @out_option
 def serving(

@@ -196,7 +196,8 @@ class Client:
             producer: identity under which the batches are numbered; the same one must send the same events
                 under the same numbers. None: a fresh one.
             first_sequence: number of the first event.
-            in_flight: batches sent before the first of them is answered.
+            in_flight: batches sent before the first of them is answered; with more of them, up to 64, small batches are
+                learned faster.
             on_refused: what to do with a batch that is refused: raise it (iteration can go on after that), or
                 yield it as a `LearnResult`. Later batches are not disturbed.
             timeout: seconds without an answer after which the stream is given up.

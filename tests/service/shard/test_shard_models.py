@@ -28,6 +28,7 @@ from shard_harness import (
 from learners.spec import ModelSpec
 from service.client import Client
 from service.errors import Refused
+from service.shard import snapshots
 from service.store.connect import connect
 from service.store.partition import Partition
 from service.wire import Schema
@@ -150,6 +151,8 @@ def test_a_snapshot_while_learning_with_few_slots_is_recovered(start_shard, own_
             if len(results) in (20, 45, 70):
                 shard.end(signal.SIGKILL)
                 shard.start()
+            if len(results) % 14 == 0:  # what is in flight goes on meanwhile
+                client.models.snapshot(name)
         assert len(results) == 120
         assert client.models.get(name).snapshot_position >= 5000
         asked = client.models.snapshot(name)
@@ -189,6 +192,25 @@ def test_the_log_is_kept_for_two_snapshots_and_the_window(local, own_server, nam
         list(client.learn(wide.name, [columns(wide, events("binary", 300))]))
         client.models.snapshot(wide.name)
         assert Partition(connect(own_server.url), "continual", wide.name).first_position() == 0
+
+
+@pytest.mark.parametrize("pause", [("PAUSE_SECONDS", 3600.0), ("PAUSE_SHARE", 1e9)])
+def test_snapshots_that_events_call_for_pause(local, name, monkeypatch, pause):
+    monkeypatch.setattr(snapshots, *pause)
+    spec = spec_of(name, snapshot_every=100)
+    with Client(local.target) as client:
+        client.models.create(spec)  # the first one is at position 0
+
+        def learn(seed):
+            list(client.learn(name, cut(columns(spec, events("binary", 1000, seed=seed)), Schema.of(spec), [50] * 20)))
+
+        learn(0)
+        assert client.models.get(name).snapshot_position == 0
+        monkeypatch.setattr(snapshots, "PAUSE_SECONDS", 0.0)
+        monkeypatch.setattr(snapshots, "PAUSE_SHARE", 0.0)
+        assert client.models.snapshot(name).position == 1000, "whoever asks for one does not wait"
+        learn(1)
+        until(lambda: client.models.get(name).snapshot_position > 1000)
 
 
 def test_a_snapshot_writes_what_changed_since_the_one_before(client, name):

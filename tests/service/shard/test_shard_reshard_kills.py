@@ -75,7 +75,7 @@ class Traffic:
 
     def wait_for_more(self, batches: int = 5) -> None:
         goal = self.answered + batches
-        until(lambda: self.answered >= goal or self._error, 120)  # on a fresh machine the learner is compiled here
+        until(lambda: self.answered >= goal or self._error, 60)
         assert self._error is None
 
     def end(self) -> None:

@@ -119,7 +119,8 @@ class Bench:
             raise click.ClickException(f"nothing was run: {'; '.join(self.failed)}")
         results = summary.gather(done, scenario, self.protocol, {m: p["label"] for m, p in self.picked.items()})
         said = notes(scenario, self.protocol, done, self.picked, self.options["seeds"])
-        self._publish(scenario, results, [*said, *self._compare(tasks, done)])
+        floor = summary.below_floor(results, summary.columns(scenario)[0]) if scenario.tested else []
+        self._publish(scenario, results, [*said, *floor, *self._compare(tasks, done)])
         if self.failed:
             raise click.ClickException(f"{len(self.failed)} runs failed, the table is of the others: {self.failed[0]}")
 

@@ -31,6 +31,7 @@ class Method:
         rate: the field that holds its step size, by dots; "": it has none to choose.
         cost: forward passes for one event of the stream, a step of plain descent being 3 (one forward, two backward);
             0: not counted this way.
+        floor: a head in closed form on fixed random features: what learns its features should do better.
         joint: the events are learned in a random order.
         changed: fields that the name itself changes, by dots.
     """
@@ -40,6 +41,7 @@ class Method:
     note: str
     rate: str = ""
     cost: float = 0.0
+    floor: bool = False
     joint: bool = False
     changed: tuple[str, ...] = ()
 
@@ -76,6 +78,7 @@ _TABLE = (
         _static({"kind": "ridge", "penalties": [100.0], "inputs": False}, _RANDOM),
         "Recursive ridge on 500 rectified random features: the joint solution in any order, and a floor for what is "
         "learned by descent.",
+        floor=True,
     ),
     Method(
         "ridge-raw",
@@ -91,6 +94,7 @@ _TABLE = (
         "lda-random",
         _static({"kind": "lda", "inputs": False}, _RANDOM),
         "Streaming linear discriminant analysis on 500 rectified random features (as RanDumb does): a floor.",
+        floor=True,
     ),
     Method("nearest-mean", _static({"kind": "nearest_mean"}), "The class whose mean is nearest."),
     Method(

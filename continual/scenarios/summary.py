@@ -172,3 +172,15 @@ def paired(results: Sequence[Result], against: str, column: Column) -> list[dict
         figures_ = {"difference": column.text(mean), "+-": column.text(half), "interval apart from 0": clear}
         out.append({"method": result.label, **figures_, "seeds": len(gaps)})
     return out
+
+
+def below_floor(results: Sequence[Result], column: Column) -> list[str]:
+    """Which methods end below the best one that learns no features; one sentence, or none where there is no floor."""
+    floors = [result for result in results if find(result.method).floor]
+    if not floors or len(floors) == len(results):
+        return []
+    best = max(floors, key=lambda result: result.mean(column.figure))
+    level = best.mean(column.figure)
+    lower = [one.label for one in results if one not in floors and one.mean(column.figure) < level]
+    told = f"{', '.join(lower)} did worse" if lower else "nothing but floors did worse"
+    return [f"The floor, of features that nobody learned: {best.label}, {column.text(level)} %; {told}."]

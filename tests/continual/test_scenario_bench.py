@@ -242,7 +242,8 @@ def test_a_run_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
     assert isinstance(found[1], Done)
 
 
-def test_pairs_are_of_the_same_seeds() -> None:
+def results_of(runs: dict[str, tuple[tuple[int, float], ...]]) -> list[summary.Result]:
+    """Results of methods that scored these accuracies with these seeds."""
     scenario = build("digits-class", 0, Sizes(events=20, tests=5))
 
     def done(method: str, seed: int, accuracy: float) -> Done:
@@ -251,15 +252,28 @@ def test_pairs_are_of_the_same_seeds() -> None:
         run = Run(untrained=[0.0] * 5, matrix=matrix, points=points, cost={"learned": 1.0})
         return Done(Task("digits-class", Sizes(), method, seed, Protocol()), run, {}, {}, 0.0)
 
-    lda, ridge = ((0, 0.5), (1, 0.7)), ((1, 0.8), (0, 0.65), (2, 0.1))
-    runs = [done(method, *one) for method, held in (("lda", lda), ("ridge", ridge)) for one in held]
-    results = summary.gather(runs, scenario, Protocol())
+    return summary.gather([done(name, *one) for name, held in runs.items() for one in held], scenario, Protocol())
+
+
+def test_pairs_are_of_the_same_seeds() -> None:
+    results = results_of({"lda": ((0, 0.5), (1, 0.7)), "ridge": ((1, 0.8), (0, 0.65), (2, 0.1))})
     (row,) = summary.paired(results, "lda", summary.TESTED[0])
     # 0.15 and 0.10: mean 0.125, half width t(0.975; 1) = 12.7062 x 0.05 / 2.
     assert row["difference"] == "12.50"
     assert row["+-"] == f"{100 * 12.7062 * 0.025:.2f}"
     assert row["seeds"] == 2
     assert row["interval apart from 0"] == "no"
+
+
+def test_what_ends_below_the_floor_is_named() -> None:
+    held = {"er": ((0, 0.2),), "lda-random": ((0, 0.25),), "uer": ((0, 0.4),), "ridge+features.units=9": ((0, 0.3),)}
+    (said,) = summary.below_floor(results_of(held), summary.TESTED[0])
+    assert said.endswith(": ridge+features.units=9, 30.00 %; er did worse.")
+    del held["er"]
+    (said,) = summary.below_floor(results_of(held), summary.TESTED[0])
+    assert said.endswith(": ridge+features.units=9, 30.00 %; nothing but floors did worse.")
+    del held["uer"]
+    assert summary.below_floor(results_of(held), summary.TESTED[0]) == []  # nothing to hold against it
 
 
 def test_what_is_served_scores_the_same(tmp_path: Path) -> None:

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from continual.scenarios.methods import find
-from continual.scenarios.plots import looks
+from continual.scenarios.plots import looks, wrapped
 from continual.scenarios.scenario import Scenario
 from continual.scenarios.summary import MORE, Column, Result, columns
 
 STYLE = """
 :root { --ink: #1c1917; --soft: #57534e; --line: #e7e5e4; --paper: #fff; --ground: #fafaf9; --mark: #0f766e }
 * { box-sizing: border-box }
-body { font: 16px/1.55 system-ui, sans-serif; color: var(--ink); background: var(--ground); max-width: 66rem;
+body { font: 16px/1.55 system-ui, sans-serif; color: var(--ink); background: var(--ground); max-width: 76rem;
        margin: 2.5rem auto; padding: 0 1.2rem }
 h1 { font-size: 1.7rem; line-height: 1.25; margin: 0 0 .3rem }
 h2 { font-size: 1.15rem; margin: 2.4rem 0 .6rem }
@@ -35,13 +35,13 @@ th, td { text-align: left; padding: .42rem .45rem; border-bottom: 1px solid var(
 tr:last-child td { border-bottom: 0 }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
 td.best { font-weight: 700; color: var(--mark) }
-td.name { white-space: nowrap }
+td.name { white-space: nowrap; line-height: 1.35 }
 .half { color: var(--soft); font-size: .85em; font-weight: 400 }
 .dot { display: inline-block; width: .7em; height: .7em; border-radius: 50%; margin-right: .5em }
 .bar { position: relative; height: .5rem; min-width: 4.5rem; background: var(--line); border-radius: .25rem }
 .bar i { position: absolute; inset: 0 auto 0 0; border-radius: .25rem }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .25rem 1.2rem; margin: 0; font-size: .93rem }
-dt { font-weight: 600 } dd { margin: 0; color: var(--soft) }
+dl { display: grid; grid-template-columns: fit-content(20rem) 1fr; gap: .25rem 1.2rem; margin: 0; font-size: .93rem }
+dt { font-weight: 600; overflow-wrap: anywhere } dd { margin: 0; color: var(--soft) }
 pre { font: .86rem/1.5 ui-monospace, monospace; background: var(--ink); color: #f5f5f4; padding: .9rem 1rem;
       border-radius: .6rem; overflow: auto; white-space: pre-wrap; word-break: break-word }
 li { margin: .2rem 0; color: var(--soft) }
@@ -124,6 +124,10 @@ def _text(value: Any) -> str:
     return html.escape(str(value))
 
 
+def _name(label: str) -> str:
+    return _text(wrapped(label)).replace("\n", "<br>")
+
+
 def _leader(results: Sequence[Result], column: Column) -> Result | None:
     """The best by a column, of those that saw the events in their order; None where all are alike."""
     fair = [one for one in results if not find(one.method).joint and not math.isnan(one.mean(column.figure))]
@@ -157,7 +161,7 @@ def _table(results: Sequence[Result], shown: Sequence[Column], bar: bool = False
     out = [f"<tr><th>method</th>{heads}{'<th></th>' if bar else ''}<th class=n>seeds</th></tr>"]
     for number, result in enumerate(results):
         colour = looks(number)["color"]
-        cells = [f'<td class=name><i class=dot style="background:{colour}"></i>{_text(result.label)}</td>']
+        cells = [f'<td class=name><i class=dot style="background:{colour}"></i>{_name(result.label)}</td>']
         for place, one in enumerate(present):
             half = math.nan if place else result.half(one.figure)
             width = "" if math.isnan(half) else f" <span class=half>&plusmn; {one.text(half)}</span>"
@@ -198,5 +202,5 @@ def _plain(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _methods(results: Sequence[Result]) -> str:
-    items = "".join(f"<dt>{_text(one.label)}</dt><dd>{_text(find(one.method).note)}</dd>" for one in results)
+    items = "".join(f"<dt>{_name(one.label)}</dt><dd>{_text(find(one.method).note)}</dd>" for one in results)
     return f"<dl>{items}</dl>"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +23,16 @@ def looks(number: int) -> dict[str, Any]:
     return {"color": COLOURS[number % len(COLOURS)], "ls": DASHES[number // len(COLOURS) % len(DASHES)]}
 
 
+def wrapped(label: str, width: int = 27) -> str:
+    """The name of a method in lines of about `width` characters; a line ends where a change of a field does."""
+    lines = [""]
+    for part in re.split(r"(?=\+)|(?<=, )", label):
+        if lines[-1] and len(lines[-1]) + len(part.rstrip()) > width:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(line.rstrip() for line in lines)
+
+
 def curves(results: Sequence[Result], scenario: Scenario) -> bytes:
     """Accuracy over events, means over seeds, with the range of the seeds as a band. A PNG."""
     from matplotlib.figure import Figure
@@ -34,9 +45,9 @@ def curves(results: Sequence[Result], scenario: Scenario) -> bytes:
         style = looks(number)
         if find(result.method).joint:
             style["ls"] = ":"
-            axes.axhline(result.mean("average_accuracy"), lw=1.2, label=f"{result.label}, at the end", **style)
+            axes.axhline(result.mean("average_accuracy"), lw=1.2, label=wrapped(f"{result.label}, at the end"), **style)
             continue
-        axes.plot(events, values.mean(axis=0), lw=1.9, label=result.label, **style)
+        axes.plot(events, values.mean(axis=0), lw=1.9, label=wrapped(result.label), **style)
         if len(values) > 1:
             axes.fill_between(events, values.min(axis=0), values.max(axis=0), color=style["color"], alpha=0.1, lw=0)
     if scenario.tested:
@@ -85,7 +96,7 @@ def matrices(results: Sequence[Result], scenario: Scenario) -> bytes | None:
     for axis, result in zip(axes, shown):
         table = np.mean([one.run.matrix for one in result.done], axis=0)
         image = axis.imshow(table, vmin=0, vmax=1, cmap="viridis")
-        axis.set_title(result.label, fontsize=9.5, loc="left")
+        axis.set_title(wrapped(result.label), fontsize=9.5, loc="left")
         axis.set_xticks(range(size), [str(k + 1) for k in range(size)], fontsize=7)
         axis.set_yticks(range(size), [str(k + 1) for k in range(size)], fontsize=7)
         axis.tick_params(length=0)

@@ -21,6 +21,7 @@ from continual.bench._served import deployed
 from continual.scenarios import summary
 from continual.scenarios.campaign import DiskFull, Done, Failed, Folder, Task, perform, perform_all
 from continual.scenarios.catalog import Sizes, build
+from continual.scenarios.plots import wrapped
 from continual.scenarios.protocol import Protocol, Run
 
 SMALL = ("--events", "60", "--tests", "20", "--every", "30")
@@ -263,6 +264,14 @@ def test_pairs_are_of_the_same_seeds() -> None:
     assert row["+-"] == f"{100 * 12.7062 * 0.025:.2f}"
     assert row["seeds"] == 2
     assert row["interval apart from 0"] == "no"
+
+
+def test_long_names_of_methods_are_wrapped_between_their_changes() -> None:
+    assert wrapped("er, rate 0.05") == "er, rate 0.05"
+    long = "er+network.kind=resnet18+buffer.size=1000, rate 0.05"
+    assert wrapped(long) == "er+network.kind=resnet18\n+buffer.size=1000,\nrate 0.05"
+    assert wrapped(long, 200) == long
+    assert wrapped("er+a-name-that-is-far-longer-than-a-line=1") == "er\n+a-name-that-is-far-longer-than-a-line=1"
 
 
 def test_what_ends_below_the_floor_is_named() -> None:

@@ -68,8 +68,15 @@ class CompiledSpec(LearnerSpec):
     previous_label: bool = Field(
         True, description="The key's last label that has arrived is an input (with its age when labels are delayed)."
     )
+    standardise: bool = Field(
+        True,
+        description="Features are standardised by running moments. Without it they are taken as they are, within "
+        "`clip`: for those that are scaled already, so that a head in closed form does not hang on the order.",
+    )
     window: int = Field(5000, ge=2, description="Events over which means and deviations run.")
-    clip: float = Field(5.0, gt=0, le=1e3, description="Bound on a standardised input, in deviations.")
+    clip: float = Field(
+        5.0, gt=0, le=1e3, description="Bound on an input: in deviations, or as it is without `standardise`."
+    )
     residual_clip: float = Field(
         5.0, gt=0, description="Regression: residuals beyond this many running deviations count linearly (Huber)."
     )

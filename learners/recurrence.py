@@ -71,6 +71,7 @@ def config(model: ModelSpec, spec: CompiledSpec) -> Config:
         gap_unit=shape.gap_unit,
         least_gap=shape.least_gap,
         forget_unit=spec.head.step_of_forgetting,
+        scaled=int(spec.standardise),
         window=float(spec.window),
         clip=spec.clip,
         residual_clip=spec.residual_clip,

@@ -237,10 +237,14 @@ def model(method: Method, scenario: Scenario, seed: int, name: str = "bench") ->
 
 
 def _stand_apart(learner: dict[str, Any]) -> None:
-    """A test stands apart from the stream: the last label that was learned says nothing of it."""
+    """A test stands apart from the stream: neither the last label that was learned nor the latest scale belongs to it.
+
+    The features of scenarios with tests are scaled beforehand. Running moments would follow the classes of the hour.
+    """
     fields = LearnerSpec.known()[learner.get("kind", LearnerSpec.plain)].model_fields
-    if "previous_label" in fields:
-        learner.setdefault("previous_label", False)
+    for name in ("previous_label", "standardise"):
+        if name in fields:
+            learner.setdefault(name, False)
     if "learner" in fields:
         _stand_apart(learner.setdefault("learner", {}))
 

@@ -1,4 +1,4 @@
-"""From an event's features to the inputs of the cell: running standardisation and the previous label."""
+"""From an event's features to the inputs of the cell: standardised or not, and the previous label."""
 
 from __future__ import annotations
 
@@ -49,11 +49,25 @@ def standardise(config, scaler, column, value, commit):
 
 
 @nb.njit(**INLINE)
+def entry(config, scaler, column, value, commit):
+    """A feature as the cell sees it: standardised, or as it comes within the clip, its mean where it is missing.
+
+    The moments run either way.
+    """
+    z = standardise(config, scaler, column, value, commit)
+    if config.scaled > 0:
+        return z
+    z = scaler[column, 1] if math.isnan(value) else value
+    z = config.clip if z > config.clip else z
+    return -config.clip if z < -config.clip else z
+
+
+@nb.njit(**INLINE)
 def prepare(config, shared, head, features, x, commit):
     """Writes the J inputs of one event to `x`: features, previous label, its age, the constant 1."""
     d = config.features
     for j in range(d):
-        x[j] = standardise(config, shared.scaler, j, float(features[j]), commit)
+        x[j] = entry(config, shared.scaler, j, float(features[j]), commit)
     at = d
     labelled = head[H_LABELS] > 0
     if config.label_inputs > 0:

@@ -97,10 +97,12 @@ class Config(NamedTuple):
     """Shorter gaps count as this many units."""
     forget_unit: float
     """Event time that counts as one step of forgetting between two updates; 0: every observation is one."""
+    scaled: int
+    """1: features are standardised; 0: they are taken as they come."""
     window: float
     """Events over which means and deviations run."""
     clip: float
-    """Bound on a standardised input."""
+    """Bound on an input."""
     residual_clip: float
     """Bound on a regression residual in running deviations (Huber's loss)."""
     ignore_out_of_order: int

@@ -1,4 +1,4 @@
-"""From an event's features to the inputs of the cell, in float64: running standardisation and the previous label."""
+"""From an event's features to the inputs of the cell, in float64: standardised or not, and the previous label."""
 
 from __future__ import annotations
 
@@ -47,9 +47,15 @@ def standardise(config: Config, statistics: np.ndarray, value: float, commit: bo
     return clipped((value - mean) / math.sqrt(variance), config.clip)
 
 
+def entry(config: Config, statistics: np.ndarray, value: float, commit: bool) -> float:
+    """A feature as the cell sees it: standardised, or clipped as it comes, the running mean where it is missing."""
+    z = standardise(config, statistics, value, commit)
+    return z if config.scaled else clipped(float(statistics[1]) if math.isnan(value) else value, config.clip)
+
+
 def prepare(config: Config, shared: Shared, head: np.ndarray, features: np.ndarray, commit: bool) -> list[float]:
     """The J inputs of one event: features, the key's previous label, its age, the constant 1."""
-    x = [standardise(config, shared.scaler[j], float(features[j]), commit) for j in range(config.features)]
+    x = [entry(config, shared.scaler[j], float(features[j]), commit) for j in range(config.features)]
     labelled = head[H_LABELS] > 0
     if config.label_inputs:
         previous = [0.0] * config.label_inputs

@@ -325,11 +325,14 @@ def test_operations_are_passes_times_weights() -> None:
     assert work("er+network.kind=random_conv+network.patch=3") is None
 
 
-def test_a_test_is_not_told_the_last_label_and_a_stream_is() -> None:
+def test_a_test_is_not_told_the_last_label_nor_the_latest_scale_and_a_stream_is() -> None:
     classes = catalog.build("digits-class", 0, Sizes(events=10, tests=5))
     held = methods.model(methods.find("lda"), classes, 0)
     assert held.learner.previous_label is False  # type: ignore[attr-defined]
+    assert held.learner.standardise is False  # type: ignore[attr-defined]
     watched = methods.model(methods.find("drift"), classes, 0)
     assert watched.learner.learner.previous_label is False  # type: ignore[attr-defined]
     stream = catalog.build("shuttle-stream", 0, Sizes(events=100))
-    assert methods.model(methods.find("recurrent"), stream, 0).learner.previous_label is True  # type: ignore[attr-defined]
+    told = methods.model(methods.find("recurrent"), stream, 0).learner
+    assert told.previous_label is True  # type: ignore[attr-defined]
+    assert told.standardise is True  # type: ignore[attr-defined]

@@ -63,6 +63,7 @@ def make_config(task: int, cell: str, units: int, features: int, **changes) -> C
         "gap_unit": 0.0,
         "least_gap": 0.01,
         "forget_unit": 0.0,
+        "scaled": 1,
         "window": 50.0,
         "clip": 5.0,
         "residual_clip": 3.0,

@@ -56,6 +56,12 @@ def assert_same_fold(build, config, cell, n=250, keys=3):
     return a
 
 
+@pytest.mark.parametrize("task", [0, 1, 2], ids=["binary", "multiclass", "regression"])
+def test_compiled_fold_equals_reference_where_features_are_taken_as_they_come(build, task) -> None:
+    """The clip cuts some of them."""
+    assert_same_fold(build, build.config(task, "mingru", units=13, features=5, scaled=0, clip=1.5), "mingru")
+
+
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 @pytest.mark.parametrize("task", [0, 1, 2], ids=["binary", "multiclass", "regression"])
 @pytest.mark.parametrize("pending", [0, 3])

@@ -112,3 +112,38 @@ def test_state_of_another_shape_is_refused_by_name(target) -> None:
     for name in ("head.cov", "head.mean"):
         with pytest.raises(ValueError, match=f"array {name}: shape .*, this version holds"):
             spec.learner.build(spec).load(state | {name: state[name][..., :-1]}, MemoryRows())
+
+
+@pytest.mark.parametrize("head", [{"kind": "ridge"}, {"kind": "lda", "refresh": 1}, {"kind": "nearest_mean"}], ids=str)
+def test_a_head_in_closed_form_knows_no_order_of_classes_where_nothing_is_standardised(head) -> None:
+    """Running moments follow the class of the hour, so what was learned earlier stands on another scale."""
+    rng = np.random.default_rng(4)
+    y, asked = np.repeat([0, 1, 2], 60), Batch.of(rng.normal(0, 1, (200, 3)))
+    x, names = rng.normal(0, 0.5, (180, 3)) + 1.5 * np.eye(3)[y], ("a", "b", "c")
+    orders = np.arange(180), rng.permutation(180)
+    same = {}
+    for standardise in (False, True):
+        learner = {"kind": "static", "head": head, "previous_label": False, "standardise": standardise}
+        spec = ModelSpec.model_validate(
+            {"name": "m", "features": ["a", "b", "c"], "target": {"kind": "multiclass"}, "learner": learner}
+        )
+        said = []
+        for order in orders:
+            built = spec.learner.build(spec)
+            built.fold(Batch.of(x[order], y[order], classes=names))
+            said.append([built.classes()[code] for code in built.predict(asked).code])
+        same[standardise] = said[0] == said[1]
+    assert same == {False: True, True: False}
+
+
+def test_features_that_are_not_standardised_are_clipped_and_filled_by_their_mean() -> None:
+    learner = {"kind": "static", "head": {"kind": "nearest_mean"}, "previous_label": False, "standardise": False}
+    features = [{"name": "a", "missing": "mean"}]
+    spec = ModelSpec.model_validate(
+        {"name": "m", "features": features, "target": {"kind": "binary"}, "learner": learner | {"clip": 3.0}}
+    )
+    built = spec.learner.build(spec)
+    built.fold(Batch.of(np.array([[1.0], [np.nan], [100.0], [-100.0]]), np.array([0.0, 0.0, 1.0, 1.0])))
+    means = built.shared_arrays()["head.mean"].ravel()
+    assert built.shared_arrays()["scaler"][0, 0] == 3
+    assert {1.0, 0.0} <= set(means)  # 1 and its own mean; 3 and -3

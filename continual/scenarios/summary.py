@@ -182,5 +182,5 @@ def below_floor(results: Sequence[Result], column: Column) -> list[str]:
     best = max(floors, key=lambda result: result.mean(column.figure))
     level = best.mean(column.figure)
     lower = [one.label for one in results if one not in floors and one.mean(column.figure) < level]
-    told = f"{', '.join(lower)} did worse" if lower else "nothing but floors did worse"
-    return [f"The floor, of features that nobody learned: {best.label}, {column.text(level)} %; {told}."]
+    told = f"Below it: {'; '.join(lower)}." if lower else "Nothing but floors is below it."
+    return [f"The floor, of features that nobody learned: {best.label}, {column.text(level)} %. {told}"]

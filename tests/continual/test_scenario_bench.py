@@ -277,10 +277,10 @@ def test_long_names_of_methods_are_wrapped_between_their_changes() -> None:
 def test_what_ends_below_the_floor_is_named() -> None:
     held = {"er": ((0, 0.2),), "lda-random": ((0, 0.25),), "uer": ((0, 0.4),), "ridge+features.units=9": ((0, 0.3),)}
     (said,) = summary.below_floor(results_of(held), summary.TESTED[0])
-    assert said.endswith(": ridge+features.units=9, 30.00 %; er did worse.")
+    assert said.endswith(": ridge+features.units=9, 30.00 %. Below it: er.")
     del held["er"]
     (said,) = summary.below_floor(results_of(held), summary.TESTED[0])
-    assert said.endswith(": ridge+features.units=9, 30.00 %; nothing but floors did worse.")
+    assert said.endswith(": ridge+features.units=9, 30.00 %. Nothing but floors is below it.")
     del held["uer"]
     assert summary.below_floor(results_of(held), summary.TESTED[0]) == []  # nothing to hold against it
 

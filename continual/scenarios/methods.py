@@ -31,7 +31,8 @@ class Method:
         rate: the field that holds its step size, by dots; "": it has none to choose.
         cost: forward passes for one event of the stream, a step of plain descent being 3 (one forward, two backward);
             0: not counted this way.
-        floor: a head in closed form on fixed random features: what learns its features should do better.
+        closed: its head learns in closed form. Where a scenario scales the features beforehand it takes them as they
+            are: running moments would follow the classes of the hour, and the solution the order of events.
         joint: the events are learned in a random order.
         changed: fields that the name itself changes, by dots.
     """
@@ -41,9 +42,14 @@ class Method:
     note: str
     rate: str = ""
     cost: float = 0.0
-    floor: bool = False
+    closed: bool = False
     joint: bool = False
     changed: tuple[str, ...] = ()
+
+    @property
+    def floor(self) -> bool:
+        """Whether it is a closed form on fixed random features: what learns its features should do better."""
+        return self.closed and self.learner.get("features", {}).get("kind") == "random"
 
 
 class UnknownMethod(ValueError):  # noqa: N818 - named after what it is
@@ -78,29 +84,32 @@ _TABLE = (
         _static({"kind": "ridge", "penalties": [100.0], "inputs": False}, _RANDOM),
         "Recursive ridge on 500 rectified random features: the joint solution in any order, and a floor for what is "
         "learned by descent.",
-        floor=True,
+        closed=True,
     ),
     Method(
         "ridge-raw",
         _static({"kind": "ridge", "penalties": [1.0, 100.0]}),
         "Recursive ridge on the inputs as they are, two penalties mixed.",
+        closed=True,
     ),
     Method(
         "lda",
         _static({"kind": "lda"}),
         "Streaming linear discriminant analysis (Hayes & Kanan 2020) on the inputs, with the exact scatter.",
+        closed=True,
     ),
     Method(
         "lda-random",
         _static({"kind": "lda", "inputs": False}, _RANDOM),
         "Streaming linear discriminant analysis on 500 rectified random features (as RanDumb does): a floor.",
-        floor=True,
+        closed=True,
     ),
-    Method("nearest-mean", _static({"kind": "nearest_mean"}), "The class whose mean is nearest."),
+    Method("nearest-mean", _static({"kind": "nearest_mean"}), "The class whose mean is nearest.", closed=True),
     Method(
         "neighbours",
         _static({"kind": "neighbours", "memory": 1000}),
         "The 10 nearest of the last 1,000 examples vote; what is older is gone.",
+        closed=True,
     ),
     Method(
         "kalman",
@@ -228,6 +237,8 @@ def model(method: Method, scenario: Scenario, seed: int, name: str = "bench") ->
     learner = {**deepcopy(dict(method.learner)), "seed": seed}
     if scenario.tested:
         _stand_apart(learner)
+        if method.closed:
+            learner.setdefault("standardise", False)
     network = learner.get("network", {})
     if network.get("kind", "mlp") != "mlp" and len(scenario.shape) >= 2:
         channels = scenario.shape[:-2] or (1,)
@@ -237,14 +248,10 @@ def model(method: Method, scenario: Scenario, seed: int, name: str = "bench") ->
 
 
 def _stand_apart(learner: dict[str, Any]) -> None:
-    """A test stands apart from the stream: neither the last label that was learned nor the latest scale belongs to it.
-
-    The features of scenarios with tests are scaled beforehand. Running moments would follow the classes of the hour.
-    """
+    """A test stands apart from the stream: the last label that was learned says nothing of it."""
     fields = LearnerSpec.known()[learner.get("kind", LearnerSpec.plain)].model_fields
-    for name in ("previous_label", "standardise"):
-        if name in fields:
-            learner.setdefault(name, False)
+    if "previous_label" in fields:
+        learner.setdefault("previous_label", False)
     if "learner" in fields:
         _stand_apart(learner.setdefault("learner", {}))
 

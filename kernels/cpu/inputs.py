@@ -23,6 +23,13 @@ _FLAT = 1e-14
 
 
 @nb.njit(**INLINE)
+def clipped(value, bound):
+    """`value` within [-bound, bound]; NaN stays."""
+    value = bound if value > bound else value
+    return -bound if value < -bound else value
+
+
+@nb.njit(**INLINE)
 def standardise(config, scaler, column, value, commit):
     """(value - mean) / deviation, clipped, with the statistics including `value` itself.
 
@@ -43,23 +50,16 @@ def standardise(config, scaler, column, value, commit):
         scaler[column, 2] = variance
     if not variance > _FLAT * (mean * mean):
         return 0.0
-    z = (value - mean) / math.sqrt(variance)
-    z = config.clip if z > config.clip else z
-    return -config.clip if z < -config.clip else z
+    return clipped((value - mean) / math.sqrt(variance), config.clip)
 
 
 @nb.njit(**INLINE)
 def entry(config, scaler, column, value, commit):
-    """A feature as the cell sees it: standardised, or as it comes within the clip, its mean where it is missing.
-
-    The moments run either way.
-    """
+    """A feature standardised, or as it comes with its running mean where it is missing; the moments run either way."""
     z = standardise(config, scaler, column, value, commit)
     if config.scaled > 0:
         return z
-    z = scaler[column, 1] if math.isnan(value) else value
-    z = config.clip if z > config.clip else z
-    return -config.clip if z < -config.clip else z
+    return scaler[column, 1] if math.isnan(value) else value
 
 
 @nb.njit(**INLINE)
@@ -67,7 +67,7 @@ def prepare(config, shared, head, features, x, commit):
     """Writes the J inputs of one event to `x`: features, previous label, its age, the constant 1."""
     d = config.features
     for j in range(d):
-        x[j] = entry(config, shared.scaler, j, float(features[j]), commit)
+        x[j] = clipped(entry(config, shared.scaler, j, float(features[j]), commit), config.clip)
     at = d
     labelled = head[H_LABELS] > 0
     if config.label_inputs > 0:
@@ -79,8 +79,7 @@ def prepare(config, shared, head, features, x, commit):
             x[at] = standardise(config, shared.scaler, d, head[H_LABEL], commit)
             scale = math.sqrt(shared.target[T_CHANGE_SQ])
             change = head[H_CHANGE] / scale if scale > 0.0 else 0.0
-            change = config.clip if change > config.clip else change
-            x[at + 1] = -config.clip if change < -config.clip else change
+            x[at + 1] = clipped(change, config.clip)
         elif labelled:
             x[at + int(head[H_LABEL]) % config.label_inputs] = 1.0
         at += config.label_inputs

@@ -325,14 +325,31 @@ def test_operations_are_passes_times_weights() -> None:
     assert work("er+network.kind=random_conv+network.patch=3") is None
 
 
-def test_a_test_is_not_told_the_last_label_nor_the_latest_scale_and_a_stream_is() -> None:
+def test_a_test_is_not_told_the_last_label_and_a_stream_is() -> None:
     classes = catalog.build("digits-class", 0, Sizes(events=10, tests=5))
     held = methods.model(methods.find("lda"), classes, 0)
     assert held.learner.previous_label is False  # type: ignore[attr-defined]
-    assert held.learner.standardise is False  # type: ignore[attr-defined]
     watched = methods.model(methods.find("drift"), classes, 0)
     assert watched.learner.learner.previous_label is False  # type: ignore[attr-defined]
     stream = catalog.build("shuttle-stream", 0, Sizes(events=100))
-    told = methods.model(methods.find("recurrent"), stream, 0).learner
-    assert told.previous_label is True  # type: ignore[attr-defined]
-    assert told.standardise is True  # type: ignore[attr-defined]
+    assert methods.model(methods.find("recurrent"), stream, 0).learner.previous_label is True  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("method", "scenario", "standardised"),
+    [
+        ("ridge", "digits-class", False),
+        ("joint-lda", "digits-class", False),
+        ("lda+standardise=true", "digits-class", True),
+        ("linear", "digits-class", True),
+        ("recurrent", "digits-class", True),
+        ("ridge", "shuttle-stream", True),
+    ],
+)
+def test_closed_forms_take_what_a_scenario_has_scaled_as_it_is(method, scenario, standardised) -> None:
+    built = catalog.build(scenario, 0, Sizes(events=100, tests=5))
+    assert methods.model(methods.find(method), built, 0).learner.standardise is standardised  # type: ignore[attr-defined]
+
+
+def test_floors_are_closed_forms_on_random_features() -> None:
+    assert [name for name, method in methods.METHODS.items() if method.floor] == ["ridge", "lda-random"]

@@ -13,7 +13,7 @@ import numba as nb
 import numpy as np
 
 from kernels.cpu.fold import class_of, expired, find, note_down, score
-from kernels.cpu.inputs import standardise
+from kernels.cpu.inputs import entry
 from kernels.cpu.layout import (
     BINARY,
     C_CLASSES,
@@ -75,15 +75,6 @@ class Shared(NamedTuple):
     """int64 [batch]: their classes."""
 
 
-@nb.njit(**INLINE)
-def _input(config, scaler, column, value, commit):
-    """One input of an event."""
-    z = standardise(config, scaler, column, value, commit)
-    if config.scaled > 0:
-        return z
-    return scaler[column, 1] if math.isnan(value) else value
-
-
 @nb.njit(**JIT)
 def prepare(config, scaler, features, commit, out):
     """Writes the inputs of events with these features.
@@ -99,7 +90,7 @@ def prepare(config, scaler, features, commit, out):
         for j in range(features.shape[1]):
             value = float(features[t, j])
             if len(scaler) > 0:
-                value = _input(config, scaler, j, value, commit[t] > 0)
+                value = entry(config, scaler, j, value, commit[t] > 0)
             out[t, j] = value
 
 

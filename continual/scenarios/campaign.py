@@ -50,7 +50,8 @@ class Task:
         seed: of the scenario's orders and of the learner.
         protocol: what is read.
         target: HOST:PORT of a service that learns in place of this process; "": none.
-        tuning: a choice is made by it: the test sets are left alone (see `catalog.build`).
+        tuning: a choice is made by it: the test sets are left alone (see `catalog.build`), and those that are held out
+            in their place are asked after the last event only.
     """
 
     scenario: str
@@ -209,7 +210,7 @@ def _here(task: Task, scenario: Scenario, spec: ModelSpec, say: Callable[[int], 
     warm.learn(few)
     if scenario.target != "regression":
         warm.predict(few)
-    return Examination(InProcess(spec, scenario.labels), scenario, task.protocol, say)()
+    return Examination(InProcess(spec, scenario.labels), scenario, task.protocol, say, end=task.tuning)()
 
 
 def _served(task: Task, scenario: Scenario, spec: ModelSpec, key: str, say: Callable[[int], None]) -> Run:
@@ -217,7 +218,7 @@ def _served(task: Task, scenario: Scenario, spec: ModelSpec, key: str, say: Call
 
     named = spec.model_copy(update={"name": f"bench-{key}"})
     with Client(task.target) as client, closing(Served(client, named, scenario.labels)) as subject:
-        run = Examination(subject, scenario, task.protocol, say)()
+        run = Examination(subject, scenario, task.protocol, say, end=task.tuning)()
         run.prequential.pop("log_loss", None)
         told = client.models.statistics(named.name).metrics
         if "log_loss" in told and task.protocol.cost <= 1:  # else it knows nothing of the events that were passed over

@@ -6,12 +6,14 @@
     after each  all test sets: a row of the accuracy matrix
     at the end  probabilities of all test sets: log-loss, Brier score, calibration
 
-Asking changes nothing in the learner. Its time is not counted, learning's is.
+Asking changes nothing in the learner. Its time is not counted, learning's is. Where only a choice is made by a run, as
+of a rate, all test sets are asked once, after the last event.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -61,7 +63,7 @@ class Run:
 
     Attributes:
         untrained: accuracy on each test set before the first event.
-        matrix: accuracy on each test set after each experience.
+        matrix: accuracy on each test set after each experience; NaN where it was not read.
         points: events, experience and accuracies at each evaluation.
         first: accuracy on each experience's test before its first batch and after each of the first `beta`.
         blocks: accuracy (of a regression the mean absolute error) on the stream, before learning, block by block.
@@ -96,12 +98,27 @@ class Run:
 
 
 class Examination:
-    """One run: a subject, a scenario, a protocol."""
+    """One run: a subject, a scenario, a protocol.
+
+    Args:
+        subject: learns and answers.
+        scenario: what is learned.
+        protocol: what is read.
+        say: is told the events learned so far.
+        end: test sets are asked after the last event only.
+    """
 
     def __init__(
-        self, subject: Subject, scenario: Scenario, protocol: Protocol, say: Callable[[int], None] = lambda _: None
+        self,
+        subject: Subject,
+        scenario: Scenario,
+        protocol: Protocol,
+        say: Callable[[int], None] = lambda _: None,
+        *,
+        end: bool = False,
     ) -> None:
         self.subject, self.scenario, self.protocol, self.say = subject, scenario, protocol, say
+        self._during = scenario.tested and not end
         self.run = Run()
         self.shift = self._shift()
         self._metrics: Any = Regression() if scenario.target == "regression" else Classification()
@@ -114,13 +131,16 @@ class Examination:
     def __call__(self) -> Run:
         """Runs the whole scenario."""
         every = self.protocol.points(self.scenario)
-        if self.scenario.tested:
-            self.run.untrained = [self.accuracy(j) for j in range(len(self._tests))]
+        if self._during:
+            self.run.untrained = self._accuracies()
         taken = self._taken()
         for number, one in enumerate(self.scenario.experiences):
             self._experience(number, one.train, every, taken)
-            if self.scenario.tested:
-                self.run.matrix.append([self.accuracy(j) for j in range(len(self._tests))])
+            if self._during:
+                self.run.matrix.append(self.run.points["accuracy"][-1])
+        if self.scenario.tested and not self._during:
+            tests = len(self._tests)
+            self.run.matrix = [[math.nan] * tests for _ in range(tests - 1)] + [self._accuracies()]
         self._finish()
         return self.run
 
@@ -139,7 +159,8 @@ class Examination:
         return cost.learned_in_time(batches, self.protocol.cost)
 
     def _experience(self, number: int, train: Events, every: int, taken: np.ndarray | None) -> None:
-        early = self.protocol.beta if self.scenario.tested else 0
+        """Learns the events of an experience; its last evaluation is after the last of them."""
+        early = self.protocol.beta if self._during else 0
         stops = {min(len(train), k * self.protocol.batch) for k in range(1, early + 1)}
         marks = set(range(every, len(train) + 1, every)) | {len(train)}
         first = [self.accuracy(number)] if early else []
@@ -148,10 +169,10 @@ class Examination:
             self._learn(train, start, stop, taken)
             if stop in stops:
                 first.append(self.accuracy(number))
-            if stop in marks and self.scenario.tested:
+            if stop in marks and self._during:
                 self.run.points["events"].append(self._learned + stop)
                 self.run.points["during"].append(number)
-                self.run.points["accuracy"].append([self.accuracy(j) for j in range(len(self._tests))])
+                self.run.points["accuracy"].append(self._accuracies())
             self.say(self._learned + stop)
             start = stop
         if early:
@@ -201,6 +222,9 @@ class Examination:
                 batch = one.train.batch(start, stop)
                 self._ahead.append(self.subject.predict(batch)[0] == batch.y)
             before += len(one.train)
+
+    def _accuracies(self) -> list[float]:
+        return [self.accuracy(number) for number in range(len(self._tests))]
 
     def accuracy(self, number: int) -> float:
         """Share of a test set that is right, with the model as it stands."""
@@ -260,15 +284,19 @@ def _joined(blocks: dict[str, list[float]], most: int = 100) -> dict[str, list[f
 
 
 def figures(run: Run, scenario: Scenario, protocol: Protocol, joint: bool = False) -> dict[str, float]:
-    """Every figure of a run by name; those that need an order of experiences are left out where there was none."""
+    """Every figure of a run by name; those that need an order of experiences are left out where there was none.
+
+    Of a run whose end alone was read there are those of the end and of the stream.
+    """
     out = {f"prequential_{name}": value for name, value in run.prequential.items()}
     if run.near_future:
         out["near_future_accuracy"] = run.near_future["accuracy"]
     if scenario.tested:
-        table, curve = np.array(run.matrix), run.curve()
+        table = np.array(run.matrix)
         out["average_accuracy"] = matrix.average_accuracy(table)
         out |= {f"final_{name}": value for name, value in run.final.items()}
-        if not joint:
+        if not joint and run.points["events"]:
+            curve = run.curve()
             out |= {
                 "average_anytime_accuracy": curves.average_anytime_accuracy(curve),
                 "average_incremental_accuracy": matrix.average_incremental_accuracy(table),

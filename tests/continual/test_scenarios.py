@@ -192,6 +192,16 @@ class Knows:
         return str(sorted(self.met))
 
 
+class Counts(InProcess):
+    """How many examples it was asked about."""
+
+    asked = 0
+
+    def predict(self, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+        self.asked += len(batch)
+        return super().predict(batch)
+
+
 def examined(scenario: Scenario, held: Protocol, subject: object = None) -> tuple[protocol.Run, Knows]:
     subject = subject or Knows(len(scenario.labels))
     return Examination(subject, scenario, held)(), subject  # type: ignore[arg-type,return-value]
@@ -223,6 +233,23 @@ def test_what_is_asked_changes_nothing() -> None:
         run = Examination(InProcess(spec, scenario.labels), scenario, held)()
         found.append((run.state, run.predictions, run.matrix, run.prequential))
     assert found[0] == found[1]
+
+
+def test_a_choice_needs_the_end_alone() -> None:
+    scenario, held = catalog.build("digits-class", 0, Sizes(events=60, tests=20)), Protocol(every=30)
+    found, asked = [], []
+    for end in (False, True):
+        spec = methods.model(methods.find("er+replay=5+buffer.size=50"), scenario, 0)
+        subject = Counts(spec, scenario.labels)
+        run = Examination(subject, scenario, held, end=end)()
+        found.append((run.state, run.predictions, run.matrix[-1], run.final, run.prequential))
+        asked.append(subject.asked)
+        values = figures(run, scenario, held)
+        assert ("forgetting" in values) is not end
+        assert values["average_accuracy"] == np.mean(run.matrix[-1])
+    assert found[0] == found[1]
+    # Five test sets of 20, all: before, twice in each experience, for probabilities. One: seven times in its own.
+    assert asked == [100 * (1 + 10 + 1) + 5 * 20 * 7, 100 * 2]
 
 
 def test_a_stream_that_does_not_wait_is_learned_in_part() -> None:

@@ -205,7 +205,7 @@ def scratch(cell: Any, c: Config, places: np.ndarray, categories: np.ndarray, cl
     return Scratch(
         plan=places,
         x=x,
-        work=zeros(layout.WORK_ROWS, n),
+        work=zeros(layout.WORK_ROWS, cell.room()),
         h=zeros(layers, order * n),
         phi=zeros(layers, c.hidden),
         jac=zeros(layers, order * order, n),

@@ -83,6 +83,7 @@ def _cell(kind: str, bound: float) -> Case:
 CASES = (
     _final("digits-nearest-mean", "nearest-mean", 0.89),
     _final("digits-lda", "lda", 0.93),
+    _final("digits-lda-conv", "lda-conv+features.patch=3+features.stride=1", 0.95),
     _final("digits-ridge", "ridge", 0.92),
     _final("digits-neighbours", "neighbours", 0.91),
     _final("digits-linear", "linear", 0.69),

@@ -49,7 +49,7 @@ class Method:
     @property
     def floor(self) -> bool:
         """Whether it is a closed form on fixed random features: what learns its features should do better."""
-        return self.closed and self.learner.get("features", {}).get("kind") == "random"
+        return self.closed and self.learner.get("features", {}).get("kind", "raw") != "raw"
 
 
 class UnknownMethod(ValueError):  # noqa: N818 - named after what it is
@@ -57,6 +57,7 @@ class UnknownMethod(ValueError):  # noqa: N818 - named after what it is
 
 
 _RANDOM = {"kind": "random", "units": 500}
+_FILTERS = {"kind": "random_conv"}
 
 
 def _static(head: dict[str, Any], features: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -102,6 +103,18 @@ _TABLE = (
         "lda-random",
         _static({"kind": "lda", "inputs": False}, _RANDOM),
         "Streaming linear discriminant analysis on 500 rectified random features (as RanDumb does): a floor.",
+        closed=True,
+    ),
+    Method(
+        "ridge-conv",
+        _static({"kind": "ridge", "penalties": [10.0], "inputs": False}, _FILTERS),
+        "Recursive ridge on a frozen encoder of images: 256 random filters, averaged over a grid of 2 x 2: a floor.",
+        closed=True,
+    ),
+    Method(
+        "lda-conv",
+        _static({"kind": "lda", "inputs": False}, _FILTERS),
+        "Streaming linear discriminant analysis on the same frozen random filters: a floor.",
         closed=True,
     ),
     Method("nearest-mean", _static({"kind": "nearest_mean"}), "The class whose mean is nearest.", closed=True),
@@ -239,10 +252,11 @@ def model(method: Method, scenario: Scenario, seed: int, name: str = "bench") ->
         _stand_apart(learner)
         if method.closed:
             learner.setdefault("standardise", False)
-    network = learner.get("network", {})
-    if network.get("kind", "mlp") != "mlp" and len(scenario.shape) >= 2:
-        channels = scenario.shape[:-2] or (1,)
-        learner["network"] = {"image": [*channels, *scenario.shape[-2:]], **network}
+    if len(scenario.shape) >= 2:
+        for part, flat in (("network", "mlp"), ("features", "raw")):
+            held = learner.get(part, {})
+            if held.get("kind", flat) not in (flat, "random"):
+                learner[part] = {"image": [1, *scenario.shape][-3:], **held}
     features = [{"name": one, "missing": "mean"} if one in scenario.missing else one for one in scenario.features]
     return ModelSpec.model_validate({"name": name, "features": features, "target": target, "learner": learner})
 

@@ -230,7 +230,7 @@ class Scratch(NamedTuple):
     x: np.ndarray
     """T [L, W]: what each layer sees."""
     work: np.ndarray
-    """T [R, N]: rows for a cell's own use."""
+    """T [R, N, or what the cell asks for]: rows for a cell's own use."""
     h: np.ndarray
     """T [L, ORDER N]."""
     phi: np.ndarray

@@ -46,7 +46,7 @@ def imitator(x: torch.Tensor, w: torch.Tensor, units: int, outputs: int) -> torc
 def random_filters(
     x: torch.Tensor, w: torch.Tensor, b: torch.Tensor, image: tuple[int, int, int], patch: int, stride: int, cells: int
 ) -> torch.Tensor:
-    """[n, cells cells filters]: the features of `kernels.cpu.replay.convolution` with filters `w` [C p p, filters]."""
+    """[n, cells cells filters]: the features of `kernels.cpu.convolution` with filters `w` [C p p, filters]."""
     p = functional.unfold(x.view(len(x), *image), patch, stride=stride).transpose(1, 2)
     p = (p - p.mean(2, keepdim=True)) / (p.var(2, unbiased=False, keepdim=True) + 1e-3).sqrt()
     down, across = ((side - patch) // stride + 1 for side in image[1:])
@@ -57,4 +57,6 @@ def random_filters(
         for i in range(cells)
         for j in range(cells)
     ]
-    return torch.cat(means, 1)
+    normal = torch.distributions.Normal(torch.zeros((), dtype=b.dtype), 1.0)
+    noise = b * normal.cdf(b) + normal.log_prob(b).exp()
+    return torch.cat(means, 1) - noise.repeat(cells * cells)

@@ -1,4 +1,4 @@
-"""A perceptron, and fixed random filters, both compiled."""
+"""A perceptron, compiled."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from kernels.cpu.replay import convolution, layers
+from kernels.cpu.replay import layers
 from learners.cells.base import Draws
 
 
@@ -86,33 +86,3 @@ class Mlp:
     def load(self, arrays: dict[str, np.ndarray]) -> None:
         """See `Body`."""
         self.theta[:] = arrays["body"]
-
-
-class RandomFilters:
-    """Random filters over an image, rectified, averaged over a grid: from images [n, C H W] to features [n, J].
-
-    Filters and biases are drawn from the seed, such that responses to a patch of unit variance have unit variance.
-    """
-
-    def __init__(
-        self, image: tuple[int, int, int], filters: int, patch: int, stride: int, cells: int, seed: int, dtype: np.dtype
-    ) -> None:
-        self._image, self._patch, self._stride, self._cells = image, patch, stride, cells
-        channels, height, width = image
-        size = channels * patch**2
-        draws = Draws(seed, 1 << 21)
-        self._w = (draws.uniform(0, size, filters, low=-1.0) * (3.0 / size) ** 0.5).astype(dtype)
-        self._b = draws.uniform(1, filters, low=-1.0).astype(dtype)
-        self._down, self._across = ((side - patch) // stride + 1 for side in (height, width))
-        self._patches = np.zeros((self._down * self._across, size), dtype)
-        self._maps = np.zeros((len(self._patches), filters), dtype)
-        self._places = np.zeros(size, np.int64)
-
-    def __call__(self, x: np.ndarray) -> np.ndarray:
-        """The features."""
-        out = np.empty((len(x), self._cells**2 * len(self._b)), self._w.dtype)
-        for row in range(len(x)):
-            convolution.patches(x[row], *self._image, self._patch, self._stride, self._patches)
-            layers.forward(self._patches, self._w, self._b, True, self._places, self._maps)
-            convolution.pool(self._maps, self._down, self._across, self._cells, out[row])
-        return out

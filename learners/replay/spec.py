@@ -9,23 +9,18 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import BeforeValidator, Field
 
+from learners.filters import FilterFields, Image, RandomFilters, check_image
 from learners.replay.classifier import Body, Classifier
 from learners.replay.learner import MiniBatchLearner
 from learners.replay.memory import Buffer, Memory
 from learners.replay.method import Method, Model, Replaying
-from learners.replay.network import Mlp, RandomFilters
+from learners.replay.network import Mlp
 from learners.spec import LearnerSpec, ModelSpec, MulticlassTarget, Strict
 
 MAX_BYTES = 1 << 30
 """Bound on the weights, and on the buffer."""
 
 Units = Annotated[int, Field(ge=1, le=65_536)]
-
-
-Image = Annotated[
-    tuple[Annotated[int, Field(ge=1, le=16)], Annotated[int, Field(ge=4, le=512)], Annotated[int, Field(ge=4, le=512)]],
-    Field(description="Channels, height and width: the features are the image, channel by channel and row by row."),
-]
 
 Encoder = Callable[[np.ndarray], np.ndarray]
 """From prepared features [n, F] to what is learned from and kept [n, J], each row on its own."""
@@ -70,43 +65,23 @@ class Perceptron(Strict):
         """
 
 
-def _check_image(image: tuple[int, int, int], features: int) -> None:
-    channels, height, width = image
-    if channels * height * width != features:
-        raise ValueError(
-            f"network.image {list(image)} has {channels * height * width} numbers; accepted: as many as there are "
-            f"features, {features}"
-        )
-
-
-class RandomConvolution(Perceptron):
+class RandomConvolution(FilterFields, Perceptron):
     """Fixed random filters over an image, rectified and averaged over a grid; a perceptron or a line on top learns."""
 
     kind: Literal["random_conv"] = "random_conv"  # type: ignore[assignment]
-    image: Image
-    filters: int = Field(256, ge=1, le=65_536, description="Random filters.")
-    patch: int = Field(6, ge=1, le=64, description="Side of a filter.")
-    stride: int = Field(2, ge=1, le=64, description="How far apart filters are laid.")
-    pool: int = Field(2, ge=1, le=16, description="Cells of the grid along each side.")
     hidden: tuple[Units, ...] = Field((), max_length=16, description="Units of each layer on top; none: linear.")
 
     def inputs(self, features: int) -> int:
         """See `Perceptron`."""
-        return self.filters * self.pool**2
+        return self.size
 
     def encoder(self, seed: int, dtype: np.dtype) -> Encoder:
         """See `Perceptron`."""
-        return RandomFilters(self.image, self.filters, self.patch, self.stride, self.pool, seed, dtype)
+        return RandomFilters(self, seed, dtype)
 
     def check(self, model: ModelSpec, batch: int) -> None:
         """See `Perceptron`."""
-        _check_image(self.image, len(model.features))
-        laid = (min(self.image[1:]) - self.patch) // self.stride + 1
-        if laid < self.pool:
-            raise ValueError(
-                f"network.pool {self.pool}: patches of {self.patch} every {self.stride} are laid {max(0, laid)} times "
-                f"along the shorter side of the image; accepted: at most that many cells"
-            )
+        self.check_filters(len(model.features), "network")
 
 
 class ResNet18(Strict):
@@ -146,7 +121,7 @@ class ResNet18(Strict):
 
     def check(self, model: ModelSpec, batch: int) -> None:
         """See `Perceptron`."""
-        _check_image(self.image, len(model.features))
+        check_image(self.image, len(model.features), "network.image")
         if batch < 2:
             raise ValueError(f"batch {batch}: batch normalisation of network 'resnet18' accepts 2 or more")
 

@@ -379,4 +379,18 @@ def test_closed_forms_take_what_a_scenario_has_scaled_as_it_is(method, scenario,
 
 
 def test_floors_are_closed_forms_on_random_features() -> None:
-    assert [name for name, method in methods.METHODS.items() if method.floor] == ["ridge", "lda-random"]
+    assert [name for name, method in methods.METHODS.items() if method.floor] == [
+        "ridge",
+        "lda-random",
+        "ridge-conv",
+        "lda-conv",
+    ]
+
+
+def test_a_method_for_images_is_told_their_size() -> None:
+    scenario = catalog.build("digits-class", 0, Sizes(events=20, tests=10))
+    for name, part in (("lda-conv", "features"), ("er+network.kind=resnet18", "network")):
+        learner = methods.model(methods.find(name), scenario, 0).learner
+        assert getattr(learner, part).image == (1, 8, 8)
+    given = methods.model(methods.find("lda-conv+features.image=[1,16,4]+features.patch=2"), scenario, 0).learner
+    assert given.features.image == (1, 16, 4)  # type: ignore[attr-defined]

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from kernels.cpu import convolution
 from kernels.cpu.draws import distinct
-from kernels.cpu.replay import convolution, layers, losses, students
+from kernels.cpu.replay import layers, losses, students
 from kernels.reference import replay as reference
 
 CLOSE = {"rtol": 1e-10, "atol": 1e-13}
@@ -157,14 +158,21 @@ def test_adam_of_a_student_is_pytorchs() -> None:
 def test_random_filters() -> None:
     image, patch, stride, cells = (2, 9, 7), 3, 2, 2
     x, w, b = draw(1, 4, 126), draw(2, 18, 5), draw(3, 5)
-    down, across = 4, 3
-    rows, maps, out = np.empty((12, 18)), np.empty((12, 5)), np.empty((4, 20))
-    for k in range(4):
-        convolution.patches(x[k], *image, patch, stride, rows)
-        layers.forward(rows, w, b, True, np.zeros(18, np.int64), maps)
-        convolution.pool(maps, down, across, cells, out[k])
+    filters, out = convolution.Filters.make(w, b, image, patch, stride, cells), np.empty((4, 20))
+    convolution.respond_all(filters, x, np.empty((2, filters.room)), out)
     wanted = reference.random_filters(*map(torch.tensor, (x, w, b)), image, patch, stride, cells)
     np.testing.assert_allclose(out, wanted, **CLOSE)
+
+
+def test_features_of_white_noise_are_zero_on_average() -> None:
+    """Six standard errors of 40,000 images of one patch each."""
+    b = np.linspace(-1, 1, 5)
+    w = draw(1, 48, 5)
+    w -= w.mean(0)  # as a patch is, of whose 48 numbers 47 are free
+    w /= np.sqrt((w**2).sum(0) * 48 / 47)
+    filters, out = convolution.Filters.make(w, b, (3, 4, 4), 4, 1, 1), np.empty((40_000, 5))
+    convolution.respond_all(filters, draw(2, 40_000, 48), np.empty((2, filters.room)), out)
+    assert (np.abs(out.mean(0)) < 6 * out.std(0) / 200).all()
 
 
 def test_distinct_draws() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,11 +20,14 @@ def make_spec(target: str, arrive: str, dtype: str, **changes) -> ModelSpec:
     return spec_with(target, arrive, {"kind": "recurrent", "cell": {"units": 9}, "dtype": dtype} | changes)
 
 
-def spec_with(target: str, arrive: str, learner: dict) -> ModelSpec:
+FEATURES = ({"name": "a", "missing": "mean"}, "b", {"name": "c", "missing": "mean"})
+
+
+def spec_with(target: str, arrive: str, learner: dict, features: Sequence[Any] = FEATURES) -> ModelSpec:
     return ModelSpec.model_validate(
         {
             "name": "m",
-            "features": [{"name": "a", "missing": "mean"}, "b", {"name": "c", "missing": "mean"}],
+            "features": features,
             "target": {"kind": target} | ({"max_classes": 8} if target == "multiclass" else {}),
             "labels": {"arrive": arrive, "pending": 3 if arrive == "delayed" else 0},
             "learner": learner,
@@ -125,6 +130,14 @@ def test_static(point, arrive) -> None:
     target, features = point
     learner = {"kind": "static", "features": STATIC[features]}
     conformance.check_learner(spec_with(target, arrive, learner), seed=70)
+
+
+@pytest.mark.parametrize("arrive", ["immediate", "delayed"])
+def test_static_on_images(arrive) -> None:
+    """Random filters over the inputs."""
+    filters = {"kind": "random_conv", "image": [1, 4, 4], "patch": 2, "stride": 1, "filters": 3}
+    learner = {"kind": "static", "features": filters, "head": {"kind": "ridge"}}
+    conformance.check_learner(spec_with("multiclass", arrive, learner, [f"f{k}" for k in range(16)]), seed=75)
 
 
 HEADS = {

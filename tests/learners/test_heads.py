@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from kernels.cpu.layout import LEARNED, OUTLIER
 from learners.base import MemoryRows
 from learners.conformance.logs import random_log
+from learners.filters import FilterFields, RandomFilters
 from learners.heads.base import MAX_STATE_BYTES, HeadSpec
 from learners.spec import ModelSpec
 from streams.batch import Batch
@@ -84,12 +85,37 @@ def test_without_robust_weights_nothing_is_refused() -> None:
         ("multiclass", {"head": {"kind": "lofi"}}, "at most 32 classes"),
         ("multiclass", {"head": {"kind": "ridge"}, "cell": {"units": 8000}}, f"at most {MAX_STATE_BYTES}"),
         ("binary", {"kind": "static", "cell": None, "head": {"kind": "ridge"}}, "cell"),
+        ("binary", {"kind": "static", "features": {"kind": "random_conv"}}, "features.random_conv.image"),
     ],
     ids=str,
 )
 def test_heads_that_cannot_work_are_refused(target, learner, says) -> None:
     with pytest.raises(ValidationError, match=says):
         make_spec(target, **learner)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"image": [1, 4, 5]}, r"learner.features.image \[1, 4, 5\] has 20 numbers; .* as there are features, 16"),
+        ({"pool": 4, "patch": 2}, "learner.features.pool 4: patches of 2 every 2 are laid 2 times"),
+        ({"filters": 65_536, "patch": 64, "image": [1, 64, 64]}, "learner.features.filters 65536.* at most"),
+        ({"units": 5}, "units"),
+    ],
+    ids=str,
+)
+def test_images_that_do_not_fit_are_refused(changes, says) -> None:
+    features = {"kind": "random_conv", "image": [1, 4, 4], "patch": 2, "filters": 3} | changes
+    size = 4096 if features["patch"] == 64 else 16
+    with pytest.raises(ValidationError, match=says):
+        ModelSpec.model_validate(
+            {
+                "name": "m",
+                "features": [f"f{k}" for k in range(size)],
+                "target": {"kind": "binary"},
+                "learner": {"kind": "static", "features": features | ({"pool": 1} if size == 4096 else {})},
+            }
+        )
 
 
 def test_raw_features_are_the_inputs() -> None:
@@ -134,6 +160,26 @@ def test_a_head_in_closed_form_knows_no_order_of_classes_where_nothing_is_standa
             said.append([built.classes()[code] for code in built.predict(asked).code])
         same[standardise] = said[0] == said[1]
     assert same == {False: True, True: False}
+
+
+def test_a_head_on_random_filters_is_that_head_on_their_features() -> None:
+    rng, filters = np.random.default_rng(7), {"image": [2, 6, 5], "filters": 5, "patch": 3, "stride": 1, "pool": 2}
+    x, y = rng.normal(size=(150, 60)).astype(np.float32), rng.integers(0, 3, 150)
+    x = np.clip(x + y[:, None] * np.linspace(-1, 1, 60, dtype=np.float32), -5, 5)  # as the learner does
+    features = RandomFilters(FilterFields.model_validate(filters), 9, np.dtype(np.float64))(x.astype(np.float64))
+    assert features.shape == (150, 20)
+    said = []
+    for seen, below in ((x, {"kind": "random_conv", **filters}), (features.astype(np.float32), {"kind": "raw"})):
+        head = {"kind": "ridge", "inputs": below["kind"] == "raw"}
+        learner = {"kind": "static", "head": head, "features": below, "previous_label": False, "standardise": False}
+        names, target = [f"f{k}" for k in range(seen.shape[1])], {"kind": "multiclass"}
+        spec = ModelSpec.model_validate(
+            {"name": "m", "features": names, "target": target, "learner": learner | {"dtype": "float64", "seed": 9}}
+        )
+        folded = spec.learner.build(spec).fold(Batch.of(seen, y, classes=("a", "b", "c")))
+        said.append(folded.scored[:, 0])
+    assert np.ptp(said[0]) > 0.3
+    np.testing.assert_allclose(*said, rtol=1e-5, atol=1e-6)
 
 
 def test_features_that_are_not_standardised_are_clipped_and_filled_by_their_mean() -> None:

@@ -46,7 +46,7 @@ def made(
         parts = {"ORDER": order, "MATRICES": matrices, "VECTORS": vectors}
         for name, value in {**parts, "TIED": tied, "CONTRACTS": contracts, "SHARED": shared}.items():
             setattr(cell, name, value)
-        for method in (output_stage, weights_per_input):
+        for method in (output_stage, weights_per_input, room):
             if not hasattr(cell, method.__name__):
                 setattr(cell, method.__name__, method)
         return cell
@@ -62,6 +62,11 @@ def output_stage(cell: Any, width: int) -> tuple[int, int]:
 def weights_per_input(cell: Any) -> int:
     """Weights of all matrices for one input; one per unit and matrix unless the cell says other."""
     return (1 + cell.TIED) * cell.MATRICES * cell.units
+
+
+def room(cell: Any) -> int:
+    """Numbers in each row of the cell's working memory (`Scratch.work`); one per unit unless the cell says other."""
+    return cell.units
 
 
 class Sizes(NamedTuple):

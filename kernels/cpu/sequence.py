@@ -58,7 +58,7 @@ def work(cell: Any, width: int, hidden: int, dtype: np.dtype) -> Work:
     rows, columns = layer.out_rows, layer.out_columns
     shapes = {
         "x": (width,),
-        "work": (WORK_ROWS, n),
+        "work": (WORK_ROWS, cell.room()),
         "h": (order * n,),
         "phi": (hidden,),
         "jac": (order * order, n),

@@ -4,8 +4,9 @@ A 3 x 3 convolution, four stages of two residual blocks of widths w, 2w, 4w, 8w 
 batch normalisation after every convolution, and the mean over the image: 8w features.
 
 In training, batch normalisation uses the moments of the stream and the replayed events together, which run through the
-network as one batch; in predictions its running moments, which are state. A prediction is computed for one image at a
-time and everything in one thread: products of other shapes, or on other numbers of threads, have other bits.
+network as one batch; in predictions its running moments, which are state. There a convolution and its normalisation are
+one convolution with other weights. A prediction is computed for one image at a time and everything in one thread:
+products of other shapes, or on other numbers of threads, have other bits.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.functional import relu
+from torch.nn.functional import conv2d, relu
 
 from learners.cells.base import Draws
 
@@ -34,9 +36,29 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _conv(inputs: int, outputs: int, size: int, stride: int) -> nn.Sequential:
-    convolution = nn.Conv2d(inputs, outputs, size, stride, size // 2, bias=False)
-    return nn.Sequential(convolution, nn.BatchNorm2d(outputs))
+_Absorbed = tuple[torch.Tensor, torch.Tensor, tuple[int, ...], Any]
+"""Weights, biases, stride and padding of a convolution."""
+
+
+class _Convolution(nn.Module):
+    """A convolution and its normalisation."""
+
+    def __init__(self, inputs: int, outputs: int, size: int, stride: int) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(inputs, outputs, size, stride, size // 2, bias=False)
+        self.norm = nn.BatchNorm2d(outputs)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.convolution(x))
+
+    def absorbed(self) -> _Absorbed:
+        """The convolution that does alone what both do in predictions."""
+        norm, mean, variance = self.norm, self.norm.running_mean, self.norm.running_var
+        assert mean is not None
+        assert variance is not None
+        scale = norm.weight * torch.rsqrt(variance + norm.eps)
+        weights = self.convolution.weight * scale[:, None, None, None]
+        return weights, norm.bias - mean * scale, self.convolution.stride, self.convolution.padding
 
 
 class _Block(nn.Module):
@@ -44,20 +66,33 @@ class _Block(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
-        self.first, self.second = _conv(inputs, outputs, 3, stride), _conv(outputs, outputs, 3, 1)
-        same = inputs == outputs and stride == 1
-        self.past = nn.Identity() if same else _conv(inputs, outputs, 1, stride)
+        self.first, self.second = _Convolution(inputs, outputs, 3, stride), _Convolution(outputs, outputs, 3, 1)
+        self.past = None if inputs == outputs and stride == 1 else _Convolution(inputs, outputs, 1, stride)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return relu(self.second(relu(self.first(x))) + self.past(x))
+        return relu(self.second(relu(self.first(x))) + (x if self.past is None else self.past(x)))
+
+    def absorbed(self) -> tuple[_Absorbed, _Absorbed, _Absorbed | None]:
+        """Its convolutions in predictions."""
+        return self.first.absorbed(), self.second.absorbed(), None if self.past is None else self.past.absorbed()
 
 
-def _network(channels: int, width: int) -> nn.Module:
-    blocks, inputs = [], width
-    for stage, outputs in enumerate((width, 2 * width, 4 * width, 8 * width)):
-        blocks += [_Block(inputs, outputs, 1 if stage == 0 else 2), _Block(outputs, outputs, 1)]
-        inputs = outputs
-    return nn.Sequential(_conv(channels, width, 3, 1), nn.ReLU(), *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+class _Network(nn.Module):
+    """All of it."""
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.entry, self.blocks, inputs = _Convolution(channels, width, 3, 1), nn.Sequential(), width
+        for stage, outputs in enumerate((width, 2 * width, 4 * width, 8 * width)):
+            self.blocks.append(_Block(inputs, outputs, 1 if stage == 0 else 2)).append(_Block(outputs, outputs, 1))
+            inputs = outputs
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.blocks(relu(self.entry(x))).mean((2, 3))
+
+    def absorbed(self) -> tuple[_Absorbed, list[tuple[_Absorbed, _Absorbed, _Absorbed | None]]]:
+        """Its convolutions in predictions."""
+        return self.entry.absorbed(), [block.absorbed() for block in self.blocks if isinstance(block, _Block)]
 
 
 def _shaped(flat: np.ndarray, shape: tuple[int, ...]) -> torch.Tensor:
@@ -77,7 +112,7 @@ class ResNet:
     def __init__(self, image: tuple[int, int, int], width: int, seed: int, dtype: np.dtype) -> None:
         self.size, self._image = 8 * width, image
         kind = torch.float64 if dtype == np.float64 else torch.float32
-        self._net = _network(image[0], width).to(kind)
+        self._net = _Network(image[0], width).to(kind)
         parameters = list(self._net.parameters())
         self.theta = np.zeros(sum(p.numel() for p in parameters), dtype)
         self.gradient = np.zeros_like(self.theta)
@@ -95,23 +130,29 @@ class ResNet:
         named = self._net.named_buffers()
         self._moments = [buffer for name, buffer in named if name.endswith(("running_mean", "running_var"))]
 
-    def _run(self, x: np.ndarray, train: bool) -> torch.Tensor:
-        self._net.train(train)
+    def _images(self, x: np.ndarray) -> torch.Tensor:
         images = torch.from_numpy(np.ascontiguousarray(x)).view(len(x), *self._image)
-        return self._net(images.contiguous(memory_format=torch.channels_last))
+        return images.contiguous(memory_format=torch.channels_last)
 
     def forward(self, x: np.ndarray, train: bool, inferred: int = 0) -> np.ndarray:
         """See `Body`."""
+        self._net.train(train)
         with one_thread():
-            self._out = self._run(x, train)
+            self._out = self._net(self._images(x))
         return self._out.detach().numpy()
 
     def infer(self, x: np.ndarray) -> np.ndarray:
         """See `Body`."""
         out = np.empty((len(x), self.size), self.theta.dtype)
         with one_thread(), torch.no_grad():
+            entry, blocks = self._net.absorbed()
+            images = self._images(x)
             for row in range(len(x)):
-                out[row] = self._run(x[row : row + 1], False)[0].numpy()
+                y = conv2d(images[row : row + 1], *entry).relu_()
+                for first, second, past in blocks:
+                    added = y if past is None else conv2d(y, *past)
+                    y = conv2d(conv2d(y, *first).relu_(), *second).add_(added).relu_()
+                out[row] = y.mean((2, 3))[0].numpy()
         return out
 
     def backward(self, d: np.ndarray) -> None:

@@ -10,6 +10,7 @@ import torch
 
 from kernels.reference import replay as reference
 from learners.replay.memory import Memory
+from learners.replay.resnet import ResNet
 from learners.spec import LearnerSpec
 
 FEATURES, KNOWN, BATCH, HELD = 6, 4, 5, 12
@@ -327,3 +328,17 @@ def test_a_buffer_may_not_be_drawn_from_twice_alike() -> None:
     first = model.recall()[0].tolist()
     model.memory.insert(*draws(1, 1))
     assert model.recall()[0].tolist() != first
+
+
+def test_a_prediction_of_the_resnet_is_its_forward_pass_with_the_running_moments() -> None:
+    rng = np.random.default_rng(2)
+    net = ResNet((3, 9, 8), 3, 5, np.dtype(np.float64))
+    net.theta += rng.normal(0, 0.1, len(net.theta))
+    for _ in range(5):
+        net.forward(rng.normal(1, 2, (6, 216)), True)
+    x = rng.normal(1, 2, (4, 216))
+    said = net.infer(x)
+    assert said.shape == (4, 24)
+    assert np.ptp(said) > 0.1
+    np.testing.assert_allclose(said, net.forward(x, False), rtol=1e-10, atol=1e-12)
+    assert np.abs(said - net.forward(x, True)).max() > 1e-3

@@ -38,7 +38,9 @@ def curves(results: Sequence[Result], scenario: Scenario) -> bytes:
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, PercentFormatter
 
-    figure = Figure(figsize=(10, 5.2), dpi=140, layout="constrained")
+    lines = [wrapped(result.label).count("\n") + 1 for result in results]
+    legend = 0.4 + 0.16 * sum(lines) + 0.07 * len(lines)  # inches that it takes
+    figure = Figure(figsize=(10, max(5.2, legend)), dpi=140, layout="constrained")
     axes = figure.subplots()
     for number, result in enumerate(results):
         events, values = _lines(result, scenario)

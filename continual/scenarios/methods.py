@@ -58,10 +58,16 @@ class UnknownMethod(ValueError):  # noqa: N818 - named after what it is
 
 _RANDOM = {"kind": "random", "units": 500}
 _FILTERS = {"kind": "random_conv"}
+_SEE_IMAGES = ("random_conv", "resnet18")
+"""Kinds of features and of networks that are told the size of an image."""
 
 
 def _static(head: dict[str, Any], features: Mapping[str, Any] | None = None) -> dict[str, Any]:
     return {"kind": "static", "head": head, **({"features": features} if features else {})}
+
+
+def _closed(name: str, head: dict[str, Any], note: str, features: Mapping[str, Any] | None = None) -> Method:
+    return Method(name, _static({**head, "inputs": False} if features else head, features), note, closed=True)
 
 
 def _river(*steps: dict[str, Any]) -> dict[str, Any]:
@@ -80,49 +86,46 @@ _TABLE = (
         rate="optimizer.rate",
         cost=3,
     ),
-    Method(
+    _closed(
         "ridge",
-        _static({"kind": "ridge", "penalties": [100.0], "inputs": False}, _RANDOM),
+        {"kind": "ridge", "penalties": [100.0]},
         "Recursive ridge on 500 rectified random features: the joint solution in any order, and a floor for what is "
         "learned by descent.",
-        closed=True,
+        _RANDOM,
     ),
-    Method(
+    _closed(
         "ridge-raw",
-        _static({"kind": "ridge", "penalties": [1.0, 100.0]}),
+        {"kind": "ridge", "penalties": [1.0, 100.0]},
         "Recursive ridge on the inputs as they are, two penalties mixed.",
-        closed=True,
     ),
-    Method(
-        "lda",
-        _static({"kind": "lda"}),
-        "Streaming linear discriminant analysis (Hayes & Kanan 2020) on the inputs, with the exact scatter.",
-        closed=True,
-    ),
-    Method(
-        "lda-random",
-        _static({"kind": "lda", "inputs": False}, _RANDOM),
-        "Streaming linear discriminant analysis on 500 rectified random features (as RanDumb does): a floor.",
-        closed=True,
-    ),
-    Method(
+    _closed(
         "ridge-conv",
-        _static({"kind": "ridge", "penalties": [10.0], "inputs": False}, _FILTERS),
+        {"kind": "ridge", "penalties": [10.0]},
         "Recursive ridge on a frozen encoder of images: 256 random filters, averaged over a grid of 2 x 2: a floor.",
-        closed=True,
+        _FILTERS,
     ),
-    Method(
+    _closed(
+        "lda",
+        {"kind": "lda"},
+        "Streaming linear discriminant analysis (Hayes & Kanan 2020) on the inputs, with the exact scatter.",
+    ),
+    _closed(
+        "lda-random",
+        {"kind": "lda"},
+        "Streaming linear discriminant analysis on 500 rectified random features (as RanDumb does): a floor.",
+        _RANDOM,
+    ),
+    _closed(
         "lda-conv",
-        _static({"kind": "lda", "inputs": False}, _FILTERS),
+        {"kind": "lda"},
         "Streaming linear discriminant analysis on the same frozen random filters: a floor.",
-        closed=True,
+        _FILTERS,
     ),
-    Method("nearest-mean", _static({"kind": "nearest_mean"}), "The class whose mean is nearest.", closed=True),
-    Method(
+    _closed("nearest-mean", {"kind": "nearest_mean"}, "The class whose mean is nearest."),
+    _closed(
         "neighbours",
-        _static({"kind": "neighbours", "memory": 1000}),
+        {"kind": "neighbours", "memory": 1000},
         "The 10 nearest of the last 1,000 examples vote; what is older is gone.",
-        closed=True,
     ),
     Method(
         "kalman",
@@ -253,9 +256,9 @@ def model(method: Method, scenario: Scenario, seed: int, name: str = "bench") ->
         if method.closed:
             learner.setdefault("standardise", False)
     if len(scenario.shape) >= 2:
-        for part, flat in (("network", "mlp"), ("features", "raw")):
+        for part in ("network", "features"):
             held = learner.get(part, {})
-            if held.get("kind", flat) not in (flat, "random"):
+            if held.get("kind") in _SEE_IMAGES:
                 learner[part] = {"image": [1, *scenario.shape][-3:], **held}
     features = [{"name": one, "missing": "mean"} if one in scenario.missing else one for one in scenario.features]
     return ModelSpec.model_validate({"name": name, "features": features, "target": target, "learner": learner})

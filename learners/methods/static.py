@@ -44,7 +44,7 @@ class Random(Strict):
         return self.units
 
 
-class RandomConvolution(FilterFields):
+class ConvolutionFeatures(FilterFields):
     """Random filters over an image, rectified and averaged over a grid; the previous label is among the inputs only."""
 
     kind: Literal["random_conv"] = "random_conv"
@@ -54,13 +54,13 @@ class StaticSpec(CompiledSpec):
     """A head on the inputs of every event, or on random features of them."""
 
     kind: Literal["static"] = "static"
-    features: Annotated[Raw | Random | RandomConvolution, Field(discriminator="kind")] = Field(
+    features: Annotated[Raw | Random | ConvolutionFeatures, Field(discriminator="kind")] = Field(
         default_factory=Raw, description="What the head sees."
     )
 
     def map(self, model: ModelSpec) -> Static | Convolution:
         """See `CompiledSpec`."""
-        if isinstance(self.features, RandomConvolution):
+        if isinstance(self.features, ConvolutionFeatures):
             return Convolution(self.features.draw(self.seed, np.dtype(self.dtype)))
         width, units = build.config(model, self).width, self.shape().hidden
         weights = Draws(self.seed, 0).inputs(0, width, units).astype(self.dtype)
@@ -86,7 +86,7 @@ class StaticSpec(CompiledSpec):
             raise ValueError(f"features {categorical[:10]} have categories, which only an encoder can use")
         c = build.config(model, self)
         size = np.dtype(self.dtype).itemsize * c.width * c.hidden
-        if isinstance(self.features, RandomConvolution):
+        if isinstance(self.features, ConvolutionFeatures):
             self.features.check_filters(c.features, "learner.features")
         elif size > MAX_FEATURES_BYTES:
             raise ValueError(

@@ -24,7 +24,7 @@ from click.testing import CliRunner, Result
 from continual.cli import main
 from continual.data import shuttle_file
 from learners.cells.base import CellSpec
-from learners.spec import ModelSpec, from_yaml
+from learners.spec import LearnerSpec, ModelSpec, from_yaml
 from service.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -238,6 +238,13 @@ def test_schema_names_every_field_of_a_spec() -> None:
     ]
     assert not undocumented
     assert "residual_clip" in run("models", "schema").output
+
+
+def test_two_parts_of_the_schema_have_two_names() -> None:
+    document, families = run_json("models", "schema"), {"CellSpec", "HeadSpec", "LearnerSpec", "CompiledSpec"}
+    for learner in LearnerSpec.known().values():
+        for name, part in learner.model_json_schema().get("$defs", {}).items():
+            assert name in families or document["$defs"][name] == part, f"{learner.__name__}: {name}"
 
 
 @pytest.mark.parametrize(

@@ -381,8 +381,8 @@ def test_closed_forms_take_what_a_scenario_has_scaled_as_it_is(method, scenario,
 def test_floors_are_closed_forms_on_random_features() -> None:
     assert [name for name, method in methods.METHODS.items() if method.floor] == [
         "ridge",
-        "lda-random",
         "ridge-conv",
+        "lda-random",
         "lda-conv",
     ]
 

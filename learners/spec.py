@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
-from pydantic import Field, SerializeAsAny, WrapValidator, model_validator
+from pydantic import BaseModel, Field, PrivateAttr, SerializeAsAny, WrapValidator, model_validator
+from pydantic_core import to_jsonable_python
 
 from streams.connections import NAME_PATTERN, Strict
 from streams.mapping import Mapping
@@ -324,6 +325,9 @@ class ModelSpec(Strict):
     labels: LabelPolicy = Field(default_factory=LabelPolicy, description="When labels come.")
     deployment: Deployment = Field(default_factory=Deployment, description="Bounds and durability.")
 
+    _before: tuple[str, ...] = PrivateAttr(())
+    """Digests by which versions before this one knew the spec."""
+
     @model_validator(mode="before")
     @classmethod
     def _names_as_features(cls, value: Any) -> Any:
@@ -387,14 +391,51 @@ class ModelSpec(Strict):
         """
         return cls.model_validate(from_yaml(Path(path).read_text()))
 
+    @classmethod
+    def stored(cls, text: str) -> ModelSpec:
+        """A spec from the text that a store keeps of it, which an earlier version may have written.
+
+        Raises:
+            pydantic.ValidationError: naming every field that does not fit.
+        """
+        spec = cls.model_validate_json(text)
+        content = json.loads(text)
+        content.pop("deployment", None)
+        spec._before = (hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest(),)
+        return spec
+
     def to_json(self) -> str:
         """The complete spec, defaults written out, keys sorted."""
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
 
     def digest(self) -> str:
-        """SHA-256 (hex) of what decides the fold: everything but `deployment`."""
-        content = self.model_dump(mode="json", exclude={"deployment"})
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        """SHA-256 (hex) of what decides the fold: everything but `deployment`, without fields at their default.
+
+        So a version that adds a field still knows the specs of those before it. This is rule 2. Under rule 1, up to
+        version 0.1, defaults were written out.
+        """
+        content = _decided(self)
+        del content["deployment"]
+        return hashlib.sha256(b"spec 2 " + json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def digests(self) -> tuple[str, ...]:
+        """Every digest that state of this spec may carry: today's, then those of earlier rules."""
+        return self.digest(), *self._before
+
+
+def _decided(value: Any) -> Any:
+    """What a spec decides, as JSON holds it: fields at their default are left out, but for `kind`."""
+    if isinstance(value, BaseModel):
+        content = {}
+        for name, field in type(value).model_fields.items():
+            held = getattr(value, name)
+            kept = name == "kind" or isinstance(held, BaseModel)  # a default of these may come to mean another kind
+            if kept or held != field.get_default(call_default_factory=True, validated_data={}):
+                content[name] = _decided(held)
+        return content
+    if isinstance(value, tuple | list):
+        return [_decided(item) for item in value]
+    return to_jsonable_python(value)
 
 
 def source_mapping(model: ModelSpec, source: Source) -> Mapping:

@@ -355,14 +355,15 @@ class DriftLearner(KeyedLearner):
             "marks": np.array(astuple(self._marks), np.int64),
             "test": self._test,
             "detectors": np.frombuffer(data, np.uint8),
-            "signature": np.frombuffer(signing.sign(self._purpose(self.position), data), np.uint8),
+            "signature": np.frombuffer(signing.sign(self._purposes(self.position)[0], data), np.uint8),
         }
         for lane in self._active():
             arrays |= {f"{lane}.{name}": array for name, array in self._lanes[lane].shared_arrays().items()}
         return arrays
 
-    def _purpose(self, position: int) -> bytes:
-        return f"drift detectors of {self.spec.digest()} at {position}".encode()
+    def _purposes(self, position: int) -> list[bytes]:
+        """What the signature is for, then what versions before this one called it."""
+        return [f"drift detectors of {digest} at {position}".encode() for digest in self.spec.digests()]
 
     def load(self, shared: dict[str, np.ndarray], cold: ColdRows) -> None:
         """See `learners.base.Learner`.
@@ -380,7 +381,7 @@ class DriftLearner(KeyedLearner):
             lanes[lane].load(own, MemoryRows())
         data = shared["detectors"].tobytes()
         signature = shared["signature"].tobytes() if "signature" in shared else b""
-        signing.verify(self._purpose(lanes[marks.lead].position), data, signature)
+        signing.verify(self._purposes(lanes[marks.lead].position), data, signature)
         self._watched = pickles.load(data)
         self._marks, self._lanes, self._test = marks, lanes, np.array(shared["test"])
         self._set_rate()

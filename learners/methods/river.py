@@ -377,11 +377,12 @@ class RiverLearner(KeyedLearner):
             "mean": np.array([self._mean]),
             "classes": _bytes(json.dumps(list(self._classes)).encode()),
             "estimator": _bytes(self._pickled),
-            "signature": _bytes(signing.sign(self._purpose(self.position), self._pickled)),
+            "signature": _bytes(signing.sign(self._purposes(self.position)[0], self._pickled)),
         }
 
-    def _purpose(self, position: int) -> bytes:
-        return f"River estimator of {self.spec.digest()} at {position}".encode()
+    def _purposes(self, position: int) -> list[bytes]:
+        """What the signature is for, then what versions before this one called it."""
+        return [f"River estimator of {digest} at {position}".encode() for digest in self.spec.digests()]
 
     def load(self, shared: dict[str, np.ndarray], cold: ColdRows) -> None:
         """See `learners.base.Learner`.
@@ -393,7 +394,7 @@ class RiverLearner(KeyedLearner):
         counters = shared["counters"].tolist()
         data = shared["estimator"].tobytes()
         signature = shared["signature"].tobytes() if "signature" in shared else b""
-        signing.verify(self._purpose(counters[0]), data, signature)
+        signing.verify(self._purposes(counters[0]), data, signature)
         self._model.estimator = pickles.load(data)
         self._pickled = data
         self._position, self._labels, _ = counters

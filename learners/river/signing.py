@@ -10,6 +10,7 @@ from __future__ import annotations
 import hmac
 import os
 import secrets
+from collections.abc import Iterable
 from pathlib import Path
 
 VARIABLE = "CONTINUAL_SIGNING_KEY"
@@ -97,12 +98,12 @@ def sign(purpose: bytes, data: bytes) -> bytes:
     return hmac.digest(_key, len(purpose).to_bytes(8, "little") + purpose + data, "sha256")
 
 
-def verify(purpose: bytes, data: bytes, signature: bytes) -> None:
-    """Checks a signature of `sign`.
+def verify(purposes: Iterable[bytes], data: bytes, signature: bytes) -> None:
+    """Checks a signature of `sign` for one of `purposes`.
 
     Raises:
-        Unsigned: it is not that of this data, purpose and key.
+        Unsigned: it is not that of this data and key, for any of them.
     """
-    if not hmac.compare_digest(sign(purpose, data), signature):
+    if not any(hmac.compare_digest(sign(purpose, data), signature) for purpose in purposes):
         how = "" if _given else f"; this process was given no key: {HOW}"
         raise Unsigned(f"the state is not signed with this deployment's key and was not read{how}")

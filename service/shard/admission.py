@@ -228,6 +228,9 @@ class Producers:
 class UpdateWindow:
     """The last W unary updates by id: payload hash and answer."""
 
+    PREFIX = "window."
+    """Of its arrays in a snapshot; those of a learner have another."""
+
     def __init__(self, window: int) -> None:
         self._window = window
         self._answers: OrderedDict[bytes, tuple[int, int, float, int, int]] = OrderedDict()
@@ -282,19 +285,19 @@ class UpdateWindow:
         """The table as arrays, for the snapshot (it is not state of the fold and not in its digest)."""
         rows = list(self._answers.values())
         return {
-            "window.id": np.frombuffer(b"".join(self._answers), np.uint8).reshape(-1, 17),
-            "window.payload": np.array([row[0] for row in rows], np.uint64),
-            "window.position": np.array([row[1] for row in rows], np.int64),
-            "window.value": np.array([row[2] for row in rows], np.float64),
-            "window.code": np.array([row[3] for row in rows], np.int32),
-            "window.outcome": np.array([row[4] for row in rows], np.uint8),
+            f"{self.PREFIX}id": np.frombuffer(b"".join(self._answers), np.uint8).reshape(-1, 17),
+            f"{self.PREFIX}payload": np.array([row[0] for row in rows], np.uint64),
+            f"{self.PREFIX}position": np.array([row[1] for row in rows], np.int64),
+            f"{self.PREFIX}value": np.array([row[2] for row in rows], np.float64),
+            f"{self.PREFIX}code": np.array([row[3] for row in rows], np.int32),
+            f"{self.PREFIX}outcome": np.array([row[4] for row in rows], np.uint8),
         }
 
     def load(self, arrays: dict[str, np.ndarray]) -> None:
         """Takes on a table from a snapshot."""
         names = ("payload", "position", "value", "code", "outcome")
-        rows = zip(*(arrays["window." + name].tolist() for name in names))
-        self._answers = OrderedDict(zip((bytes(id) for id in arrays["window.id"]), rows))
+        rows = zip(*(arrays[self.PREFIX + name].tolist() for name in names))
+        self._answers = OrderedDict(zip((bytes(id) for id in arrays[self.PREFIX + "id"]), rows))
 
 
 def groups_of(items: list[Item]) -> list[list[Item]]:

@@ -30,7 +30,7 @@ from service.shard.partition import Partition
 from service.shard.recovery import Recovery
 from service.shard.reshard import Resharding
 from service.shard.snapshots import Snapshotter
-from service.shard.specs import check_signing, compile_learner, parse_spec
+from service.shard.specs import check_signing, compile_learner, is_stored, parse_spec
 from service.store.catalog import Catalog
 from service.store.connect import RANK, Link, connect, durability, until_served
 from service.store.errors import MapConflict, ModelExists, OwnedElsewhere, StoreError, StoreUnavailable
@@ -228,7 +228,7 @@ class Shard:
         spec_json = await asyncio.to_thread(self.catalog.get, model)
         if spec_json is None:
             return None
-        spec = ModelSpec.model_validate_json(spec_json)
+        spec = ModelSpec.stored(spec_json)
         check_signing(spec)
         await asyncio.to_thread(compile_learner, spec)
         return spec
@@ -382,7 +382,9 @@ class Shard:
         try:
             created = await asyncio.to_thread(self.catalog.create, spec.name, spec.to_json())
         except ModelExists as error:
-            raise errors.model_exists(spec.name) from error
+            if not await asyncio.to_thread(is_stored, self.catalog, spec):
+                raise errors.model_exists(spec.name) from error
+            created = False
         if not created and not exist_ok:
             raise errors.model_exists(spec.name)
         await self.maps.look()  # a model of this name may just have been deleted by another shard

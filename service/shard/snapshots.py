@@ -43,6 +43,7 @@ class Snapshotter:
 
     def __init__(self, partition: Partition) -> None:
         self._p = partition
+        self._spec_digest = partition.spec.digest()
         self._one = asyncio.Lock()
         self._last: Written | None = None
         self._pause_ends = 0.0  # of `time.monotonic`
@@ -95,7 +96,7 @@ class Snapshotter:
         p = self._p
         arrays = p.learner.begin_capture(p.snapshot_position)
         manifest = {
-            "spec_digest": p.spec.digest(),
+            "spec_digest": self._spec_digest,
             "shared_digest": hash_shared(p.learner.shared_arrays()).hexdigest(),
             "statistics": p.statistics.to_dict(),
             "fingerprint": fingerprint(p.spec),

@@ -14,6 +14,7 @@ from learners.spec import ModelSpec
 from service import errors
 from service.shard.requests import keys_inside
 from service.shard.statistics import Statistics
+from service.store.catalog import Catalog
 from streams.batch import Batch
 
 
@@ -46,6 +47,12 @@ def accepted(item: Any) -> str:
     if item["type"] == "union_tag_invalid":
         return f"kind {item['ctx']['expected_tags']}"
     return item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+
+
+def is_stored(catalog: Catalog, spec: ModelSpec) -> bool:
+    """Whether a model has this very spec, which an earlier version may have written in other words."""
+    text = catalog.get(spec.name)
+    return text is not None and ModelSpec.model_validate_json(text) == spec
 
 
 def check_signing(spec: ModelSpec) -> None:

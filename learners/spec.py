@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
-from pydantic import BaseModel, Field, PrivateAttr, SerializeAsAny, WrapValidator, model_validator
-from pydantic_core import to_jsonable_python
+from pydantic import Field, PrivateAttr, SerializeAsAny, WrapValidator, model_validator
 
 from streams.connections import NAME_PATTERN, Strict
 from streams.mapping import Mapping
@@ -414,28 +413,13 @@ class ModelSpec(Strict):
         So a version that adds a field still knows the specs of those before it. This is rule 2. Under rule 1, up to
         version 0.1, defaults were written out.
         """
-        content = _decided(self)
+        content = self.decided()
         del content["deployment"]
         return hashlib.sha256(b"spec 2 " + json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def digests(self) -> tuple[str, ...]:
         """Every digest that state of this spec may carry: today's, then those of earlier rules."""
         return self.digest(), *self._before
-
-
-def _decided(value: Any) -> Any:
-    """What a spec decides, as JSON holds it: fields at their default are left out, but for `kind`."""
-    if isinstance(value, BaseModel):
-        content = {}
-        for name, field in type(value).model_fields.items():
-            held = getattr(value, name)
-            kept = name == "kind" or isinstance(held, BaseModel)  # a default of these may come to mean another kind
-            if kept or held != field.get_default(call_default_factory=True, validated_data={}):
-                content[name] = _decided(held)
-        return content
-    if isinstance(value, tuple | list):
-        return [_decided(item) for item in value]
-    return to_jsonable_python(value)
 
 
 def source_mapping(model: ModelSpec, source: Source) -> Mapping:

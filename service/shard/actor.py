@@ -17,6 +17,7 @@ import uvloop
 
 from service.shard.server import Server
 from service.shard.shard import Shard, ShardConfig
+from streams.reach import Reach
 
 NAMESPACE = "continual"
 
@@ -100,7 +101,8 @@ def main() -> None:
     import json
     import signal
 
-    config = ShardConfig(**json.loads(sys.argv[1]))
+    given = json.loads(sys.argv[1])
+    config = ShardConfig(**given | {"reach": Reach.of(given.get("reach", {}))})
     configure_logging(config.log)
     process = ShardProcess(config)
     done = threading.Event()

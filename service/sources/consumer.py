@@ -25,6 +25,7 @@ from service.store.errors import StoreUnavailable
 from service.store.files import Files
 from service.store.letters import Letters
 from service.wire import Schema, encode_columns
+from streams.reach import CLOSED, Reach
 from streams.sources.messages import MessageParser, Messages
 from streams.sources.reader import Lost, Reader, Rows, Unavailable, open_reader
 from streams.sources.spec import Source
@@ -67,14 +68,16 @@ class Consumer:
         number: which of its sources.
         target: host:port of any shard.
         store: URL of the deployment's Redis.
+        reach: what it may open.
     """
 
-    def __init__(self, spec: ModelSpec, number: int, target: str, store: str) -> None:
+    def __init__(self, spec: ModelSpec, number: int, target: str, store: str, reach: Reach = CLOSED) -> None:
         self.spec = spec
         self.source: Source = spec.deployment.sources[number]
         self.state = State()
         self._target = target
         self._store = store
+        self._reach = reach
         self._schema = Schema.of(spec)
         self._letters = Letters(connect(store), DEPLOYMENT, spec.name, "0")
         self._mapping = source_mapping(spec, self.source)
@@ -157,7 +160,7 @@ class Consumer:
         if reader is None:
             group = f"continual-{self.spec.name}"
             files = Files(self._letters.client, DEPLOYMENT, self.spec.name, "0")
-            opening = (open_reader, self.source, self._rows, group, self._store, self._mapping, files)
+            opening = (open_reader, self.source, self._rows, group, self._store, self._mapping, files, self._reach)
             reader = await self._in_thread(*opening)
             self._reader = reader
         assert reader is not None

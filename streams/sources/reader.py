@@ -10,6 +10,7 @@ import numpy as np
 
 from streams.batch import Batch
 from streams.mapping import BadRow, Mapping
+from streams.reach import CLOSED, Reach
 from streams.sources.messages import Messages, Parsed
 from streams.sources.spec import FolderSource, KafkaSource, RedisStreamSource
 
@@ -114,6 +115,20 @@ class Reader(Protocol):
         """Lets go of connections."""
 
 
+def check_open(one: Any, reach: Reach) -> None:
+    """Refuses a source or sink that names what it may not open, or an option that is not accepted any more.
+
+    Raises:
+        Unavailable: saying what to do; the operator may allow it at the next start.
+    """
+    try:
+        reach.check(one)
+        if not isinstance(one, FolderSource):
+            one.check_options()
+    except ValueError as error:
+        raise Unavailable(str(error)) from error
+
+
 def open_reader(
     source: KafkaSource | RedisStreamSource | FolderSource,
     rows: int,
@@ -121,6 +136,7 @@ def open_reader(
     store: str,
     mapping: Mapping,
     table: Any,
+    reach: Reach = CLOSED,
 ) -> Any:
     """A reader for a source.
 
@@ -131,11 +147,16 @@ def open_reader(
         store: URL of the deployment's store, for a source without one.
         mapping: which field is what.
         table: a `streams.sources.folder.FileTable`, for a folder.
+        reach: what it may open.
+
+    Raises:
+        Unavailable: it names what it may not open.
     """
+    check_open(source, reach)
     if isinstance(source, FolderSource):
         from streams.sources.folder import FolderReader
 
-        return FolderReader(source, rows, mapping, table)
+        return FolderReader(source, rows, mapping, table, reach)
     wants = {name for name in (mapping.key, mapping.time, mapping.id) if name and name.startswith("$")}
     if isinstance(source, KafkaSource):
         from streams.sources.kafka import KafkaReader

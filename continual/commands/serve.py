@@ -22,6 +22,7 @@ from continual.commands._shared import (
     json_option,
     show_json,
 )
+from streams.printable import printable
 
 PORT_TAKEN, FOLDER_IN_USE, STORE_UNFIT = 3, 4, 5
 
@@ -102,7 +103,7 @@ def serve(data: Path, host: str, port: int, as_json: bool, **options: Any) -> No
     unfit, 1 on any other problem.
     """
     done = threading.Event()
-    say = (lambda line: None) if as_json else (lambda line: click.echo(f"  {line}"))
+    say = (lambda line: None) if as_json else (lambda line: click.echo(f"  {printable(line)}"))
     began = time.perf_counter()
     models = _read(options.pop("specs"))
     opened = _reach(options.pop("folders"), options.pop("hosts"), options.pop("secrets"))
@@ -218,7 +219,7 @@ def _announce(deployment: Any, models: dict[str, int], seconds: float, as_json: 
     if as_json:
         show_json(state)
         return
-    held = ", ".join(f"{name} ({position:,} events)" for name, position in models.items()) or "none yet"
+    held = ", ".join(f"{printable(name)} ({position:,} events)" for name, position in models.items()) or "none yet"
     target = "" if deployment.options.port == DEFAULT_PORT else f" --target {deployment.address}"
     name = next(iter(models), None)
     following = (

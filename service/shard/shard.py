@@ -367,7 +367,7 @@ class Shard:
         """Creates a model and serves it.
 
         Raises:
-            service.errors.Refused: the spec is not valid, the model exists, the store promises too little, or no key signs.
+            service.errors.Refused: the spec is unfit, the model exists, the store promises too little, or no key signs.
         """
         spec = await asyncio.to_thread(parse_spec, spec_json, self.config.reach)  # it may try a learner out
         check_signing(spec)

@@ -11,8 +11,10 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import numpy as np
+
 from streams.sources.messages import Messages
-from streams.sources.reader import READ_SECONDS, Lost, Unavailable
+from streams.sources.reader import READ_SECONDS, Lost, Rows, Unavailable
 from streams.sources.spec import TRANSPORT_KEY, TRANSPORT_TIME, AtPosition, AtTime, KafkaSource
 
 CALL_SECONDS = 5.0
@@ -119,7 +121,7 @@ class KafkaReader:
         self._next[self._partition(producer).partition] = number
         self._moved = True
 
-    def read(self) -> list[Messages]:
+    def read(self) -> list[Messages | Rows]:
         """See `Reader`."""
         if self._moved:
             at = [self._kafka.TopicPartition(self._source.topic, p, offset) for p, offset in self._next.items()]
@@ -135,17 +137,44 @@ class KafkaReader:
         if held:
             self._trouble = ""
         self._commit()
-        ready = [self._messages(partition, got) for partition, got in held.items()]
-        return [messages for messages in ready if messages.values]
+        after = self._positions()
+        ready: list[Messages | Rows] = []
+        for partition, got in held.items():
+            messages = self._messages(partition, got, after.get(partition, 0))
+            if messages.values:
+                ready.append(messages)
+        for partition, position in after.items():
+            if position > self._next[partition]:  # marks of transactions and what was aborted, and nothing else
+                name, first = self._name(partition), self._next[partition]
+                self._next[partition] = position
+                ready.append(Rows(name, first, position, None, None, [], np.zeros(0, np.uint64)))
+        return ready
+
+    def _positions(self) -> dict[int, int]:
+        """The offset after all that was taken from each partition, where anything was.
+
+        That is beyond the last message where the end of a transaction, which is no message, or messages of one that
+        was aborted follow it.
+        """
+        asked = [self._kafka.TopicPartition(self._source.topic, partition) for partition in self._next]
+        found = self._call(self._consumer.position, asked) if asked else []
+        return {at.partition: at.offset for at in found if at.error is None and at.offset >= 0}
 
     def _fault(self, partition: int, error: Any) -> None:
         if error.code() == self._kafka.KafkaError._AUTO_OFFSET_RESET:
-            raise Lost(self._name(partition), self._next[partition], *self.bounds(self._name(partition)))
+            # The partition stands still until it is assigned again; so do the others, at `_next`: what else this
+            # reading took is not passed on if this raises.
+            self._moved = True
+            number, (first, end) = self._next[partition], self.bounds(self._name(partition))
+            if not first <= number <= end:
+                raise Lost(self._name(partition), number, first, end)
+            self._trouble = error.str()
+            return
         self._trouble = error.str()
         if not error.retriable() and error.code() in _GONE:
             raise Unavailable(f"{self._source.producer}: {error.str()}")
 
-    def _messages(self, partition: int, got: list[Any]) -> Messages:
+    def _messages(self, partition: int, got: list[Any], position: int) -> Messages:
         numbers = [message.offset() for message in got]
         if numbers[0] < self._next[partition]:  # left over from before a seek
             got = [message for message in got if message.offset() >= self._next[partition]]
@@ -153,12 +182,12 @@ class KafkaReader:
         if not got:
             at = self._next[partition]
             return Messages(self._name(partition), at, at, [], [])
-        first, self._next[partition] = self._next[partition], numbers[-1] + 1
+        first, self._next[partition] = self._next[partition], max(numbers[-1] + 1, position)
         headers = [message.headers() for message in got] if self._source.envelope == "auto" else ()
         return Messages(
             self._name(partition),
             first,
-            numbers[-1] + 1,
+            self._next[partition],
             numbers,
             [message.value() for message in got],
             [_headers(given) for given in headers] if any(headers) else None,

@@ -84,7 +84,8 @@ class Reach:
                 raise OutOfReach("url", url, _named([h for h in self.hosts if "/" in h], "sockets", ALLOW))
             return
         try:
-            host = f"{parts.hostname or 'localhost'}:{parts.port or 6379}"
+            name = parts.hostname or "localhost"
+            host = f"{f'[{name}]' if ':' in name else name}:{parts.port or 6379}"
         except ValueError as error:
             raise OutOfReach("url", url, f"a port from 1 to 65535 ({error})") from error
         self._check_host("url", url, host)

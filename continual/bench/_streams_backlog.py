@@ -1,7 +1,7 @@
 """Queues drained to the end on a starved machine: kills, partitions that change, and a broker that forgets.
 
-Nothing here waits for a fixed time: a run ends when every queue is read and everything is logged, and fails when nothing
-has moved for long. Then every message is in the log once, or told: a dead letter, or within what a source says it lost.
+Nothing here waits for a fixed time: a run ends when every queue is read and all of it is logged, and fails when nothing
+has moved for long. Then every message is in the log once, or told: a dead letter, or what a source says it has lost.
 """
 
 from __future__ import annotations
@@ -208,8 +208,7 @@ def run(
         span = events // (kills + 1)
         for index in range(kills):
             queues.write(span)
-            at = _said(client).position
-            _moving(lambda at=at: _said(client).position > at, client)
+            _moving(_beyond(client, _said(client).position), client)
             change = threading.Thread(target=_change, args=(client, rng.integers(2**31), outcome))
             change.start()
             time.sleep(float(rng.random()) * 0.2)
@@ -245,6 +244,11 @@ def _said(client: Client) -> pb.Statistics:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.1)
+
+
+def _beyond(client: Client, position: int) -> Callable[[], bool]:
+    """Whether more is logged than that."""
+    return lambda: _said(client).position > position
 
 
 def _drained(client: Client, outcome: Outcome, since: float) -> bool:

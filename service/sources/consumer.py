@@ -93,6 +93,7 @@ class Consumer:
         self._unanswered = 0
         self._counted: dict[str, int] = {}  # up to where losses are counted, by partition
         self._loss = ""  # the last one
+        self._tails: dict[str, list[int]] = {}  # see `Reader.tails`
 
     def _parser(self) -> Callable[[Messages], list[Rows]]:
         """What makes rows of the messages of a queue."""
@@ -140,6 +141,7 @@ class Consumer:
             return
         held = said.get(self.source.producer, {})
         self.state.lost, self._counted = held.get("lost", 0), dict(held.get("next", {}))
+        self._tails = dict(held.get("tails", {}))
         if self.state.lost and held.get("state") in ("reading", "stopped"):
             self._loss = held.get("detail", "")
 
@@ -180,8 +182,9 @@ class Consumer:
             files = Files(self._letters.client, DEPLOYMENT, self.spec.name, "0")
             opening = (open_reader, self.source, self._rows, group, self._store, self._mapping, files, self._reach)
             reader = await self._in_thread(*opening)
+            assert reader is not None
+            reader.recall(self._tails)
             self._reader = reader
-        assert reader is not None
         await self._seek(client, await self._in_thread(reader.producers))
         self.state.state, self.state.detail = "reading", self._loss
 
@@ -299,7 +302,8 @@ class Consumer:
 
     def _say_now(self) -> None:
         """Leaves the state in the store; one that cannot be reached is told later."""
-        said = self.state.__dict__ | {"lag": dict(self.state.lag), "next": dict(self.state.next)}
+        tails = self._tails if self._reader is None else self._reader.tails()
+        said = self.state.__dict__ | {"lag": dict(self.state.lag), "next": dict(self.state.next), "tails": tails}
         if self.state.state == "reading":
             trouble = self._reader.trouble() if self._reader else ""
             silent = time.monotonic() - self._answered

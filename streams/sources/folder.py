@@ -369,6 +369,13 @@ class FolderReader:
     def acknowledged(self, producer: str, number: int) -> None:
         """See `Reader`; a folder is left as it is."""
 
+    def tails(self) -> dict[str, list[int]]:
+        """See `Reader`; numbers are never given again."""
+        return {}
+
+    def recall(self, tails: dict[str, list[int]]) -> None:
+        """See `Reader`."""
+
     def trouble(self) -> str:
         """See `Reader`."""
         troubles = (

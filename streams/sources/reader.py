@@ -31,12 +31,22 @@ class Lost(Exception):  # noqa: N818 (says what is the case)
         first: the first number retained.
         end: the number after the last message.
         missed: how many messages (of a folder: files) are passed over by going on from `first`.
+        anew: whether the source was made anew: its numbers do not go on from those that are logged.
     """
 
     def __init__(
-        self, producer: str, wanted: int, first: int, end: int, *, why: str = "", missed: int | None = None
+        self,
+        producer: str,
+        wanted: int,
+        first: int,
+        end: int,
+        *,
+        why: str = "",
+        missed: int | None = None,
+        anew: bool = False,
     ) -> None:
         self.producer, self.wanted, self.first, self.end = producer, wanted, first, end
+        self.anew = anew or wanted > end
         self.missed = first - wanted if missed is None else missed
         if why:
             super().__init__(why)
@@ -46,12 +56,6 @@ class Lost(Exception):  # noqa: N818 (says what is the case)
         else:
             why = f"is no longer retained, the first that is: {first}; `lost` says what to do then"
         super().__init__(f"{producer}: position {wanted} {why}")
-
-    @property
-    def anew(self) -> bool:
-        """Whether the source was made anew: its numbers do not go on from those that are logged."""
-        return self.wanted > self.end
-
 
 @dataclass(slots=True)
 class Rows:
@@ -107,6 +111,12 @@ class Reader(Protocol):
 
     def acknowledged(self, producer: str, number: int) -> None:
         """Everything before this number is logged: a sign for those who watch the lag."""
+
+    def tails(self) -> dict[str, list[int]]:
+        """By which the last logged message of each partition is known again, where a partition can lose its end."""
+
+    def recall(self, tails: dict[str, list[int]]) -> None:
+        """Takes `tails` of an earlier reader: whoever finds another message in such a place has `Lost` its source."""
 
     def trouble(self) -> str:
         """What the source reports against itself, "" for nothing."""

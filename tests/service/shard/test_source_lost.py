@@ -136,22 +136,36 @@ def test_error_stops_and_says_which(client, kafka, server, shard, name, values):
     assert in_log(server, spec) == list(range(10))
 
 
-def test_a_broker_that_forgot_its_tail_is_told_and_nothing_is_passed_over(client, kafka, server, shard, name, values):
-    """Its numbers would be given twice: those of the messages that are logged, and of others after them."""
-    spec = spec_for(client, kafka, name, "earliest")
+def elsewhere(spec, kafka):
+    """The same source of the same model, with its topic on other brokers."""
+    source = spec.deployment.sources[0].model_copy(update={"bootstrap": kafka.bootstrap})
+    return spec.model_copy(update={"deployment": spec.deployment.model_copy(update={"sources": (source,)})})
+
+
+@pytest.mark.parametrize("lost", ["earliest", "error"])
+def test_a_broker_that_forgot_its_end_is_told_and_nothing_is_passed_over(
+    client, kafka, server, shard, name, values, lost
+):
+    """Its numbers are given twice: to messages that are logged, and to others, which nobody would ever read."""
+    spec = spec_for(client, kafka, name, lost)
     kafka.produce(f"t-{name}", values[:20])
     with Running(shard.target, spec, server.url):
         logged(client, spec, 20)
     other = MockKafka(1)
     try:
         other.produce(f"t-{name}", values[:15])
-        source = spec.deployment.sources[0].model_copy(update={"bootstrap": other.bootstrap})
-        after = spec.model_copy(update={"deployment": spec.deployment.model_copy(update={"sources": (source,)})})
-        with Running(shard.target, after, server.url) as run:
+        with Running(shard.target, elsewhere(spec, other), server.url) as run:
             until(lambda: run.state.state == "lost")
             assert "position 20 lies beyond the end, 15: the source was made anew" in run.state.detail
-            other.produce(f"t-{name}", values[15:25])  # it comes to where the log is, and the source goes on there
-            logged(client, spec, 25)
+            other.produce(f"t-{name}", values[15:25])  # now the numbers alone show nothing
+            until(lambda: "message 19 is another one than was read there before" in run.state.detail)
+        with Running(shard.target, elsewhere(spec, other), server.url) as run:  # nor is it forgotten with the run
+            until(lambda: "message 19 is another one than was read there before" in run.state.detail)
+            until(lambda: told(client, name).state == "lost")
     finally:
         other.close()
-    assert in_log(server, spec) == list(range(25))
+    assert in_log(server, spec) == list(range(20))
+    with Running(shard.target, spec, server.url):  # the brokers of before are as they were
+        kafka.produce(f"t-{name}", values[20:30])
+        logged(client, spec, 30)
+    assert in_log(server, spec) == list(range(30))

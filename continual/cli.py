@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import logging
 
 import click
+
+from streams.printable import LineFormatter
 
 COMMANDS = {
     "serve": ("continual.commands.serve", "Run the service: store, shards and the gRPC port."),
@@ -48,6 +51,8 @@ def main() -> None:
     Begin with `continual demo`, or with `continual serve` in one terminal and `continual models create` and
     `continual events send` in another.
     """
+    assert logging.lastResort is not None
+    logging.lastResort.setFormatter(LineFormatter("%(message)s"))  # what a command logs goes to the terminal
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import yaml
 from pydantic import Field, PrivateAttr, SerializeAsAny, WrapValidator, model_validator
 
-from streams.connections import NAME_PATTERN, Strict
+from streams.connections import NAME_PATTERN, STORED, Strict
 from streams.mapping import Mapping
 from streams.sinks.spec import Sink
 from streams.sources.spec import TRANSPORT_TIME, Source
@@ -324,8 +324,8 @@ class ModelSpec(Strict):
     labels: LabelPolicy = Field(default_factory=LabelPolicy, description="When labels come.")
     deployment: Deployment = Field(default_factory=Deployment, description="Bounds and durability.")
 
-    _before: tuple[str, ...] = PrivateAttr(())
-    """Digests by which versions before this one knew the spec."""
+    _text: str = PrivateAttr("")
+    """Of the store that it comes from."""
 
     @model_validator(mode="before")
     @classmethod
@@ -392,16 +392,21 @@ class ModelSpec(Strict):
 
     @classmethod
     def stored(cls, text: str) -> ModelSpec:
-        """A spec from the text that a store keeps of it, which an earlier version may have written.
+        """A spec from the text that a store keeps of it: it was accepted once, and maybe by an earlier version.
+
+        What options of queues are refused since is told by the queue, so that the model is served meanwhile.
 
         Raises:
             pydantic.ValidationError: naming every field that does not fit.
         """
-        spec = cls.model_validate_json(text)
-        content = json.loads(text)
-        content.pop("deployment", None)
-        spec._before = (hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest(),)
+        spec = cls.model_validate_json(text, context=STORED)
+        spec._text = text
         return spec
+
+    @property
+    def text(self) -> str:
+        """What a store keeps of it."""
+        return self._text or self.to_json()
 
     def to_json(self) -> str:
         """The complete spec, defaults written out, keys sorted."""
@@ -418,8 +423,10 @@ class ModelSpec(Strict):
         return hashlib.sha256(b"spec 2 " + json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def digests(self) -> tuple[str, ...]:
-        """Every digest that state of this spec may carry: today's, then those of earlier rules."""
-        return self.digest(), *self._before
+        """Every digest that state of this spec may carry: today's, then that of rule 1."""
+        content = json.loads(self.text)
+        content.pop("deployment", None)
+        return self.digest(), hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def source_mapping(model: ModelSpec, source: Source) -> Mapping:

@@ -18,6 +18,7 @@ from service.store.catalog import Catalog
 from service.store.connect import check_external, connect, until_served
 from service.store.embedded import AppendFsync, EmbeddedRedis
 from service.supervisor import Supervisor
+from streams.reach import CLOSED, Reach
 
 READY_SECONDS = 60.0
 ANY = ("0.0.0.0", "::")
@@ -46,6 +47,7 @@ class ServeOptions:
         store_env: environment of the embedded store's process (a test preloads a library).
         signing_key: file with the key for pickled state, on every node; None: the environment variable
             `learners.river.signing.VARIABLE`, or with the embedded store a file in `data`, made at the first start.
+        reach: what the sources and sinks of a spec may name.
     """
 
     data: Path = Path("continual-data")
@@ -57,6 +59,7 @@ class ServeOptions:
     appendfsync: AppendFsync = "always"
     store_env: dict[str, str] | None = None
     signing_key: Path | None = None
+    reach: Reach = CLOSED
 
 
 class Deployment:
@@ -171,6 +174,7 @@ class Deployment:
                 advertise="" if self.options.host in ANY else self.options.host,
                 log=str(self.logs / f"shard-{index}.log") if self.options.ray is None else "",
                 signing_key=signing_key,
+                reach=self.options.reach,
             )
             name = f"{self.deployment}/{config.name}"
             self.actors[config.name] = remote.options(
@@ -190,7 +194,8 @@ class Deployment:
         """A client of its own follows the catalog: the actors of sources and sinks come and go with the models."""
         catalog = Catalog(connect(self.redis_url), DEPLOYMENT)
         logs = self.logs if self.options.ray is None else None
-        self.supervisor = Supervisor(catalog, self.deployment, self.address, self.redis_url, logs, self._say)
+        given = (self.deployment, self.address, self.redis_url, logs, self._say, self.options.reach)
+        self.supervisor = Supervisor(catalog, *given)
         self.supervisor.start()
 
     def stop(self) -> None:

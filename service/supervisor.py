@@ -14,6 +14,7 @@ from service.sinks.actor import SinkActor, SinkConfig
 from service.sources.actor import SourceActor, SourceConfig
 from service.store.catalog import Catalog
 from service.store.errors import StoreUnavailable
+from streams.reach import CLOSED, Reach
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,7 @@ class Supervisor:
         store: URL of its Redis.
         logs: folder of their log files; None: standard error.
         say: told of those that start.
+        reach: what they may open.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class Supervisor:
         store: str,
         logs: Path | None,
         say: Callable[[str], None] = lambda line: None,
+        reach: Reach = CLOSED,
     ) -> None:
         self.actors: dict[str, Any] = {}
         self._catalog = catalog
@@ -48,6 +51,7 @@ class Supervisor:
         self._store = store
         self._logs = logs
         self._say = say
+        self._reach = reach
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="supervisor", daemon=True)
 
@@ -87,15 +91,16 @@ class Supervisor:
         for model, text in self._catalog.list().items():
             if not any(f'"{part}":[{{' in text for part in ("sources", "sinks")):
                 continue
-            version = hashlib.sha256(text.encode()).hexdigest()[:12]
-            deployment = ModelSpec.model_validate_json(text).deployment
+            version = hashlib.sha256(f"{text}{self._reach if self._reach != CLOSED else ''}".encode()).hexdigest()[:12]
+            deployment = ModelSpec.stored(text).deployment
             for number, source in enumerate(deployment.sources):
                 name = f"{self._deployment}/source/{model}/{source.producer}/{version}"
                 log_file = self._log_file(f"source-{model}-{number}")
-                wanted[name] = SourceConfig(text, number, self._target, self._store, log_file)
+                wanted[name] = SourceConfig(text, number, self._target, self._store, log_file, self._reach)
             for number, sink in enumerate(deployment.sinks):
                 name = f"{self._deployment}/sink/{model}/{sink.identity}/{version}"
-                wanted[name] = SinkConfig(text, number, self._store, self._log_file(f"sink-{model}-{number}"))
+                log_file = self._log_file(f"sink-{model}-{number}")
+                wanted[name] = SinkConfig(text, number, self._store, log_file, self._reach)
         return wanted
 
     def _log_file(self, name: str) -> str:

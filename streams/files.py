@@ -26,13 +26,14 @@ import xxhash
 from streams.batch import Batch
 from streams.columns import Events, Parser, events, failing
 from streams.mapping import BadRow, Mapping, OnBad
+from streams.opened import opened
 
 Format = Literal["csv", "jsonl", "parquet"]
 SUFFIXES: dict[str, Format] = {
     ".csv": "csv", ".tsv": "csv", ".txt": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl",
     ".parquet": "parquet", ".pq": "parquet",
 }  # fmt: skip
-COMPRESSED = (".gz", ".bz2", ".zst")
+COMPRESSED = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 SAMPLE_ROWS = 1024
 PARSED_ROWS = 8192
 """Rows parsed in one call: enough that the call costs nothing beside its rows."""
@@ -124,7 +125,7 @@ def identity(path: str | Path) -> str:
 def digest_of(path: str | Path) -> str:
     """XXH3-128 (hex) of the bytes of a file."""
     digest = xxhash.xxh3_128()
-    with Path(path).open("rb") as file:
+    with Path(opened(path)).open("rb") as file:
         while chunk := file.read(CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
@@ -374,7 +375,7 @@ def _lines(data: bytes) -> tuple[bytes, np.ndarray]:
 
 
 def _open(path: str | Path) -> pa.NativeFile:
-    return pa.input_stream(str(path), compression="detect")
+    return pa.input_stream(opened(path), compression=COMPRESSED.get(Path(path).suffix.lower()))
 
 
 def _read(stream: pa.NativeFile, size: int, path: str | Path) -> bytes:

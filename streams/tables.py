@@ -13,6 +13,7 @@ import pyarrow.parquet
 
 from streams.columns import failing
 from streams.mapping import Mapping
+from streams.opened import opened
 
 SAMPLE_ROWS = 1024
 _ISO = (pa.timestamp("us"), pa.timestamp("us", "UTC"))
@@ -147,7 +148,7 @@ def open_parquet(path: str | Path) -> pyarrow.parquet.ParquetFile:
         OSError: it is none.
     """
     try:
-        return pyarrow.parquet.ParquetFile(path, page_checksum_verification=True)
+        return pyarrow.parquet.ParquetFile(opened(path), page_checksum_verification=True)
     except pa.ArrowInvalid as error:
         raise OSError(f"{path}: not a Parquet file, or damaged: {error}") from error
 

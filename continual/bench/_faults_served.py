@@ -10,7 +10,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,6 +23,7 @@ from service.store.connect import connect, until_served
 from service.store.embedded import socket_path
 from service.store.ownership import OwnerRecord
 from service.store.partition import Partition as Store
+from streams.reach import Reach
 
 SERVING = "serving"
 
@@ -32,13 +33,15 @@ class NotServing(RuntimeError):  # noqa: N818 (says what is the case)
 
 
 class Served:
-    """A `service.serve.Deployment` with an embedded store and one shard; a context manager.
+    """A `service.serve.Deployment` with an embedded store; a context manager.
 
     Args:
         folder: of the store; kept from one start to the next.
         appendfsync: of the store.
         env: variables added to the environment of the deployment.
         store_env: variables added to the environment of redis-server alone.
+        shards: how many.
+        folders: roots of folders that sources may read.
     """
 
     def __init__(
@@ -48,6 +51,8 @@ class Served:
         appendfsync: str = "always",
         env: Mapping[str, str] | None = None,
         store_env: Mapping[str, str] | None = None,
+        shards: int = 1,
+        folders: Sequence[Path] = (),
     ) -> None:
         self.folder = folder.resolve()
         self.port = free_port()
@@ -56,9 +61,10 @@ class Served:
         self._options = {
             "data": str(self.folder),
             "port": self.port,
-            "shards": 1,
+            "shards": shards,
             "appendfsync": appendfsync,
             "store_env": dict(store_env or {}),
+            "reach": {"folders": [str(folder) for folder in folders]},
         }
         self._env = {**os.environ, **(env or {})}
         self._process: subprocess.Popen[str] | None = None
@@ -167,7 +173,7 @@ def main(options: Mapping[str, Any]) -> None:
     """Serves until standard input ends."""
     from service.serve import Deployment, ServeOptions
 
-    given = {**options, "data": Path(options["data"])}
+    given = {**options, "data": Path(options["data"]), "reach": Reach.of(options["reach"])}
     with Deployment(ServeOptions(**given), lambda line: print(line, flush=True)):
         print(SERVING, flush=True)
         sys.stdin.read()

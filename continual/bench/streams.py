@@ -10,6 +10,7 @@ from typing import Any
 import click
 import numpy as np
 
+from continual.bench import _streams_backlog as backlog_run
 from continual.bench import _streams_faults as faults_run
 from continual.bench import _streams_rates as rates_run
 from continual.bench._faults_served import Served
@@ -26,18 +27,24 @@ KINDS = ("redis_stream", "kafka")
 
 
 @click.command()
-@click.option("--part", type=click.Choice(["rates", "faults", "all"]), default="all", show_default=True)
+@click.option("--part", type=click.Choice(["rates", "faults", "backlog", "all"]), default="all", show_default=True)
 @click.option("--events", default=100_000, show_default=True, help="Events of each run.")
 @click.option("--repeats", default=3, show_default=True, help="Runs of each rate; the median is shown.")
-@click.option("--kills", default=50, show_default=True, help="SIGKILLs in the part `faults`.")
+@click.option("--kills", default=50, show_default=True, help="SIGKILLs in the parts `faults` and `backlog`.")
+@click.option("--busy", default=4, show_default=True, help="Processes that keep the cores busy in the part `backlog`.")
 @click.option("--seed", default=0, show_default=True, help="Of events and kills.")
 @out_option
-def streams(part: str, events: int, repeats: int, kills: int, seed: int, out: Path | None, as_json: bool) -> None:
+def streams(
+    part: str, events: int, repeats: int, kills: int, busy: int, seed: int, out: Path | None, as_json: bool
+) -> None:
     """Read a Redis Stream and a Kafka topic into the log of a model.
 
     rates: events per second, against a bare consumer that only parses the same messages. faults: what reads, what
     folds and what writes predictions on is killed at random while both queues fill one model; then every message is
-    looked up in the log, and every event in both sinks. Kafka is librdkafka's mock cluster, in a process of its own.
+    looked up in the log, and every event in both sinks. backlog: a stream, a topic and a folder fill a model on a
+    machine that is kept busy, while what reads and folds them is killed, its partitions are split, moved and merged,
+    and the broker forgets what was not read; drained to the end, every message is in a log once, or told. Kafka is
+    librdkafka's mock cluster, in a process of its own.
     Exit status 1 if anything was lost, doubled or different.
     """
     sound = True
@@ -45,6 +52,8 @@ def streams(part: str, events: int, repeats: int, kills: int, seed: int, out: Pa
         sound &= report_rates(events, repeats, seed, out, as_json)
     if part in ("faults", "all"):
         sound &= report_faults(events, kills, seed, out, as_json)
+    if part in ("backlog", "all"):
+        sound &= report_backlog(events, kills, busy, seed, out, as_json)
     sys.exit(0 if sound else 1)
 
 
@@ -149,4 +158,48 @@ def report_faults(events: int, kills: int, seed: int, out: Path | None, as_json:
     ]
     publish("streams-faults", f"Queues: {kills} kills over {events:,} events", rows, notes=notes,
             details={"seed": seed, "seconds": outcome.seconds}, out=out, as_json=as_json)  # fmt: skip
+    return outcome.sound and outcome.kills.total() == kills
+
+
+def report_backlog(
+    events: int, kills: int, busy: int, seed: int, out: Path | None, as_json: bool
+) -> bool:
+    """Runs and publishes `streams-backlog`; returns whether every message is in a log once, or told."""
+    kafka = MockKafka(1)
+    try:
+        with tempfile.TemporaryDirectory(prefix="continual-streams-") as held, progress("events", events) as advance:
+            folder = Path(held) / "in"
+            folder.mkdir()
+            with Served(Path(held) / "data", shards=2, folders=[folder]) as served:
+                options: dict[str, Any] = {"kills": kills, "events": events, "seed": seed, "busy": busy}
+                outcome = backlog_run.run(served, kafka, folder, progress=advance, **options)
+    finally:
+        kafka.close()
+    rows: list[dict[str, Any]] = [{"what": "kills", "value": outcome.kills.total()}]
+    rows += [{"what": f"kills: {kind}", "value": count} for kind, count in sorted(outcome.kills.items())]
+    rows += [{"what": f"partitions: {kind}", "value": count} for kind, count in sorted(outcome.changes.items())]
+    rows += [
+        {"what": "partitions: changes that a kill prevented", "value": outcome.refused},
+        {"what": "good messages written", "value": outcome.events},
+        {"what": "bad messages written", "value": outcome.poison},
+        {"what": "events in the logs", "value": outcome.logged},
+        {"what": "dead letters", "value": outcome.kept},
+        {"what": "forgotten by the broker, as the source tells", "value": outcome.told},
+        {"what": "neither there nor told", "value": outcome.untold},
+        {"what": "missing from queues that forgot nothing", "value": outcome.elsewhere},
+        {"what": "doubled", "value": outcome.doubled},
+        {"what": "out of order in their partition", "value": outcome.disordered},
+        {"what": "from the last message to the end of the backlog, s", "value": outcome.seconds},
+    ]
+    notes = [
+        "One model with up to four partitions on two shards takes a Redis Stream, two partitions of a Kafka topic and "
+        f"a folder, a quarter of the events each, while {busy} processes keep the cores busy. Each kill is a SIGKILL "
+        "of the actor of a source, of a shard, or of both, amid a split, move, merge or rebalance of the partitions.",
+        f"In the middle {backlog_run.BURST} large messages go to one partition of the topic while no source "
+        "runs, twice what the mock cluster retains: it answers `offset out of range`, and the source, told to go on "
+        "from the earliest, says what it passed over. Bad messages in that range count among those.",
+        "Nothing is waited for by a fixed time: the run ends when every queue is read and all of it is logged or told.",
+    ]
+    publish("streams-backlog", f"Queues to their end: {kills} kills over {outcome.events:,} events", rows, notes=notes,
+            details={"seed": seed}, out=out, as_json=as_json)  # fmt: skip
     return outcome.sound and outcome.kills.total() == kills

@@ -10,7 +10,16 @@ from typing import Any
 
 import click
 
-from continual.commands._shared import Problem, connected, examples, json_option, show_either, show_table, target_option
+from continual.commands._shared import (
+    Problem,
+    connected,
+    examples,
+    json_option,
+    say,
+    show_either,
+    show_table,
+    target_option,
+)
 
 
 @click.group(name="dead-letters")
@@ -50,7 +59,7 @@ def list_letters(model: str, after: str, count: int, target: str, as_json: bool)
 
     def people() -> None:
         if not found.letters:
-            click.echo("None." if not after else f"None after {after}.")
+            say("None." if not after else f"None after {after}.")
             return
         rows = [[one.id, _whence(one), str(one.number), _short(one.reason)] for one in found.letters]
         show_table(["id", "from", "number", "reason"], rows, title=f"{len(rows)} of {found.total:,}")
@@ -95,15 +104,15 @@ def show_letter(id: str, model: str, raw: bool, target: str, as_json: bool) -> N
         return
 
     def people() -> None:
-        click.echo(f"{one.id}: {_whence(one)}, number {one.number}")
-        click.echo(f"reason: {one.reason}")
+        say(f"{one.id}: {_whence(one)}, number {one.number}")
+        say(f"reason: {one.reason}")
         if one.beside not in ("", "{}"):
-            click.echo(f"beside: {one.beside}")
+            say(f"beside: {one.beside}")
         if event is not None:
-            click.echo(f"event: {json.dumps(event, ensure_ascii=False)}")
+            say(f"event: {json.dumps(event, ensure_ascii=False)}")
             return
-        click.echo(f"payload, {len(one.payload):,} bytes:")
-        click.echo(one.payload.decode(errors="backslashreplace"))
+        say(f"payload, {len(one.payload):,} bytes:")
+        say(one.payload.decode(errors="backslashreplace"))
 
     show_either(_letter(one) | ({} if event is None else {"event": event}), as_json, people)
 
@@ -111,7 +120,7 @@ def show_letter(id: str, model: str, raw: bool, target: str, as_json: bool) -> N
 def _spec(client: Any, model: str) -> Any:
     from learners.spec import ModelSpec
 
-    return ModelSpec.model_validate_json(client.models.get(model).spec_json)
+    return ModelSpec.stored(client.models.get(model).spec_json)
 
 
 def _said(spec: Any, one: Any) -> dict[str, Any] | None:
@@ -160,8 +169,8 @@ def retry(
 
     def people() -> None:
         for one in stayed:
-            click.echo(f"{one['id']} stays: {_short(one['reason'])}")
-        click.echo(f"{len(outcomes) - len(stayed)} sent, {len(stayed)} stayed.")
+            say(f"{one['id']} stays: {_short(one['reason'])}")
+        say(f"{len(outcomes) - len(stayed)} sent, {len(stayed)} stayed.")
 
     show_either({"outcomes": outcomes}, as_json, people)
     if stayed:

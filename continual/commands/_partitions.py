@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from continual.commands._shared import connected, examples, json_option, show_either, show_table, target_option
+from continual.commands._shared import connected, examples, json_option, say, show_either, show_table, target_option
 
 CHANGE_SECONDS = 600.0
 
@@ -80,7 +80,7 @@ def rebalance(name: str, target: str, as_json: bool) -> None:
 
     def people() -> None:
         if not done.partitions:
-            click.echo("Nothing to move.")
+            say("Nothing to move.")
             return
         show_table(["model", "partition", "shard"], [[part.model, part.id, part.shard] for part in done.partitions])
 
@@ -92,7 +92,7 @@ def _show(name: str, done: Any, as_json: bool) -> None:
 
     def people() -> None:
         show_partitions(done.partitions)
-        click.echo(f"The partitions concerned took no events for {done.seconds:.2f} s.")
+        say(f"The partitions concerned took no events for {done.seconds:.2f} s.")
 
     show_either(held, as_json, people)
 

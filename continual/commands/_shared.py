@@ -10,6 +10,8 @@ from typing import Any
 
 import click
 
+from streams.printable import printable, printable_json
+
 DEFAULT_PORT = 50051
 DEFAULT_TARGET = f"127.0.0.1:{DEFAULT_PORT}"
 
@@ -25,7 +27,7 @@ class Problem(click.ClickException):
     """
 
     def __init__(self, message: str, code: int = 1) -> None:
-        super().__init__(message)
+        super().__init__(printable(message))
         self.exit_code = code  # type: ignore[misc]
 
 
@@ -113,9 +115,24 @@ def connected(target: str) -> Iterator[Any]:
             yield client
 
 
+def say(line: str = "") -> None:
+    """Prints one line, whatever the texts in it hold."""
+    click.echo(printable(line))
+
+
+def show_yaml(value: Any) -> None:
+    """Prints a value as YAML; texts that must not be printed as they are stand in escapes."""
+    import yaml
+
+    text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
+    if printable(text.replace("\n", "")) != text.replace("\n", ""):
+        text = yaml.safe_dump(value, sort_keys=False)
+    click.echo(text, nl=False)
+
+
 def show_json(value: Any) -> None:
     """Prints a value as JSON; numbers that JSON has not (NaN) become null."""
-    click.echo(json.dumps(_finite(value), indent=2, ensure_ascii=False, default=str))
+    click.echo(printable_json(json.dumps(_finite(value), indent=2, ensure_ascii=False, default=str)))
 
 
 def _finite(value: Any) -> Any:
@@ -130,14 +147,15 @@ def show_table(columns: Iterable[str], rows: Iterable[Iterable[Any]], title: str
     """Prints a table; columns of numbers stand right."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=title, title_justify="left", header_style="bold")
+    table = Table(title=title and Text(printable(title)), title_justify="left", header_style="bold")
     held = [list(row) for row in rows]
     for place, column in enumerate(columns):
         numbers = bool(held) and all(isinstance(row[place], int | float) for row in held)
         table.add_column(column, justify="right" if numbers else "left", overflow="fold")
     for row in held:
-        table.add_row(*map(text_of, row))
+        table.add_row(*(Text(printable(text_of(value))) for value in row))  # no markup in the texts of others
     Console().print(table)
 
 

@@ -19,6 +19,7 @@ from continual.commands._shared import (
     examples,
     json_option,
     plain_errors,
+    say,
     show_either,
     show_json,
     show_table,
@@ -121,15 +122,15 @@ def _progress(sending: Sending, total: int | None, silent: bool) -> Iterator[Any
 def _report(sending: Sending, stats: Any) -> None:
     columns = sending.source.mapping
     parts = [f"{part}={getattr(columns, part)}" for part in ("label", "key", "time") if getattr(columns, part)]
-    click.echo(f"columns: {len(columns.features)} features, {', '.join(parts) or 'no label'}")
+    say(f"columns: {len(columns.features)} features, {', '.join(parts) or 'no label'}")
     already = sending.sent - sending.new
-    click.echo(
+    say(
         f"{sending.sent:,} events in {sending.seconds:.1f} s: {sending.new:,} new, {already:,} already there"
         + (f", {sending.bad:,} bad rows passed over" if sending.bad and not sending.stopped else "")
     )
     if sending.new:
-        click.echo(f"these: {sending.score.line()}")
-    click.echo(
+        say(f"these: {sending.score.line()}")
+    say(
         f"model {sending.model}: {stats.position:,} events, "
         + (", ".join(f"{name} {value:.4g}" for name, value in sorted(stats.metrics.items())) or "no labels yet")
     )
@@ -180,6 +181,6 @@ def fold(source: str, spec: Path, rows: int, as_json: bool, **roles: str | None)
         show_json(held)
         return
     rate = learner.position / max(seconds, 1e-9)
-    click.echo(f"{learner.position:,} events in {seconds:.2f} s, reading included ({rate:,.0f} events/s)")
+    say(f"{learner.position:,} events in {seconds:.2f} s, reading included ({rate:,.0f} events/s)")
     show_table(["metric", "value"], score.values().items())
-    click.echo(f"digest {learner.digest()}")
+    say(f"digest {learner.digest()}")

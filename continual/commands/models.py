@@ -16,9 +16,11 @@ from continual.commands._shared import (
     examples,
     json_option,
     plain_errors,
+    say,
     show_either,
     show_json,
     show_table,
+    show_yaml,
     target_option,
 )
 
@@ -62,10 +64,10 @@ def create(what: str, source: str | None, dry_run: bool, target: str, as_json: b
         show_json(_described(created))
         return
     for note in notes:
-        click.echo(note)
+        say(note)
     kinds = f"{model.target.kind} target, {model.learner.kind} learner"
-    click.echo(f"Created {model.name}: {len(model.features)} features, {kinds}.")
-    click.echo(f"Next:  continual events send {source or 'FILE'} --model {model.name}{_label_note(source, roles)}")
+    say(f"Created {model.name}: {len(model.features)} features, {kinds}.")
+    say(f"Next:  continual events send {source or 'FILE'} --model {model.name}{_label_note(source, roles)}")
 
 
 def _label_note(source: str | None, roles: dict[str, str | None]) -> str:
@@ -104,14 +106,12 @@ def _from_file(path: str, roles: dict[str, str | None]) -> dict[str, Any]:
 
 
 def _print_spec(spec: dict[str, Any], notes: list[str], as_json: bool) -> None:
-    import yaml
-
     if as_json:
         show_json(spec)
         return
     for note in notes:
-        click.echo(f"# {note}")
-    click.echo(yaml.safe_dump(spec, sort_keys=False, allow_unicode=True), nl=False)
+        say(f"# {note}")
+    show_yaml(spec)
 
 
 def _described(model: Any) -> dict[str, Any]:
@@ -135,7 +135,7 @@ def list_models(target: str, as_json: bool) -> None:
 
     def people() -> None:
         if not held:
-            click.echo("No models yet: continual models create --help")
+            say("No models yet: continual models create --help")
             return
         rows = []
         for one in held:
@@ -159,12 +159,10 @@ def get(name: str, target: str, as_json: bool) -> None:
         held = _described(found)
 
     def people() -> None:
-        import yaml
-
         if len(found.partitions) > 1:
             _partitions.show_partitions(found.partitions)
-        click.echo(f"# {held['state']}, {held['position']:,} events, snapshot at {held['snapshot_position']:,}")
-        click.echo(yaml.safe_dump(held["spec"], sort_keys=False, allow_unicode=True), nl=False)
+        say(f"# {held['state']}, {held['position']:,} events, snapshot at {held['snapshot_position']:,}")
+        show_yaml(held["spec"])
 
     show_either(held, as_json, people)
 
@@ -182,7 +180,7 @@ def delete(name: str, yes: bool, target: str, as_json: bool) -> None:
             click.confirm(f"Delete {name} with {position:,} events for good?", abort=True)
         client.models.delete(name)
     line = f"Deleted {name} ({position:,} events)."
-    show_either({"deleted": name, "events": position}, as_json, lambda: click.echo(line))
+    show_either({"deleted": name, "events": position}, as_json, lambda: say(line))
 
 
 @models.command()
@@ -195,7 +193,7 @@ def snapshot(name: str, target: str, as_json: bool) -> None:
         written = client.models.snapshot(name)
     held = {"name": name, **{part: getattr(written, part) for part in ("position", "rows", "bytes", "digest")}}
     line = f"Snapshot of {name} at {written.position:,} events: {written.rows:,} keyed rows, {written.bytes:,} bytes."
-    show_either(held, as_json, lambda: click.echo(line))
+    show_either(held, as_json, lambda: say(line))
 
 
 @models.command()
@@ -236,7 +234,7 @@ def stats(name: str, digest: bool, target: str, as_json: bool) -> None:
 
     def people() -> None:
         at = f"snapshot at {found.snapshot_position:,}, {found.keys_resident:,} keys in memory"
-        click.echo(f"{name}: {found.position:,} events folded, {at}")
+        say(f"{name}: {found.position:,} events folded, {at}")
         show_table(["metric", "value"], sorted(found.metrics.items()) or [["(no labels yet)", ""]])
         show_table(["count", ""], sorted(found.counts.items()))
         if found.sources:
@@ -246,7 +244,7 @@ def stats(name: str, digest: bool, target: str, as_json: bool) -> None:
         if found.partitions:
             show_table(["partition", "folded to", "snapshot at", "keys in memory"], map(_part_row, found.partitions))
         for one in (found.partitions or [found]) if digest else ():
-            click.echo(f"digest {one.digest}" + (f" of partition {one.partition}" if found.partitions else ""))
+            say(f"digest {one.digest}" + (f" of partition {one.partition}" if found.partitions else ""))
 
     show_either(held, as_json, people)
 
@@ -279,7 +277,7 @@ def predict(name: str, features: tuple[str, ...], key: str, target: str, as_json
     def people() -> None:
         shown = f"{predicted:g}" if isinstance(predicted, float) else predicted
         interval = f" +- {sure['interval']:g}" if "interval" in sure else ""
-        click.echo(f"{shown}{interval}  (after {answer.position:,} events)")
+        say(f"{shown}{interval}  (after {answer.position:,} events)")
         if sure:
             show_table(["uncertainty", ""], [[_UNCERTAIN[part], value] for part, value in sure.items()])
         if classes:

@@ -22,6 +22,7 @@ from continual.commands._shared import (
     json_option,
     show_json,
 )
+from streams.printable import printable
 
 PORT_TAKEN, FOLDER_IN_USE, STORE_UNFIT = 3, 4, 5
 
@@ -64,6 +65,28 @@ PORT_TAKEN, FOLDER_IN_USE, STORE_UNFIT = 3, 4, 5
     "node. Default: $CONTINUAL_SIGNING_KEY, or with the embedded store a file in its folder.",
 )
 @click.option(
+    "--folders",
+    multiple=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="PATH",
+    help="Folders below this one may be sources of models; may be repeated. Default: no folder may.",
+)
+@click.option(
+    "--sources-allow",
+    "hosts",
+    multiple=True,
+    metavar="HOST[:PORT]",
+    help="Sources and sinks of models may be on this server (or unix:///path of a Redis), and on no other that is not "
+    "named so; may be repeated. Default: on every host.",
+)
+@click.option(
+    "--source-secret",
+    "secrets",
+    multiple=True,
+    metavar="NAME",
+    help="Environment variable that `password_env` of sources and sinks may name; may be repeated. Default: none.",
+)
+@click.option(
     "--model",
     "specs",
     multiple=True,
@@ -80,13 +103,14 @@ def serve(data: Path, host: str, port: int, as_json: bool, **options: Any) -> No
     unfit, 1 on any other problem.
     """
     done = threading.Event()
-    say = (lambda line: None) if as_json else (lambda line: click.echo(f"  {line}"))
+    say = (lambda line: None) if as_json else (lambda line: click.echo(f"  {printable(line)}"))
     began = time.perf_counter()
     models = _read(options.pop("specs"))
+    opened = _reach(options.pop("folders"), options.pop("hosts"), options.pop("secrets"))
     with _signals(done) as stop, problems(data / "logs"):
         from service.serve import Deployment, ServeOptions
 
-        deployment = Deployment(ServeOptions(data=data, host=host, port=port, **options), say)
+        deployment = Deployment(ServeOptions(data=data, host=host, port=port, reach=opened, **options), say)
         with deployment:
             stop()  # Ray has put handlers of its own in place
             listed = _create(deployment.address, models)
@@ -97,6 +121,13 @@ def serve(data: Path, host: str, port: int, as_json: bool, **options: Any) -> No
                 click.echo("\nStopping: answering what was admitted, writing snapshots ...")
     if not as_json:
         click.echo(f"Stopped. `continual serve --data {data}` goes on from here.")
+
+
+def _reach(folders: tuple[Path, ...], hosts: tuple[str, ...], secrets: tuple[str, ...]) -> Any:
+    """What specs may name; folders are absolute from here on, since shards run elsewhere."""
+    from streams.reach import Reach
+
+    return Reach(tuple(str(folder.absolute()) for folder in folders), hosts, secrets)
 
 
 @contextmanager
@@ -188,7 +219,7 @@ def _announce(deployment: Any, models: dict[str, int], seconds: float, as_json: 
     if as_json:
         show_json(state)
         return
-    held = ", ".join(f"{name} ({position:,} events)" for name, position in models.items()) or "none yet"
+    held = ", ".join(f"{printable(name)} ({position:,} events)" for name, position in models.items()) or "none yet"
     target = "" if deployment.options.port == DEFAULT_PORT else f" --target {deployment.address}"
     name = next(iter(models), None)
     following = (

@@ -19,6 +19,15 @@ from pydantic import Field, model_validator
 from learners.spec import Strict
 
 PATH = re.compile(r"river(\.[A-Za-z]\w*)+")
+PACKAGES = frozenset(
+    {"active", "anomaly", "bandit", "cluster", "compose", "conf", "drift", "dummy", "ensemble", "facto", "forest"}
+    | {"feature_extraction", "feature_selection", "imblearn", "linear_model", "metrics", "misc", "model_selection"}
+    | {"multiclass", "multioutput", "naive_bayes", "neighbors", "optim", "preprocessing", "proba", "reco", "rules"}
+    | {"sketch", "stats", "time_series", "tree"}
+)
+"""Those of River that hold estimators and their parts. Its others (`datasets`, `stream`, `checks`, ...) read files and
+sockets, and are not even imported."""
+
 DEEPEST = 8
 """Bound on steps within parameters of steps."""
 
@@ -55,6 +64,9 @@ def resolve(path: str) -> type:
     """
     if not PATH.fullmatch(path):
         raise ValueError(f"path: got {path!r}; accepted: {EXAMPLE}")
+    package = path.split(".")[1]
+    if package not in PACKAGES:
+        raise ValueError(f"path: got {path!r}; accepted: a class of river.{', river.'.join(sorted(PACKAGES))}")
     from river.base import Base
 
     module, _, name = path.rpartition(".")
@@ -83,6 +95,8 @@ def check(path: str, parameters: dict[str, Any], depth: int = 0) -> None:
             raise ValueError(f"parameters of {path}: got {name!r}; accepted: {accepted}")
         if known[name].kind is inspect.Parameter.VAR_POSITIONAL and not isinstance(value, (list, tuple)):
             raise ValueError(f"parameter {name!r} of {path}: got {value!r}; accepted: a list")
+        if _takes_function(known[name]) and value is not None and not (isinstance(value, dict) and _is_step(value)):
+            raise ValueError(f"parameter {name!r} of {path}: got {value!r}; it is a function, and a spec names none")
         _check_value(f"parameter {name!r} of {path}", value, depth)
     for name, parameter in known.items():
         variadic = parameter.kind is inspect.Parameter.VAR_POSITIONAL
@@ -93,6 +107,10 @@ def check(path: str, parameters: dict[str, Any], depth: int = 0) -> None:
 def _signature(kind: type) -> dict[str, inspect.Parameter]:
     parameters = inspect.signature(kind).parameters
     return {name: given for name, given in parameters.items() if given.kind is not inspect.Parameter.VAR_KEYWORD}
+
+
+def _takes_function(parameter: inspect.Parameter) -> bool:
+    return any(word in str(parameter.annotation) for word in ("Callable", "DistanceFunc"))
 
 
 def _check_value(where: str, value: Any, depth: int) -> None:

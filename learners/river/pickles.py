@@ -33,7 +33,10 @@ SET, KNOWN_SET, FROZENSET, SCALAR, DTYPE = range(5)
 """What a persistent id, where it is a tuple, stands for; a list stands for a tuple."""
 
 MODULES = ("river",)
-"""Packages whose own classes and functions may be restored."""
+"""Packages whose own classes and functions may be restored, but for those below."""
+
+READERS = frozenset({"api", "checks", "datasets", "evaluate", "stream"})
+"""Packages of River that read files and sockets, and hold no state."""
 
 NAMES = {
     "builtins": {"bool", "bytearray", "complex", "dict", "float", "frozenset", "int", "list", "object", "range"}
@@ -163,10 +166,12 @@ class _Reader(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if name in NAMES.get(module, ()):
             return super().find_class(module, name)
-        if module.partition(".")[0] in MODULES:
+        package, _, inner = module.partition(".")
+        if package in MODULES and inner.partition(".")[0] not in READERS:
             found = super().find_class(module, name)
             # A name may lead through a module to another one that it imports: what it leads to says where it is from.
-            if callable(found) and str(getattr(found, "__module__", "")).partition(".")[0] in MODULES:
+            whence = str(getattr(found, "__module__", "")).split(".")
+            if callable(found) and whence[0] in MODULES and not READERS & set(whence[1:2]):
                 return found
         raise NotRestorable(f"the state names {module}.{name}, which no state of a River estimator needs")
 

@@ -17,6 +17,8 @@ import uvloop
 
 from service.shard.server import Server
 from service.shard.shard import Shard, ShardConfig
+from streams.printable import LineFormatter
+from streams.reach import Reach
 
 NAMESPACE = "continual"
 
@@ -87,12 +89,8 @@ class ShardActor:
 def configure_logging(path: str = "") -> None:
     """One line per record, in a file that is appended to or on standard error."""
     handler = logging.FileHandler(path) if path else logging.StreamHandler(sys.stderr)
-    logging.basicConfig(
-        handlers=[handler],
-        level=os.environ.get("CONTINUAL_LOG", "INFO"),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        force=True,
-    )
+    handler.setFormatter(LineFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(handlers=[handler], level=os.environ.get("CONTINUAL_LOG", "INFO"), force=True)
 
 
 def main() -> None:
@@ -100,7 +98,8 @@ def main() -> None:
     import json
     import signal
 
-    config = ShardConfig(**json.loads(sys.argv[1]))
+    given = json.loads(sys.argv[1])
+    config = ShardConfig(**given | {"reach": Reach.of(given.get("reach", {}))})
     configure_logging(config.log)
     process = ShardProcess(config)
     done = threading.Event()

@@ -75,13 +75,19 @@ async def get(shard: Shard, request: pb.GetModelRequest, raw: bytes) -> pb.Model
     return _model(await _each(shard, "Get", request, pb.Model, here))
 
 
+def _source_state(name: str, said: dict[str, Any]) -> pb.SourceState:
+    """What a source said of itself, without what it keeps for its next run."""
+    return pb.SourceState(name=name, **{part: value for part, value in said.items() if part != "tails"})
+
+
 def _described(shard: Shard, model: str, part: Range) -> pb.Model:
     """A model as one of its partitions knows it."""
     partition = shard.owned(model, part.id)
     shown = shard.maps.described(model, _map_of(shard, model), part)
     shown.position, shown.snapshot_position = partition.head, max(0, partition.snapshot_position)
     spec_json = partition.spec.to_json()
-    events = [part.events(at) for at in (shown.position, max(shown.snapshot_position, part.start))]
+    # A partition that is being opened knows neither, and began where those that it came from ended.
+    events = [part.events(max(at, part.start)) for at in (shown.position, shown.snapshot_position)]
     return pb.Model(
         name=model,
         spec_json=spec_json,
@@ -203,7 +209,7 @@ async def _statistics(shard: Shard, model: str, part: Range, digest: bool) -> pb
         keys_resident=resident,
         digest=value,
         fingerprint=json.dumps(fingerprint(partition.spec)),
-        sources=[pb.SourceState(name=name, **state) for name, state in said.items()],
+        sources=[_source_state(name, state) for name, state in said.items()],
         sinks=sinks,
         partition=part.id,
         sums=raw,

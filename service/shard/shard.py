@@ -37,6 +37,7 @@ from service.store.errors import MapConflict, ModelExists, OwnedElsewhere, Store
 from service.store.ownership import OwnerRecord
 from service.store.partition import Partition as Store
 from service.store.partition_map import ModelMap, Range
+from streams.reach import CLOSED, Reach
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +68,7 @@ class ShardConfig:
         advertise: host under which others reach this shard; "": under Ray the address of its node.
         log: file that its log goes to; "": standard error.
         signing_key: file with the key for pickled state; "": what `learners.river.signing.VARIABLE` holds, if anything.
+        reach: what the sources and sinks of a spec may name.
     """
 
     redis: str
@@ -77,6 +79,7 @@ class ShardConfig:
     advertise: str = "127.0.0.1"
     log: str = ""
     signing_key: str = ""
+    reach: Reach = CLOSED
 
     @property
     def name(self) -> str:
@@ -364,10 +367,9 @@ class Shard:
         """Creates a model and serves it.
 
         Raises:
-            service.errors.Refused: the spec does not validate, the model exists, the store promises too little, or
-                there is no key to sign with.
+            service.errors.Refused: the spec is unfit, the model exists, the store promises too little, or no key signs.
         """
-        spec = await asyncio.to_thread(parse_spec, spec_json)  # a learner may try out what it is told to build
+        spec = await asyncio.to_thread(parse_spec, spec_json, self.config.reach)  # it may try a learner out
         check_signing(spec)
         async with self._creating:
             offered = await asyncio.to_thread(durability, self.client)

@@ -16,16 +16,21 @@ from service.shard.requests import keys_inside
 from service.shard.statistics import Statistics
 from service.store.catalog import Catalog
 from streams.batch import Batch
+from streams.reach import OutOfReach, Reach
 
 
-def parse_spec(spec_json: str) -> ModelSpec:
+def parse_spec(spec_json: str, reach: Reach | None = None) -> ModelSpec:
     """A spec from JSON.
+
+    Args:
+        spec_json: as it came.
+        reach: what its sources and sinks may name; None: not checked.
 
     Raises:
         service.errors.Refused: with a violation for every field that does not fit.
     """
     try:
-        return ModelSpec.model_validate_json(spec_json)
+        spec = ModelSpec.model_validate_json(spec_json)
     except ValidationError as error:
         violations = [
             errors.Violation(
@@ -36,6 +41,9 @@ def parse_spec(spec_json: str) -> ModelSpec:
             for item in error.errors(include_url=False)
         ]
         raise errors.invalid_fields(violations, "INVALID_SPEC") from error
+    if reach is not None:
+        check_reach(spec, reach)
+    return spec
 
 
 def accepted(item: Any) -> str:
@@ -52,7 +60,7 @@ def accepted(item: Any) -> str:
 def is_stored(catalog: Catalog, spec: ModelSpec) -> bool:
     """Whether a model has this very spec, which an earlier version may have written in other words."""
     text = catalog.get(spec.name)
-    return text is not None and ModelSpec.model_validate_json(text) == spec
+    return text is not None and ModelSpec.stored(text).to_json() == spec.to_json()
 
 
 def check_signing(spec: ModelSpec) -> None:
@@ -64,6 +72,24 @@ def check_signing(spec: ModelSpec) -> None:
     if spec.learner.signed and not signing.has_key():
         kind = f"{spec.learner.kind!r}, whose state is a pickle that must be signed"
         raise errors.invalid("spec.learner.kind", kind, f"it, once there is a key: {signing.HOW}", "NO_SIGNING_KEY")
+
+
+def check_reach(spec: ModelSpec, reach: Reach) -> None:
+    """Refuses sources and sinks that name what the operator has not opened to specs.
+
+    Raises:
+        service.errors.Refused: naming every such field.
+    """
+    violations = []
+    for part in ("sources", "sinks"):
+        for number, one in enumerate(getattr(spec.deployment, part)):
+            try:
+                reach.check(one)
+            except OutOfReach as error:
+                field = f"spec.deployment.{part}.{number}.{error.field}"
+                violations.append(errors.Violation(field, errors.shorten(error.value), error.accepted))
+    if violations:
+        raise errors.invalid_fields(violations, "OUT_OF_REACH")
 
 
 def compile_learner(spec: ModelSpec) -> None:

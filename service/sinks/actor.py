@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from learners.spec import ModelSpec
 from service.shard.actor import configure_logging
 from service.sinks.sender import Sender
+from streams.reach import CLOSED, Reach
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +22,14 @@ class SinkConfig:
         number: which of its sinks.
         store: URL of the deployment's Redis.
         log: file that its log goes to; "": standard error.
+        reach: what it may open.
     """
 
     spec: str
     number: int
     store: str
     log: str = ""
+    reach: Reach = CLOSED
 
 
 class SinkActor:
@@ -34,7 +37,7 @@ class SinkActor:
 
     def __init__(self, config: SinkConfig) -> None:
         configure_logging(config.log)
-        self._sender = Sender(ModelSpec.model_validate_json(config.spec), config.number, config.store)
+        self._sender = Sender(ModelSpec.stored(config.spec), config.number, config.store, config.reach)
         self._thread = threading.Thread(target=self._run, name="sink", daemon=True)
         self._thread.start()
 

@@ -16,6 +16,7 @@ from service.sinks.records import Records
 from service.store.connect import connect
 from service.store.errors import LogMismatch, StoreUnavailable
 from service.store.partition import Partition as Store
+from streams.reach import CLOSED, Reach
 from streams.sinks.target import Foreign, Target, open_target
 from streams.sources.reader import Unavailable
 
@@ -38,14 +39,16 @@ class Sender:
         spec: of the model.
         number: which of its sinks.
         store: URL of the deployment's Redis.
+        reach: what it may open.
     """
 
-    def __init__(self, spec: ModelSpec, number: int, store: str) -> None:
+    def __init__(self, spec: ModelSpec, number: int, store: str, reach: Reach = CLOSED) -> None:
         self.spec = spec
         self.sink = spec.deployment.sinks[number]
         self.said: dict[str, Any] = {"state": "starting", "detail": "", "lag": 0, "records": 0, "lost": 0}
         self._mark: dict[str, Any] | None = None
         self._url = store
+        self._reach = reach
         self._store = Store(connect(store), DEPLOYMENT, spec.name)
         self._records = Records(spec, self._store)
         self._target: Target | None = None
@@ -92,7 +95,7 @@ class Sender:
             Lost: it is not retained and the spec says to stop, or the target is ahead of the model.
         """
         if self._target is None:
-            self._target = open_target(self.sink, self.spec.name, self._url)
+            self._target = open_target(self.sink, self.spec.name, self._url, self._reach)
         if self._mark is None:
             kept = self._store.marks().get(self.sink.identity, {})
             self._mark = {part: kept[part] for part in ("position", "begun", "partitions") if part in kept}

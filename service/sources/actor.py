@@ -14,6 +14,7 @@ import uvloop
 from learners.spec import ModelSpec
 from service.shard.actor import configure_logging
 from service.sources.consumer import Consumer
+from streams.reach import CLOSED, Reach
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,7 @@ class SourceConfig:
         target: host:port of the service.
         store: URL of the deployment's Redis.
         log: file that its log goes to; "": standard error.
+        reach: what it may open.
     """
 
     spec: str
@@ -33,6 +35,7 @@ class SourceConfig:
     target: str
     store: str
     log: str = ""
+    reach: Reach = CLOSED
 
 
 class SourceProcess:
@@ -55,8 +58,9 @@ class SourceProcess:
             os._exit(1)
 
     async def _consume(self) -> None:
-        spec = ModelSpec.model_validate_json(self._config.spec)
-        self.consumer = Consumer(spec, self._config.number, self._config.target, self._config.store)
+        config = self._config
+        spec = ModelSpec.stored(config.spec)
+        self.consumer = Consumer(spec, config.number, config.target, config.store, config.reach)
         await self.consumer.run()
 
     def stop(self) -> None:
@@ -87,7 +91,8 @@ def main() -> None:
     import json
     import signal
 
-    config = SourceConfig(**json.loads(sys.argv[1]))
+    given = json.loads(sys.argv[1])
+    config = SourceConfig(**given | {"reach": Reach.of(given.get("reach", {}))})
     configure_logging(config.log)
     process = SourceProcess(config)
     done = threading.Event()

@@ -25,6 +25,7 @@ from service.store.errors import StoreUnavailable
 from service.store.files import Files
 from service.store.letters import Letters
 from service.wire import Schema, encode_columns
+from streams.reach import CLOSED, Reach
 from streams.sources.messages import MessageParser, Messages
 from streams.sources.reader import Lost, Reader, Rows, Unavailable, open_reader
 from streams.sources.spec import Source
@@ -67,14 +68,16 @@ class Consumer:
         number: which of its sources.
         target: host:port of any shard.
         store: URL of the deployment's Redis.
+        reach: what it may open.
     """
 
-    def __init__(self, spec: ModelSpec, number: int, target: str, store: str) -> None:
+    def __init__(self, spec: ModelSpec, number: int, target: str, store: str, reach: Reach = CLOSED) -> None:
         self.spec = spec
         self.source: Source = spec.deployment.sources[number]
         self.state = State()
         self._target = target
         self._store = store
+        self._reach = reach
         self._schema = Schema.of(spec)
         self._letters = Letters(connect(store), DEPLOYMENT, spec.name, "0")
         self._mapping = source_mapping(spec, self.source)
@@ -88,6 +91,9 @@ class Consumer:
         self._answered = time.monotonic()
         self._wait = FIRST_WAIT
         self._unanswered = 0
+        self._counted: dict[str, int] = {}  # up to where losses are counted, by partition
+        self._loss = ""  # the last one
+        self._tails: dict[str, list[int]] = {}  # see `Reader.tails`
 
     def _parser(self) -> Callable[[Messages], list[Rows]]:
         """What makes rows of the messages of a queue."""
@@ -103,6 +109,7 @@ class Consumer:
 
     async def run(self) -> None:
         """Reads until `stop`, through every fault of the source, the service and the store."""
+        await self._recall()
         saying = asyncio.create_task(self._say_for_ever())
         try:
             async with AsyncClient(self._target) as client:
@@ -121,6 +128,22 @@ class Consumer:
     def stop(self) -> None:
         """Ends `run` once what was sent is answered; from the loop's own thread."""
         self._stopping.set()
+
+    async def _recall(self) -> None:
+        """Takes up what an earlier run said it had lost; a store that cannot be reached is waited for."""
+        while not self._stopping.is_set():
+            try:
+                said = await self._in_thread(self._letters.said)
+                break
+            except StoreUnavailable as error:
+                await self._pause("waiting", str(error))
+        else:
+            return
+        held = said.get(self.source.producer, {})
+        self.state.lost, self._counted = held.get("lost", 0), dict(held.get("next", {}))
+        self._tails = dict(held.get("tails", {}))
+        if self.state.lost and held.get("state") in ("reading", "stopped"):
+            self._loss = held.get("detail", "")
 
     async def _attempt(self, client: AsyncClient) -> None:
         """One stretch of reading, until it ends or something stands in the way."""
@@ -157,12 +180,13 @@ class Consumer:
         if reader is None:
             group = f"continual-{self.spec.name}"
             files = Files(self._letters.client, DEPLOYMENT, self.spec.name, "0")
-            opening = (open_reader, self.source, self._rows, group, self._store, self._mapping, files)
+            opening = (open_reader, self.source, self._rows, group, self._store, self._mapping, files, self._reach)
             reader = await self._in_thread(*opening)
+            assert reader is not None
+            reader.recall(self._tails)
             self._reader = reader
-        assert reader is not None
         await self._seek(client, await self._in_thread(reader.producers))
-        self.state.state, self.state.detail = "reading", ""
+        self.state.state, self.state.detail = "reading", self._loss
 
     async def _seek(self, client: AsyncClient, producers: list[str]) -> None:
         reader = self._reader
@@ -191,8 +215,19 @@ class Consumer:
             raise lost
         number = lost.first if self.source.lost == "earliest" else lost.end
         log.warning("%s; going on from %d", lost, number)
-        self.state.lost += lost.missed if self.source.lost == "earliest" else number - lost.wanted
-        await self._in_thread(self._reader.seek, lost.producer, number)
+        counted = self._counted.get(lost.producer, 0)  # before a restart, which came before the log was told
+        if number > counted:
+            missed = lost.missed if self.source.lost == "earliest" else number - lost.wanted
+            share = (number - max(counted, lost.wanted)) / (number - lost.wanted)
+            self.state.lost += missed if share == 1 else round(missed * share)
+        self._counted[lost.producer] = self.state.next[lost.producer] = number
+        self._loss = f"{lost.producer}: {lost.wanted} to {number - 1} were not retained, and are not in the log"
+        self.state.detail = self._loss
+        await asyncio.get_running_loop().run_in_executor(self._saying, self._say_now)
+        try:
+            await self._in_thread(self._reader.seek, lost.producer, number)
+        except Lost as more:  # it goes on being trimmed
+            return await self._go_on(more)
         return number
 
     # From source to log
@@ -224,7 +259,7 @@ class Consumer:
         while not self._stopping.is_set():
             while self._stamps:
                 yield self._stamps.pop(0)
-            for numbered in await self._in_thread(self._read):
+            for numbered in await self._read_on():
                 self._unanswered += 1
                 yield numbered
             if time.monotonic() - looked > LOOK_SECONDS:
@@ -232,6 +267,14 @@ class Consumer:
                 await client.models.get(self.spec.name)  # nothing else would tell an idle source that it is gone
                 there = await self._in_thread(self._reader.producers)
                 await self._seek(client, [name for name in there if name not in self.state.next])
+
+    async def _read_on(self) -> list[Numbered]:
+        """What comes next; where that is not retained, and the spec says to go on, a stamp that passes over it."""
+        try:
+            return await self._in_thread(self._read)
+        except Lost as lost:
+            number = await self._go_on(lost)
+            return [Numbered(None, lost.producer, lost.wanted, number)]
 
     def _read(self) -> list[Numbered]:
         """What comes next as requests; what does not fit is kept first. Runs in the reading thread."""
@@ -259,7 +302,8 @@ class Consumer:
 
     def _say_now(self) -> None:
         """Leaves the state in the store; one that cannot be reached is told later."""
-        said = self.state.__dict__ | {"lag": dict(self.state.lag), "next": dict(self.state.next)}
+        tails = self._tails if self._reader is None else self._reader.tails()
+        said = self.state.__dict__ | {"lag": dict(self.state.lag), "next": dict(self.state.next), "tails": tails}
         if self.state.state == "reading":
             trouble = self._reader.trouble() if self._reader else ""
             silent = time.monotonic() - self._answered

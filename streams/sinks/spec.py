@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from streams import librdkafka
 from streams.connections import NAME_PATTERN, KafkaCluster, RedisServer, Strict
 
 
@@ -44,7 +46,7 @@ class RedisStreamSink(RedisServer, SinkBase):
 class KafkaSink(KafkaCluster, SinkBase):
     """A Kafka topic: one message per event, events of a key in one partition, written in transactions."""
 
-    ours: ClassVar[frozenset[str]] = frozenset(("bootstrap.servers", "transactional.id", "enable.idempotence"))
+    accepted: ClassVar[Mapping[str, librdkafka.Kind]] = librdkafka.PRODUCER
     kind: Literal["kafka"] = "kafka"
     topic: str = Field(
         pattern=r"^[A-Za-z0-9._-]{1,200}$", description="Name of the topic; it must exist, and be this sink's own."

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from streams.reach import Reach
 from streams.sinks.spec import KafkaSink, RedisStreamSink
+from streams.sources.reader import check_open
 
 
 class Foreign(Exception):  # noqa: N818 (says what is the case)
@@ -50,14 +52,19 @@ class Target(Protocol):
         """Lets go of connections."""
 
 
-def open_target(sink: KafkaSink | RedisStreamSink, model: str, store: str) -> Any:
+def open_target(sink: KafkaSink | RedisStreamSink, model: str, store: str, reach: Reach) -> Any:
     """The target of a sink.
 
     Args:
         sink: of the spec.
         model: whose records it takes.
         store: URL of the deployment's store, for a sink without one.
+        reach: what it may open.
+
+    Raises:
+        streams.sources.reader.Unavailable: it names what it may not open.
     """
+    check_open(sink, reach)
     if isinstance(sink, KafkaSink):
         from streams.sinks.kafka import KafkaTarget
 

@@ -12,8 +12,8 @@ import logging
 import os
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -22,6 +22,8 @@ from streams.batch import Batch
 from streams.columns import Events
 from streams.files import digest_of, format_of, read_rows
 from streams.mapping import BadRow, Mapping
+from streams.opened import OpenFile, open_file, open_folder
+from streams.reach import OutOfReach, Reach
 from streams.sources.reader import READ_SECONDS, Lost, Rows, Unavailable
 from streams.sources.spec import FolderSource
 
@@ -68,9 +70,9 @@ class _Stat:
 class FolderReader:
     """See `streams.sources.reader.Reader`."""
 
-    def __init__(self, source: FolderSource, rows: int, mapping: Mapping, table: FileTable) -> None:
+    def __init__(self, source: FolderSource, rows: int, mapping: Mapping, table: FileTable, reach: Reach) -> None:
         self._source = source
-        self._folder = Path(source.path)
+        self._reach = reach
         self._rows = rows
         self._mapping = mapping
         self._table = table
@@ -79,7 +81,9 @@ class FolderReader:
         self._stats: dict[str, tuple[_Stat, float]] = {}  # as it was first seen like this, and when
         self._proven: dict[str, _Stat] = {}  # files whose content is the one that was entered
         self._changed: set[str] = set()
+        self._outside: set[str] = set()  # links that lead to what may not be read
         self._reading: tuple[Known, Iterator[Events | BadRow]] | None = None
+        self._file: OpenFile | None = None
         self._there: dict[str, _Stat] = {}
         self._looked = 0.0
 
@@ -102,7 +106,8 @@ class FolderReader:
 
     def seek(self, producer: str, number: int) -> None:
         """See `Reader`."""
-        self._next, self._reading, self._known = number, None, None
+        self._leave()
+        self._next, self._known = number, None
         end = len(self._files()) << ROW_BITS
         if number > end:
             raise Lost(producer, number, 0, end)
@@ -134,7 +139,7 @@ class FolderReader:
                 item = None
             if item is None:
                 at = (known.number + 1) << ROW_BITS
-                self._reading = None
+                self._leave()
                 break
             if isinstance(item, BadRow):
                 bad.append((base + item.row, item, "{}"))
@@ -187,7 +192,7 @@ class FolderReader:
     def _enter(self, name: str) -> None:
         before = self._stat(name)
         try:
-            digest = digest_of(self._folder / name)
+            digest = self._digest(name)
         except OSError as error:
             raise Unavailable(str(error)) from error
         if before is None or before != self._stat(name):
@@ -209,12 +214,22 @@ class FolderReader:
 
     def _look(self) -> dict[str, _Stat]:
         """The files of the folder that the pattern names; those that were entered are looked at for changes."""
+        stats: dict[str, _Stat | None] = {}
+        outside: set[str] = set()
         try:
-            with os.scandir(self._folder) as entries:
-                names = [entry.name for entry in entries if entry.is_file() and self._taken(entry.name)]
+            with self._folder() as folder, os.scandir(folder) as entries:
+                for entry in entries:
+                    if not (self._taken(entry.name) and entry.is_file()):
+                        continue
+                    if entry.is_symlink() and self._leads_out(folder, entry.name):
+                        outside.add(entry.name)
+                        continue
+                    stats[entry.name] = _stat_of(folder, entry.name)
         except OSError as error:
             raise Unavailable(f"{self._source.producer}: {error}") from error
-        stats = {name: self._stat(name) for name in names}
+        for name in outside - self._outside:
+            log.warning("%s: %s leads to what may not be read, and is passed over", self._source.producer, name)
+        self._outside = outside
         there = {name: stat for name, stat in stats.items() if stat is not None}
         for name, stat in there.items():
             if name in self._files():
@@ -239,12 +254,48 @@ class FolderReader:
 
     def _stat(self, name: str) -> _Stat | None:
         try:
-            found = (self._folder / name).stat()
+            with self._folder() as folder:
+                return _stat_of(folder, name)
         except FileNotFoundError:
             return None
         except OSError as error:
             raise Unavailable(str(error)) from error
-        return _Stat(found.st_size, found.st_mtime_ns, found.st_ino)
+
+    @contextmanager
+    def _folder(self) -> Iterator[int]:
+        """A descriptor of the folder as it is now.
+
+        Raises:
+            Unavailable: it is not where a source may read.
+            OSError: it is not there.
+        """
+        try:
+            with open_folder(self._source.path, self._reach) as folder:
+                yield folder
+        except OutOfReach as error:
+            raise Unavailable(f"{self._source.producer}: {error}") from error
+
+    def _open_file(self, name: str) -> OpenFile:
+        """A file of the folder, open; raises as `_folder` does."""
+        with self._folder() as folder:
+            return open_file(folder, name, f"{self._source.path}/{name}", self._reach)
+
+    def _digest(self, name: str) -> str:
+        file = self._open_file(name)
+        try:
+            return digest_of(file)
+        finally:
+            file.close()
+
+    def _leads_out(self, folder: int, name: str) -> bool:
+        """Whether a link of the folder leads to what may not be read."""
+        try:
+            open_file(folder, name, name, self._reach).close()
+        except OutOfReach:
+            return True
+        except OSError:
+            return False  # it went, or cannot be read: that is said where it is to be read
+        return False
 
     # What became of it
 
@@ -254,7 +305,7 @@ class FolderReader:
             return
         known = self._files()[name]
         try:
-            same = stat.size == known.size and digest_of(self._folder / name) == known.digest
+            same = stat.size == known.size and self._digest(name) == known.digest
         except OSError:
             return  # it went; the next look will tell
         self._proven[name] = stat
@@ -268,9 +319,19 @@ class FolderReader:
         row = self._next - (known.number << ROW_BITS)
         self._proven.pop(known.name, None)  # whatever it was at the last look
         self._unchanged(known)
-        source, path = self._source, self._folder / known.name
-        form = (source.columns, source.delimiter)
-        self._reading = (known, read_rows(path, self._mapping, self._rows, row, *form))
+        form = (self._source.columns, self._source.delimiter)
+        try:
+            self._file = self._open_file(known.name)
+        except OSError as error:
+            raise Unavailable(str(error)) from error
+        self._reading = (known, read_rows(self._file, self._mapping, self._rows, row, *form))
+
+    def _leave(self) -> None:
+        """Reads no further in the file that is open."""
+        self._reading = None
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
     def _fault(self, known: Known) -> str:
         """Why a file that was entered cannot be read as it was then; "" if it can."""
@@ -287,7 +348,7 @@ class FolderReader:
 
     def _lost(self, known: Known, why: str) -> Lost:
         """What is said of a file that cannot be read on; what comes next is the first one after it that can."""
-        self._reading = None
+        self._leave()
         later = known.number + 1
         while later < len(self._files()) and self._fault(self._numbered(later)):
             later += 1
@@ -308,12 +369,34 @@ class FolderReader:
     def acknowledged(self, producer: str, number: int) -> None:
         """See `Reader`; a folder is left as it is."""
 
+    def tails(self) -> dict[str, list[int]]:
+        """See `Reader`; numbers are never given again."""
+        return {}
+
+    def recall(self, tails: dict[str, list[int]]) -> None:
+        """See `Reader`."""
+
     def trouble(self) -> str:
         """See `Reader`."""
-        names = sorted(self._changed)
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        return f"changed after being read, which is not read again: {', '.join(names[:3])}{more}" if names else ""
+        troubles = (
+            ("changed after being read, which is not read again", self._changed),
+            ("leads to what may not be read", self._outside),
+        )
+        return "; ".join(f"{what}: {_some(names)}" for what, names in troubles if names)
 
     def close(self) -> None:
         """See `Reader`."""
-        self._reading = None
+        self._leave()
+
+
+def _stat_of(folder: int, name: str) -> _Stat | None:
+    try:
+        found = os.stat(name, dir_fd=folder)
+    except FileNotFoundError:
+        return None
+    return _Stat(found.st_size, found.st_mtime_ns, found.st_ino)
+
+
+def _some(names: set[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(sorted(names)[:3]) + more

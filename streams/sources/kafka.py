@@ -11,14 +11,23 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import numpy as np
+import xxhash
+
 from streams.sources.messages import Messages
-from streams.sources.reader import READ_SECONDS, Lost, Unavailable
+from streams.sources.reader import READ_SECONDS, Lost, Rows, Unavailable
 from streams.sources.spec import TRANSPORT_KEY, TRANSPORT_TIME, AtPosition, AtTime, KafkaSource
 
 CALL_SECONDS = 5.0
 COMMIT_SECONDS = 5.0
 QUEUED_KIB = 16_384
 """Read ahead by the client library, at most, for all partitions."""
+
+FAR = 65_536
+"""Messages that are read again, at most, to see whether the last logged one is still the same."""
+
+Tail = tuple[int, int, int]
+"""Of a message: offset, time in milliseconds, and hash of the payload."""
 
 T = TypeVar("T")
 
@@ -31,10 +40,14 @@ class KafkaReader:
         self._rows = rows
         self._wants = wants
         self._next: dict[int, int] = {}
+        self._first: dict[int, int] = {}  # retained, when reading was set to `_next`
         self._moved = False
         self._trouble = ""
         self._committed = time.monotonic()
         self._logged: dict[int, int] = {}
+        self._ends: dict[tuple[int, int], Tail] = {}  # of batches that are not logged yet, by the number after them
+        self._tails: dict[int, Tail] = {}  # of what is logged
+        self._unproven: set[int] = set()  # partitions whose tail is read again first
         try:
             import confluent_kafka
         except ImportError as error:
@@ -116,14 +129,39 @@ class KafkaReader:
         first, end = self.bounds(producer)
         if not first <= number <= end:
             raise Lost(producer, number, first, end)
-        self._next[self._partition(producer).partition] = number
+        partition = self._partition(producer).partition
+        self._next[partition], self._first[partition] = number, first
         self._moved = True
 
-    def read(self) -> list[Messages]:
+    def _begin_of(self, partition: int) -> int:
+        """Where to read from, so that what comes first is the last message that was logged, if that may still be there.
+
+        A broker that forgot its end gives its numbers again, to others.
+        """
+        number, tail = self._next[partition], self._tails.get(partition)
+        if tail is None or not max(self._first[partition], number - FAR) <= tail[0] < number:
+            return number
+        return tail[0]
+
+    def _prove(self, partition: int, message: Any) -> None:
+        """Raises `Lost` if the first message that is read again is another one than it was."""
+        self._unproven.discard(partition)
+        tail = self._tails[partition]
+        if message.offset() == tail[0] and _tail_of(message) != tail:
+            why = f"{self._name(partition)}: message {tail[0]} is another one than was read there before: the broker "
+            why += "forgot its end, or the topic was made anew; give the source another `name`"
+            self._moved = True
+            name = self._name(partition)
+            raise Lost(name, self._next[partition], *self.bounds(name), why=why, anew=True)
+
+    def read(self) -> list[Messages | Rows]:
         """See `Reader`."""
         if self._moved:
-            at = [self._kafka.TopicPartition(self._source.topic, p, offset) for p, offset in self._next.items()]
+            begins = {partition: self._begin_of(partition) for partition in self._next}
+            self._unproven = {partition for partition in begins if begins[partition] < self._next[partition]}
+            at = [self._kafka.TopicPartition(self._source.topic, p, offset) for p, offset in begins.items()]
             self._call(self._consumer.assign, at)
+            self._ends.clear()
             self._moved = False
         held: dict[int, list[Any]] = {}
         for message in self._call(self._consumer.consume, self._rows, READ_SECONDS):
@@ -135,17 +173,46 @@ class KafkaReader:
         if held:
             self._trouble = ""
         self._commit()
-        ready = [self._messages(partition, got) for partition, got in held.items()]
-        return [messages for messages in ready if messages.values]
+        after = self._positions()
+        ready: list[Messages | Rows] = []
+        for partition, got in held.items():
+            if partition in self._unproven:
+                self._prove(partition, got[0])
+            messages = self._messages(partition, got, after.get(partition, 0))
+            if messages.values:
+                ready.append(messages)
+        for partition, position in after.items():
+            if position > self._next[partition]:  # marks of transactions and what was aborted, and nothing else
+                name, first = self._name(partition), self._next[partition]
+                self._next[partition] = position
+                ready.append(Rows(name, first, position, None, None, [], np.zeros(0, np.uint64)))
+        return ready
+
+    def _positions(self) -> dict[int, int]:
+        """The offset after all that was taken from each partition, where anything was.
+
+        That is beyond the last message where the end of a transaction, which is no message, or messages of one that
+        was aborted follow it.
+        """
+        asked = [self._kafka.TopicPartition(self._source.topic, partition) for partition in self._next]
+        found = self._call(self._consumer.position, asked) if asked else []
+        return {at.partition: at.offset for at in found if at.error is None and at.offset >= 0}
 
     def _fault(self, partition: int, error: Any) -> None:
         if error.code() == self._kafka.KafkaError._AUTO_OFFSET_RESET:
-            raise Lost(self._name(partition), self._next[partition], *self.bounds(self._name(partition)))
+            # The partition stands still until it is assigned again; so do the others, at `_next`: what else this
+            # reading took is not passed on if this raises.
+            self._moved = True
+            number, (first, end) = self._next[partition], self.bounds(self._name(partition))
+            if not first <= number <= end:
+                raise Lost(self._name(partition), number, first, end)
+            self._trouble = error.str()
+            return
         self._trouble = error.str()
         if not error.retriable() and error.code() in _GONE:
             raise Unavailable(f"{self._source.producer}: {error.str()}")
 
-    def _messages(self, partition: int, got: list[Any]) -> Messages:
+    def _messages(self, partition: int, got: list[Any], position: int) -> Messages:
         numbers = [message.offset() for message in got]
         if numbers[0] < self._next[partition]:  # left over from before a seek
             got = [message for message in got if message.offset() >= self._next[partition]]
@@ -153,12 +220,13 @@ class KafkaReader:
         if not got:
             at = self._next[partition]
             return Messages(self._name(partition), at, at, [], [])
-        first, self._next[partition] = self._next[partition], numbers[-1] + 1
+        first, self._next[partition] = self._next[partition], max(numbers[-1] + 1, position)
+        self._ends[partition, self._next[partition]] = _tail_of(got[-1])
         headers = [message.headers() for message in got] if self._source.envelope == "auto" else ()
         return Messages(
             self._name(partition),
             first,
-            numbers[-1] + 1,
+            self._next[partition],
             numbers,
             [message.value() for message in got],
             [_headers(given) for given in headers] if any(headers) else None,
@@ -178,7 +246,19 @@ class KafkaReader:
 
     def acknowledged(self, producer: str, number: int) -> None:
         """See `Reader`."""
-        self._logged[self._partition(producer).partition] = number
+        partition = self._partition(producer).partition
+        self._logged[partition] = number
+        if tail := self._ends.pop((partition, number), None):
+            self._tails[partition] = tail
+
+    def tails(self) -> dict[str, list[int]]:
+        """See `Reader`: offset, time and hash of a message."""
+        return {self._name(partition): list(tail) for partition, tail in dict(self._tails).items()}
+
+    def recall(self, tails: dict[str, list[int]]) -> None:
+        """See `Reader`."""
+        for producer, (offset, time_ms, content) in tails.items():
+            self._tails[self._partition(producer).partition] = offset, time_ms, content
 
     def _commit(self) -> None:
         if self._logged and time.monotonic() - self._committed > COMMIT_SECONDS:
@@ -194,6 +274,10 @@ class KafkaReader:
     def close(self) -> None:
         """See `Reader`."""
         self._consumer.close()
+
+
+def _tail_of(message: Any) -> Tail:
+    return message.offset(), message.timestamp()[1], xxhash.xxh3_64_intdigest(message.value() or b"")
 
 
 _GONE = (3, -188, -190)

@@ -10,6 +10,7 @@ import numpy as np
 
 from streams.batch import Batch
 from streams.mapping import BadRow, Mapping
+from streams.reach import CLOSED, Reach
 from streams.sources.messages import Messages, Parsed
 from streams.sources.spec import FolderSource, KafkaSource, RedisStreamSource
 
@@ -30,12 +31,22 @@ class Lost(Exception):  # noqa: N818 (says what is the case)
         first: the first number retained.
         end: the number after the last message.
         missed: how many messages (of a folder: files) are passed over by going on from `first`.
+        anew: whether the source was made anew: its numbers do not go on from those that are logged.
     """
 
     def __init__(
-        self, producer: str, wanted: int, first: int, end: int, *, why: str = "", missed: int | None = None
+        self,
+        producer: str,
+        wanted: int,
+        first: int,
+        end: int,
+        *,
+        why: str = "",
+        missed: int | None = None,
+        anew: bool = False,
     ) -> None:
         self.producer, self.wanted, self.first, self.end = producer, wanted, first, end
+        self.anew = anew or wanted > end
         self.missed = first - wanted if missed is None else missed
         if why:
             super().__init__(why)
@@ -45,12 +56,6 @@ class Lost(Exception):  # noqa: N818 (says what is the case)
         else:
             why = f"is no longer retained, the first that is: {first}; `lost` says what to do then"
         super().__init__(f"{producer}: position {wanted} {why}")
-
-    @property
-    def anew(self) -> bool:
-        """Whether the source was made anew: its numbers do not go on from those that are logged."""
-        return self.wanted > self.end
-
 
 @dataclass(slots=True)
 class Rows:
@@ -107,11 +112,31 @@ class Reader(Protocol):
     def acknowledged(self, producer: str, number: int) -> None:
         """Everything before this number is logged: a sign for those who watch the lag."""
 
+    def tails(self) -> dict[str, list[int]]:
+        """By which the last logged message of each partition is known again, where a partition can lose its end."""
+
+    def recall(self, tails: dict[str, list[int]]) -> None:
+        """Takes `tails` of an earlier reader: whoever finds another message in such a place has `Lost` its source."""
+
     def trouble(self) -> str:
         """What the source reports against itself, "" for nothing."""
 
     def close(self) -> None:
         """Lets go of connections."""
+
+
+def check_open(one: Any, reach: Reach) -> None:
+    """Refuses a source or sink that names what it may not open, or an option that is not accepted any more.
+
+    Raises:
+        Unavailable: saying what to do; the operator may allow it at the next start.
+    """
+    try:
+        reach.check(one)
+        if not isinstance(one, FolderSource):
+            one.check_options()
+    except ValueError as error:
+        raise Unavailable(str(error)) from error
 
 
 def open_reader(
@@ -121,6 +146,7 @@ def open_reader(
     store: str,
     mapping: Mapping,
     table: Any,
+    reach: Reach = CLOSED,
 ) -> Any:
     """A reader for a source.
 
@@ -131,11 +157,16 @@ def open_reader(
         store: URL of the deployment's store, for a source without one.
         mapping: which field is what.
         table: a `streams.sources.folder.FileTable`, for a folder.
+        reach: what it may open.
+
+    Raises:
+        Unavailable: it names what it may not open.
     """
+    check_open(source, reach)
     if isinstance(source, FolderSource):
         from streams.sources.folder import FolderReader
 
-        return FolderReader(source, rows, mapping, table)
+        return FolderReader(source, rows, mapping, table, reach)
     wants = {name for name in (mapping.key, mapping.time, mapping.id) if name and name.startswith("$")}
     if isinstance(source, KafkaSource):
         from streams.sources.kafka import KafkaReader

@@ -146,6 +146,13 @@ class RedisReader:
     def acknowledged(self, producer: str, number: int) -> None:
         """See `Reader`; a plain reader leaves no sign."""
 
+    def tails(self) -> dict[str, list[int]]:
+        """See `Reader`; numbers are never given again."""
+        return {}
+
+    def recall(self, tails: dict[str, list[int]]) -> None:
+        """See `Reader`."""
+
     def trouble(self) -> str:
         """See `Reader`."""
         return self._trouble

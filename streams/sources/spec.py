@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from streams import librdkafka
 from streams.connections import NAME_PATTERN, KafkaCluster, RedisServer, Strict
 
 TRANSPORT_KEY, TRANSPORT_TIME, TRANSPORT_ID = "$key", "$time", "$id"
@@ -140,9 +142,7 @@ class RedisStreamSource(RedisServer, QueueSource):
 class KafkaSource(KafkaCluster, QueueSource):
     """A Kafka topic: all its partitions, committed messages only, without consumer-group assignment."""
 
-    ours: ClassVar[frozenset[str]] = frozenset(
-        ("bootstrap.servers", "enable.auto.commit", "enable.auto.offset.store", "auto.offset.reset")
-    )
+    accepted: ClassVar[Mapping[str, librdkafka.Kind]] = librdkafka.CONSUMER
     kind: Literal["kafka"] = "kafka"
     topic: str = Field(pattern=r"^[A-Za-z0-9._-]{1,200}$", description="Name of the topic.")
 
@@ -163,7 +163,11 @@ class FolderSource(SourceBase):
 
     kind: Literal["folder"] = "folder"
     path: str = Field(
-        min_length=1, max_length=150, pattern=r"^/", description="Of the folder, where the source runs; absolute."
+        min_length=1,
+        max_length=150,
+        pattern=r"^/",
+        description="Of the folder, where the source runs; absolute, and below a root that the operator names "
+        "(`continual serve --folders`).",
     )
     pattern: str = Field("*", min_length=1, description="Names of the files to read, as a shell would match them.")
     start: Literal["earliest", "latest"] = Field(

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,8 @@ def run_json(*arguments: Any, code: int = 0) -> Any:
 class Service:
     """`continual serve` in a process group of its own, as a terminal would start it."""
 
+    folder: Path
+
     def __init__(self, data: Path, *arguments: str) -> None:
         self.port = free_port()
         command = [sys.executable, "-m", "continual.cli", "serve", "--data", data, "--port", self.port, "--json"]
@@ -78,7 +81,10 @@ class Service:
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    started = Service(tmp_path_factory.mktemp("serve") / "data", "--model", str(ROOT / "examples" / "shuttle.yaml"))
+    folder = tmp_path_factory.mktemp("serve")
+    opened = ("--folders", str(folder / "open"), "--sources-allow", "127.0.0.1:1", "--source-secret", "QUEUE_PASSWORD")
+    started = Service(folder / "data", "--model", str(ROOT / "examples" / "shuttle.yaml"), *opened)
+    started.folder = folder
     assert started.state, started.process.communicate()
     yield started
     if started.process.poll() is None:
@@ -396,6 +402,37 @@ def test_late_labels_are_counted(target: str) -> None:
         client.label("payments", id="payment-2", key="card-17", label="fraud")
     counts = run_json("models", "stats", "payments")["counts"]
     assert (counts["observed"], counts["learned"], counts["unknown_id"]) == (1, 1, 1)
+
+
+def test_what_a_spec_may_reach_is_what_serve_was_told(service: Service, target: str, tmp_path: Path) -> None:
+    """A source reads a folder that was opened; others, other hosts and other variables are refused by name."""
+    spec = {"name": "reaching", "features": ["a"], "target": {"kind": "binary"}}
+    path = tmp_path / "reaching.yaml"
+
+    def create(part: str, one: dict[str, Any], code: int) -> str:
+        path.write_text(json.dumps(spec | {"deployment": {part: [one]}}))
+        return run("models", "create", path, code=code).stderr
+
+    folder, kafka = {"kind": "folder", "settle": 0}, {"kind": "kafka", "topic": "t"}
+    other_host = kafka | {"bootstrap": "h:1"}
+    secret = kafka | {"bootstrap": "127.0.0.1:1", "password_env": "HOME"}
+    for part, one, said in [
+        ("sources", folder | {"path": str(service.folder / "data")}, "--folders PATH"),
+        ("sources", other_host, "--sources-allow HOST[:PORT]"),
+        ("sinks", other_host, "--sources-allow HOST[:PORT]"),
+        ("sources", secret, "--source-secret NAME`: QUEUE_PASSWORD"),
+        ("sinks", kafka | {"bootstrap": "127.0.0.1:1", "options": {"plugin.library.paths": "x"}}, "is not accepted"),
+    ]:
+        assert said in create(part, one, 1)
+    within = service.folder / "open" / "in"
+    within.mkdir(parents=True)
+    (within / "a.csv").write_text("a,label\n1,0\n2,1\n")
+    create("sources", folder | {"path": str(within)}, 0)
+    deadline = time.monotonic() + 60
+    while run_json("models", "stats", "reaching")["position"] < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    run("models", "delete", "reaching", "--yes")
 
 
 def test_the_folder_and_the_port_belong_to_one(service: Service) -> None:

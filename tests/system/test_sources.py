@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
+from continual.bench import _streams_backlog as backlog
 from continual.bench._faults_served import Served
 from continual.bench._streams_faults import KINDS, actor_processes, run_source_kills
 from continual.bench._streams_peers import MockKafka
@@ -93,3 +95,35 @@ def test_dead_letters_from_the_command_line(served: Served) -> None:
     while actor_processes(served, "SourceActor"):
         assert time.monotonic() < deadline, "the source of a model that is gone runs on"
         time.sleep(0.1)
+
+
+def drained(folder: Path, *, kills: int, events: int, seed: int, busy: int) -> backlog.Outcome:
+    files = folder / "in"
+    files.mkdir()
+    cluster = MockKafka(1)
+    try:
+        with Served(folder / "data", shards=2, folders=[files]) as served:
+            return backlog.run(served, cluster, files, kills=kills, events=events, seed=seed, busy=busy)
+    finally:
+        cluster.close()
+
+
+def sound(outcome: backlog.Outcome, kills: int) -> None:
+    assert (outcome.untold, outcome.doubled, outcome.disordered, outcome.elsewhere) == (0, 0, 0, 0), outcome
+    assert outcome.told > 0, "the run wants a broker that forgets"
+    assert outcome.logged + outcome.missing == outcome.events
+    assert outcome.kills.total() == kills
+    assert set(outcome.kills) == set(backlog.KILLS)
+    assert outcome.changes.total() > 0
+
+
+def test_a_backlog_is_read_to_its_end_on_a_busy_machine_and_what_a_broker_forgot_is_told(tmp_path: Path) -> None:
+    """Kills amid changes of partitions; three kinds of queue; see `continual bench streams --part backlog`."""
+    sound(drained(tmp_path, kills=3, events=1200, seed=0, busy=2), 3)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("seed", range(1, 6))
+def test_the_same_through_forty_kills(tmp_path: Path, seed: int) -> None:
+    sound(drained(tmp_path, kills=40, events=40_000, seed=seed, busy=6), 40)

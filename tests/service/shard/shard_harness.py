@@ -30,7 +30,9 @@ from service.store.connect import connect
 from service.store.embedded import EmbeddedRedis
 from service.wire import Schema, columns_from, decode_columns, slice_columns
 from streams.batch import Batch
+from streams.reach import Reach
 
+OPEN = Reach(folders=("/",))
 FEATURES = ("a", "b", "c")
 TARGETS: dict[str, dict[str, Any]] = {
     "binary": {"kind": "binary", "labels": ["DOWN", "UP"]},
@@ -66,7 +68,7 @@ class LocalShard:
 
     def __init__(self, redis: str, **config: Any) -> None:
         self.failures: list[BaseException] = []
-        self.config = ShardConfig(redis, **{"port": free_port(), **config})
+        self.config = ShardConfig(redis, **{"port": free_port(), "reach": OPEN, **config})
         self.target = f"127.0.0.1:{self.config.port}"
         self.run(self._start())
 
@@ -100,7 +102,7 @@ class ShardOfItsOwn:
     COMMAND: tuple[str, ...] = ("-m", "service.shard.actor")
 
     def __init__(self, redis: str, *, wait: bool = True, **config: Any) -> None:
-        self.config = ShardConfig(redis, **{"port": free_port(), **config})
+        self.config = ShardConfig(redis, **{"port": free_port(), "reach": OPEN, **config})
         self.target = f"127.0.0.1:{self.config.port}"
         self.start(wait)
 

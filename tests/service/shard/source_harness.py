@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import numpy as np
-from shard_harness import FEATURES, one_loop, spec_of, until
+from shard_harness import FEATURES, OPEN, one_loop, spec_of, until
 
 from learners.spec import ModelSpec
 from service.api import continual_v1_pb2 as pb
@@ -16,6 +16,7 @@ from service.store.connect import connect
 from service.store.partition import Partition as Store
 from service.wire import Schema
 from streams.batch import Batch
+from streams.reach import Reach
 
 
 def sourced(name: str, *sources: dict[str, Any], kind: str = "binary", **rest: Any) -> ModelSpec:
@@ -35,9 +36,11 @@ def made_events(rows: int, seed: int = 0) -> Batch:
 class Running:
     """One consumer, running."""
 
-    def __init__(self, target: str, spec: ModelSpec, store: str, number: int = 0) -> None:
+    def __init__(
+        self, target: str, spec: ModelSpec, store: str, number: int = 0, reach: Reach = OPEN
+    ) -> None:
         async def make() -> Consumer:
-            return Consumer(spec, number, target, store)
+            return Consumer(spec, number, target, store, reach)
 
         self.consumer = asyncio.run_coroutine_threadsafe(make(), one_loop()).result(10)
         self.run = asyncio.run_coroutine_threadsafe(self.consumer.run(), one_loop())

@@ -14,8 +14,10 @@ from service.api import continual_v1_pb2 as pb
 from service.api import continual_v1_pb2_grpc as api
 from service.client import Client
 from service.errors import Refused
+from service.shard.partition import Partition as Opening
 from service.shard.recovery import Recovery
-from service.store.connect import connect
+from service.store.connect import Link, connect
+from service.store.partition import Partition as Store
 from service.store.partition_map import Range
 from service.wire import columns_from, key_hash, take_columns
 
@@ -50,6 +52,25 @@ def test_a_split_model_learns_on_in_every_piece(client, two, own_server, name):
     found = client.models.statistics(name)
     assert (found.position, found.counts["events"], found.counts["learned"]) == (1200, 1200, 1200)
     assert client.models.get(name).position == 1200
+
+
+def test_a_piece_that_is_being_opened_can_be_asked_for(client, two, own_server, name):
+    """Its log has not been looked at yet, and the events before it are those of the model it was cut from."""
+    spec = spec_of(name)
+    client.models.create(spec)
+    list(client.learn(name, batches(100, 50)))
+    client.models.split(name)
+    (part,) = [part for part in map_of(own_server.url, name).partitions if part.shard == "shard-0"]
+    assert part.start == 100
+    opened = Opening(spec, Store(connect(own_server.url), "continual", name, part.id), "", Link(own_server.url),
+                     lambda cause: None, part)  # fmt: skip
+    served = two[0].shard.partitions[name, part.id]
+    two[0].shard.partitions[name, part.id] = opened
+    try:
+        found = client.models.get(name)
+    finally:
+        two[0].shard.partitions[name, part.id] = served
+    assert (found.position, found.snapshot_position) == (100, 100)
 
 
 def learn_while(client, model, given, changes, in_flight=4):

@@ -9,10 +9,13 @@ from contextlib import ExitStack
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-from shard_harness import FEATURES, digest, fold, until
+from shard_harness import FEATURES, LocalShard, digest, fold, until
 from source_harness import Running, log_of, logged, made_events, sourced
 
 from continual.bench._streams_peers import json_messages
+from service.client import Client
+from service.errors import Refused
+from streams.reach import CLOSED
 from streams.sources.folder import ROW_BITS
 
 ROWS = 300
@@ -189,6 +192,27 @@ def test_a_file_that_goes_or_changes_before_its_end(client, server, shard, folde
         else:
             logged(client, spec, before + 10)
             assert run.state.lost == 1
+
+
+def test_a_folder_that_is_not_open_is_refused_and_one_that_is_no_longer_waits(
+    client, server, shard, folder, name, held, own_server
+):
+    """The model of a spec that was stored before is served; its source says what to do, and goes on once it is done."""
+    _, values = held
+    closed = LocalShard(own_server.url, reach=CLOSED)
+    try:
+        with Client(closed.target) as other, pytest.raises(Refused, match="--folders PATH") as refused:
+            spec_for(other, folder, name)
+    finally:
+        closed.stop()
+    assert refused.value.reason == "OUT_OF_REACH"
+    spec = spec_for(client, folder, name)
+    put(folder, "a.jsonl", values)
+    with Running(shard.target, spec, server.url, reach=CLOSED) as run:
+        until(lambda: run.state.state == "waiting" and "--folders PATH`: none so far" in run.state.detail)
+        assert client.models.get(name).position == 0
+    with Running(shard.target, spec, server.url):
+        logged(client, spec, ROWS)
 
 
 def test_a_folder_that_comes_later_and_one_that_settles(client, server, running, folder, name, held):

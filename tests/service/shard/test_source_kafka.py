@@ -193,3 +193,52 @@ def test_no_more_is_read_ahead_than_the_spec_allows(client, kafka, server, runni
     assert most <= 2 + 4  # those in flight, and one reading: a batch for each partition
     logged(client, spec, ROWS)
     whole(client, server, spec, batch)
+
+
+def transactions(kafka, topic, batches):
+    """Writes each batch to partition 0 in a transaction."""
+    from confluent_kafka import Producer
+
+    settings = {"bootstrap.servers": kafka.bootstrap, "transactional.id": topic, "log_level": 0}
+    producer = Producer(settings)
+    producer.init_transactions(10)
+    for values in batches:
+        producer.begin_transaction()
+        for value in values:
+            producer.produce(topic, value, partition=0)
+        producer.commit_transaction(10)
+
+
+def test_a_topic_of_transactions_is_read_to_its_end(client, kafka, server, running, name, held, monkeypatch):
+    """What ends a transaction takes an offset too: the lag comes to 0, and mark and commit stand after it."""
+    monkeypatch.setattr("streams.sources.kafka.COMMIT_SECONDS", 0.1)
+    _, values = held
+    topic, producer = f"t-{name}", f"kafka:t-{name}/0"
+    kafka.produce(topic, values[:1])
+    transactions(kafka, topic, [values[at : at + 30] for at in range(1, 91, 30)])
+    spec = spec_for(client, kafka, name, batch=16)
+    run = running(spec)
+    logged(client, spec, 91)
+    end = 91 + 3
+    until(lambda: client.producer(name, producer).next_sequence == end)
+    until(lambda: run.state.lag.get(producer) == 0)
+    until(lambda: committed(kafka, name, topic) == end)
+    before = len(log_of(server.url, spec)[1])
+    time.sleep(0.3)
+    got, numbers = log_of(server.url, spec)
+    assert len(numbers) == before, "an idle source writes nothing"
+    assert sorted(got.x[:, 0].astype(int)) == list(range(91))
+    transactions(kafka, topic, [values[91:95]])
+    logged(client, spec, 95)
+    until(lambda: run.state.lag.get(producer) == 0)
+    assert run.state.dead_letters == run.state.lost == 0
+
+
+def committed(kafka, name, topic):
+    from confluent_kafka import Consumer, TopicPartition
+
+    consumer = Consumer({"bootstrap.servers": kafka.bootstrap, "group.id": f"continual-{name}", "log_level": 0})
+    try:
+        return consumer.committed([TopicPartition(topic, 0)], timeout=10)[0].offset
+    finally:
+        consumer.close()

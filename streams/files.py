@@ -11,21 +11,22 @@ A Parquet file brings its types along; see `streams.tables`.
 from __future__ import annotations
 
 import csv
-import json
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
-import pyarrow.json
 import xxhash
 
 from streams.batch import Batch
-from streams.columns import Events, Parser, events, failing
-from streams.mapping import BadRow, Mapping, OnBad
+from streams.columns import Events, Parser, events
+from streams.labels import Cells, are_integers
+from streams.mapping import BadRow, Mapping, OnBad, some
+from streams.objects import fields_of, object_schema, read_objects
 
 Format = Literal["csv", "jsonl", "parquet"]
 SUFFIXES: dict[str, Format] = {
@@ -36,6 +37,8 @@ COMPRESSED = (".gz", ".bz2", ".zst")
 SAMPLE_ROWS = 1024
 PARSED_ROWS = 8192
 """Rows parsed in one call: enough that the call costs nothing beside its rows."""
+PARSED_VALUES = 1 << 20
+"""Features parsed in one call, about, so that wide rows need no more memory."""
 CHUNK_BYTES = 1 << 20
 LONGEST_LINE_BYTES = 64 << 20
 
@@ -52,9 +55,9 @@ def read_file(
 ) -> Iterator[tuple[int, Batch]]:
     """Reads the events of a file.
 
-    The labels of a multi-class target are integers when every label among the first 1,024 rows parses as
-    one, else text; a later label that does not fit is a bad row. A time column is read as integers, decimals
-    or ISO 8601 text, whichever fits most of those rows.
+    The labels of a multi-class target in a CSV file are integers when every label among the first 1,024 rows is
+    written as one (1, 1.0, true, but not 01), else text; a later label that does not fit is a bad row. See
+    `streams.labels` and `streams.times` for the rules that hold for every source.
 
     Args:
         path: `.csv`, `.tsv`, `.txt` (comma), `.jsonl`, `.ndjson` or `.json` (one object a line), and any of
@@ -95,12 +98,12 @@ def read_rows(
     """The same with ids as text, and with bad rows where they stand; raises as `read_file` does."""
     if rows < 1 or start < 0:
         raise ValueError(f"rows must be >= 1 and start >= 0, got rows={rows}, start={start}")
-    at_once = rows * max(1, PARSED_ROWS // rows)
+    at_once = rows * max(1, min(PARSED_ROWS, PARSED_VALUES // len(mapping.features)) // rows)
     parser: Parser
     if format_of(path) == "parquet":
-        from streams.tables import TableParser, first_rows, parquet_blocks
+        from streams.tables import TableParser, no_rows, parquet_blocks
 
-        parser = TableParser(str(path), mapping, first_rows(path))
+        parser = TableParser(str(path), mapping, no_rows(path))
         blocks: Iterator[tuple[int, Any]] = parquet_blocks(path, list(mapping.columns), at_once, start)
     else:
         parser, header = open_parser(path, mapping, columns=columns, delimiter=delimiter)
@@ -155,26 +158,29 @@ def open_parser(
     columns: tuple[str, ...] | None = None,
     delimiter: str | None = None,
 ) -> tuple[Parser, int]:
-    """The parser of a file, its schema fixed by the first 1,024 rows, and the number of header lines.
+    """The parser of a file, and the number of header lines.
+
+    Whether the classes of a CSV file are integers is told by its first 1,024 rows.
 
     Raises:
         ValueError: the file's kind is unknown, or a mapped column is not in it.
     """
     header, sample = head_of(path, columns, delimiter)
-    parser: _Csv | _JsonLines
     if header is None:
-        parser = _JsonLines(str(path), mapping)
-        present: set[str] = set().union(*(parser.fields(line) for line in sample))
+        present: set[str] = set().union(*map(fields_of, sample))
     else:
-        parser = _Csv(str(path), mapping, names=header, delimiter=delimiter_of(path, delimiter))
-        present = {name for name in header if header.count(name) == 1}
+        present = {name for name, times in Counter(header).items() if times == 1}
     absent = [name for name in mapping.columns if name not in present]
     if absent and sample:
         raise ValueError(
-            f"{path}: no column (or more than one) named {absent}; columns: {', '.join(sorted(present))}"
+            f"{path}: no column (or more than one) named {absent[:10]}; columns: {some(sorted(present))}"
         )
-    parser.schema = pa.schema([_field(parser, name, sample) for name in mapping.columns])
-    return parser, int(header is not None and columns is None)
+    if header is None:
+        return _JsonLines(str(path), mapping), 0
+    parser = _Csv(str(path), mapping, names=header, delimiter=delimiter_of(path, delimiter))
+    if mapping.target == "multiclass" and mapping.label is not None:
+        parser.cells = "canonical" if are_integers(parser.cells_of(sample, mapping.label)) else "text"
+    return parser, int(columns is None)
 
 
 def head_of(
@@ -213,35 +219,6 @@ def split_lines(block: Any) -> list[bytes]:
     return [line + b"\n" for line in bytes(block).split(b"\n")[:-1]]
 
 
-def _field(parser: _Csv | _JsonLines, name: str, sample: list[bytes]) -> pa.Field:
-    """The type of a column: the first candidate under which the fewest rows of the sample fail."""
-    chosen, fewest = None, len(sample) + 1
-    for type_ in _candidates(parser.mapping, name):
-        candidate = pa.field(name, type_)
-        failed = failing(parser, sample, pa.schema([candidate]), fewest)
-        if chosen is None or failed < fewest:
-            chosen, fewest = candidate, failed
-        if fewest == 0:
-            break
-    return chosen
-
-
-def _candidates(mapping: Mapping, name: str) -> list[pa.DataType]:
-    if name in mapping.features:
-        return [pa.float32()]
-    if name == mapping.time:
-        return [pa.int64(), pa.float64(), pa.timestamp("us"), pa.timestamp("us", "UTC")]
-    if name != mapping.label:
-        return [pa.string(), pa.int64()]
-    if mapping.target == "regression":
-        return [pa.float64()]
-    if mapping.target == "binary" and any(isinstance(label, str) for label in mapping.labels):
-        return [pa.string()]
-    return (
-        [pa.int64(), pa.bool_(), pa.string()] if mapping.target == "multiclass" else [pa.int64(), pa.bool_()]
-    )
-
-
 @dataclass
 class _Csv:
     """Parses lines of a CSV file."""
@@ -250,7 +227,14 @@ class _Csv:
     mapping: Mapping
     names: list[str]
     delimiter: str
-    schema: pa.Schema = field(default_factory=lambda: pa.schema([]))
+    cells: Cells = "text"
+
+    def __post_init__(self) -> None:
+        mapping = self.mapping
+        types = dict.fromkeys(mapping.columns, pa.string()) | dict.fromkeys(mapping.features, pa.float32())
+        if mapping.label is not None and mapping.target == "regression":
+            types[mapping.label] = pa.float64()
+        self.schema = pa.schema(list(types.items()))
 
     def table(self, block: Any, schema: pa.Schema) -> pa.Table:
         table = pyarrow.csv.read_csv(
@@ -262,6 +246,11 @@ class _Csv:
             pyarrow.csv.ConvertOptions(column_types=schema, include_columns=schema.names),
         )
         return _complete(table, block)
+
+    def cells_of(self, lines: list[bytes], column: str) -> list[str]:
+        """The cells of a column, of those lines that parse."""
+        whole = [self.found(line, column) for line in lines if line.isascii() or _is_utf8(line)]
+        return [cell for cell in whole if cell is not None]
 
     def found(self, row: Any, column: str) -> Any:
         text = bytes(row).decode(errors="backslashreplace").rstrip("\r\n")
@@ -281,40 +270,30 @@ class _JsonLines:
 
     name: str
     mapping: Mapping
-    schema: pa.Schema = field(default_factory=lambda: pa.schema([]))
+    cells: Cells = "typed"
+
+    def __post_init__(self) -> None:
+        self.schema = object_schema(self.mapping)
 
     def table(self, block: Any, schema: pa.Schema) -> pa.Table:
-        check_utf8(block)
-        table = pyarrow.json.read_json(
-            pa.BufferReader(block),
-            pyarrow.json.ReadOptions(use_threads=False, block_size=_block_size(block)),
-            pyarrow.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
-        )
-        return _complete(table, block)
-
-    def fields(self, row: Any) -> dict[str, Any]:
-        """The object on a line; empty where the line holds none."""
-        try:
-            held = json.loads(bytes(row))
-        except ValueError:
-            return {}
-        return held if isinstance(held, dict) else {}
+        return read_objects(bytes(block), schema, self.mapping)
 
     def found(self, row: Any, column: str) -> Any:
-        return (
-            self.fields(row).get(column)
-            if column
-            else bytes(row).decode(errors="backslashreplace").rstrip("\r\n")
-        )
+        if column:
+            return fields_of(row).get(column)
+        return bytes(row).decode(errors="backslashreplace").rstrip("\r\n")
 
     split = staticmethod(split_lines)
     join = staticmethod(b"".join)
     original = staticmethod(bytes)
 
 
-def check_utf8(block: Any) -> None:
-    """Raises `pa.ArrowInvalid` if these bytes are not UTF-8, which Arrow's parser of JSON takes on trust."""
-    pa.array([block], pa.large_binary()).cast(pa.large_string())
+def _is_utf8(line: bytes) -> bool:
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _block_size(block: Any) -> int:

@@ -22,10 +22,12 @@ from streams.mapping import (
     MAX_ID_BYTES,
     MAX_KEY_BYTES,
     MAX_LABEL_BYTES,
+    NANOSECONDS,
     BadRow,
     Mapping,
     hash_ids,
     likely_unit,
+    warn_of_unit,
 )
 from streams.times import microseconds, of_values
 
@@ -245,7 +247,17 @@ def _times(table: pa.Table, mapping: Mapping, refuse: Any) -> np.ndarray | None:
     else:
         time = microseconds(column, mapping.time_unit)
     refuse(time < 0, mapping.time)
+    _check_unit(column, mapping)
     return time
+
+
+def _check_unit(column: pa.Array, mapping: Mapping) -> None:
+    """Warns where the first number is a time of 1970 that would be one of this century in a coarser unit."""
+    numeric = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
+    first = column[0].as_py() if numeric and len(column) else None
+    unit = None if first is None else likely_unit(first)
+    if unit is not None and NANOSECONDS[unit] > NANOSECONDS[mapping.time_unit]:
+        warn_of_unit(f"column {mapping.time!r}", unit, mapping.time_unit, f"set time_unit: {unit}")
 
 
 def _ids(table: pa.Table, mapping: Mapping, refuse: Any) -> pa.StringArray | None:

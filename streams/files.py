@@ -27,6 +27,7 @@ from streams.columns import Events, Parser, events
 from streams.labels import Cells, are_integers
 from streams.mapping import BadRow, Mapping, OnBad, some
 from streams.objects import fields_of, object_schema, read_objects
+from streams.records import broken_lines
 
 Format = Literal["csv", "jsonl", "parquet"]
 SUFFIXES: dict[str, Format] = {
@@ -41,6 +42,7 @@ PARSED_VALUES = 1 << 20
 """Features parsed in one call, about, so that wide rows need no more memory."""
 CHUNK_BYTES = 1 << 20
 LONGEST_LINE_BYTES = 64 << 20
+ONE_LINE = "one record in a line: a quote closed, and no line break in a value"
 
 
 def read_file(
@@ -104,11 +106,17 @@ def read_rows(
         from streams.tables import TableParser, no_rows, parquet_blocks
 
         parser = TableParser(str(path), mapping, no_rows(path))
-        blocks: Iterator[tuple[int, Any]] = parquet_blocks(path, list(mapping.columns), at_once, start)
+        tables = parquet_blocks(path, list(mapping.columns), at_once, start)
+        blocks: Iterator[tuple[int, Any, bool]] = ((row, table, False) for row, table in tables)
     else:
         parser, header = open_parser(path, mapping, columns=columns, delimiter=delimiter)
-        blocks = _blocks(path, at_once, start, header)
-    for row, block in blocks:
+        cut = delimiter_of(path, delimiter) if format_of(path) == "csv" else None
+        blocks = (run for block in _blocks(path, at_once, start, header, cut) for run in block.runs())
+    for row, block, is_broken in blocks:
+        if is_broken:
+            value = parser.found(block, "")
+            yield BadRow(str(path), row, "", value=value, accepted=ONE_LINE, original=parser.original(block))
+            continue
         for item in events(parser, block, row):
             if isinstance(item, BadRow):
                 yield item
@@ -179,34 +187,38 @@ def open_parser(
         return _JsonLines(str(path), mapping), 0
     parser = _Csv(str(path), mapping, names=header, delimiter=delimiter_of(path, delimiter))
     if mapping.target == "multiclass" and mapping.label is not None:
-        parser.cells = "canonical" if are_integers(parser.cells_of(sample, mapping.label)) else "text"
+        cells = cells_of(sample, header, mapping.label, parser.delimiter)
+        parser.cells = "canonical" if are_integers(cells) else "text"
     return parser, int(columns is None)
 
 
 def head_of(
     path: str | Path, columns: tuple[str, ...] | None, delimiter: str | None, rows: int = SAMPLE_ROWS
 ) -> tuple[list[str] | None, list[bytes]]:
-    """The names of a CSV file's columns (None for JSON Lines) and its first rows as lines.
+    """The names of a CSV file's columns (None for JSON Lines) and its first whole rows as lines.
 
     Raises:
         ValueError: the file's kind is unknown, or it has no header.
     """
     held = format_of(path)
-    _, block = next(_blocks(path, rows + 1, 0, 0), (0, b""))
-    lines = split_lines(block)
-    if held == "jsonl":
-        return None, lines[:rows]
-    if columns is not None:
-        return list(columns), lines[:rows]
+    cut = delimiter_of(path, delimiter) if held == "csv" else None
+    block = next(_blocks(path, rows + 1, 0, 0, cut), None)
+    lines = [] if block is None else [(bytes(line), bad) for _, run, bad in block.runs() for line in split_lines(run)]
+    if held == "jsonl" or columns is not None:
+        named = None if held == "jsonl" or columns is None else list(columns)
+        return named, [line for line, bad in lines[:rows] if not bad]
     if not lines:
         raise ValueError(
             f"{path}: the file is empty; a CSV file needs a header, or its columns must be named"
         )
+    first, bad = lines[0]
+    if bad:
+        raise ValueError(f"{path}, the header: {first[:200]!r} is not closed; accepted: {ONE_LINE}")
     try:
-        text = lines[0].decode("utf-8-sig").rstrip("\r\n")
+        text = first.decode("utf-8-sig").rstrip("\r\n")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}, the header: {lines[0]!r} is not UTF-8") from error
-    return next(csv.reader([text], delimiter=delimiter_of(path, delimiter))), lines[1:]
+        raise ValueError(f"{path}, the header: {first!r} is not UTF-8") from error
+    return next(csv.reader([text], delimiter=cut or ",")), [line for line, bad in lines[1:] if not bad]
 
 
 def delimiter_of(path: str | Path, delimiter: str | None) -> str:
@@ -247,17 +259,11 @@ class _Csv:
         )
         return _complete(table, block)
 
-    def cells_of(self, lines: list[bytes], column: str) -> list[str]:
-        """The cells of a column, of those lines that parse."""
-        whole = [self.found(line, column) for line in lines if line.isascii() or _is_utf8(line)]
-        return [cell for cell in whole if cell is not None]
-
     def found(self, row: Any, column: str) -> Any:
         text = bytes(row).decode(errors="backslashreplace").rstrip("\r\n")
         if not column:
             return text
-        cells = next(csv.reader([text], delimiter=self.delimiter))
-        return cells[self.names.index(column)] if len(cells) == len(self.names) else None
+        return next(iter(cells_of([text.encode()], self.names, column, self.delimiter)), None)
 
     split = staticmethod(split_lines)
     join = staticmethod(b"".join)
@@ -288,12 +294,11 @@ class _JsonLines:
     original = staticmethod(bytes)
 
 
-def _is_utf8(line: bytes) -> bool:
-    try:
-        line.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
+def cells_of(lines: list[bytes], names: list[str], column: str, delimiter: str) -> list[str]:
+    """The cells of a column, of those lines of a CSV file that have as many cells as there are names."""
+    at = names.index(column)
+    rows = csv.reader((line.decode(errors="replace") for line in lines), delimiter=delimiter)
+    return [row[at] for row in rows if len(row) == len(names)]
 
 
 def _block_size(block: Any) -> int:
@@ -309,13 +314,46 @@ def _complete(table: pa.Table, block: Any) -> pa.Table:
     return table
 
 
-def _blocks(path: str | Path, rows: int, start: int, header: int) -> Iterator[tuple[int, Any]]:
-    """Cuts a file into blocks of `rows` lines, the last one shorter, without blank lines.
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """Consecutive lines of a file, without blank ones.
 
-    Yields:
-        `(number of the first line, their bytes)` from line `start` on; number 0 is the line after the header.
+    Attributes:
+        first: number of the first; 0 is the one after the header.
+        data: their bytes.
+        edges: int64 [n + 1], where each begins, and the end of the last.
+        broken: bool [n], those that are no whole record; None: all are.
     """
-    line, rest, final = -header, b"", False
+
+    first: int
+    data: bytes
+    edges: np.ndarray
+    broken: np.ndarray | None
+
+    def runs(self) -> Iterator[tuple[int, memoryview, bool]]:
+        """`(number of the first line, bytes, whether they are broken)` of whole lines together, and each broken one."""
+        view, rows = memoryview(self.data), len(self.edges) - 1
+        bad = [] if self.broken is None else np.flatnonzero(self.broken).tolist()
+        at = 0
+        for stop in [*bad, rows]:
+            if stop > at:
+                yield self.first + at, view[self.edges[at] : self.edges[stop]], False
+            if stop < rows:
+                yield self.first + stop, view[self.edges[stop] : self.edges[stop + 1]], True
+            at = stop + 1
+
+
+def _blocks(path: str | Path, rows: int, start: int, header: int, delimiter: str | None = None) -> Iterator[_Block]:
+    """Cuts a file into blocks of `rows` lines, the last one shorter, from line `start` on.
+
+    Args:
+        path: of the file.
+        rows: lines of a block.
+        start: the first line.
+        header: how many lines are no rows.
+        delimiter: of a CSV file, where a record may wrongly go on in the next line; None: of another.
+    """
+    line, rest, final, carried = -header, b"", False, 0
     with _open(path) as stream:
         while not final:
             chunk = _read(stream, max(CHUNK_BYTES, len(rest)), path)
@@ -326,14 +364,23 @@ def _blocks(path: str | Path, rows: int, start: int, header: int) -> Iterator[tu
             rest = data[cut:]
             if len(rest) > LONGEST_LINE_BYTES:
                 raise ValueError(f"{path}: a line is longer than {LONGEST_LINE_BYTES} bytes")
-            passed = min(max(start - line, 0), len(ends))
-            line += passed
-            edges = np.append(0, ends)[passed:]
-            taken = len(edges) - 1 if final else (len(edges) - 1) // rows * rows
-            for first in range(0, taken, rows):
-                last = min(first + rows, taken)
-                yield line, memoryview(whole)[edges[first] : edges[last]]
-                line += last - first
+            spans: list[range] = []
+            certain = len(ends)
+            if delimiter is not None:
+                spans, certain = broken_lines(whole, ends, delimiter, carried, final)
+            broken = None
+            if spans:
+                broken = np.zeros(len(ends), bool)
+                broken[[row for span in spans for row in span]] = True
+            at = min(max(start - line, 0), certain)
+            line += at
+            edges = np.append(0, ends)
+            taken = at + (certain - at if final else (certain - at) // rows * rows)
+            while at < taken:
+                last = min(at + rows, taken)
+                yield _Block(line, whole, edges[at : last + 1], None if broken is None else broken[at:last])
+                line, at = line + last - at, last
+            carried = next((span.stop - taken for span in spans if span.start < taken < span.stop), 0)
             rest = whole[edges[taken] :] + rest
     if line < start:
         raise ValueError(f"{path}: offset {start} lies beyond the end of the file, at {line}")

@@ -34,6 +34,7 @@ TARGET = f"a finite number of magnitude at most {MAX_ABS_TARGET:g}"
 
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 _CANONICAL = re.compile(r"-?(0|[1-9][0-9]*)(\.0+)?|true|false", re.IGNORECASE)
+_ZEROS = re.compile(r"[+-]?0[0-9]")
 _TRUTH = {"true": 1, "false": 0}
 _NOTHING = ("NAType", "NaTType")
 """Pandas' own values for nothing, told by name: pandas need not be there."""
@@ -57,9 +58,16 @@ def plain(value: Any) -> int | float | str | None:
         return int(value)
     if isinstance(value, (float, np.floating, Decimal)):
         return _number(value if isinstance(value, Decimal) else float(value))
-    if value is None or type(value).__name__ in _NOTHING:
+    if is_nothing(value):
         return None
     raise TypeError(f"got {value!r} of type {type(value).__name__}; accepted: {CLASS}, a number, or None")
+
+
+def is_nothing(value: Any) -> bool:
+    """Whether a value is None, NaN, or what pandas has for nothing."""
+    if value is None or type(value).__name__ in _NOTHING:
+        return True
+    return isinstance(value, (float, np.floating)) and math.isnan(value)
 
 
 def _number(value: float | Decimal) -> int | float | None:
@@ -143,15 +151,25 @@ def class_in(cell: str, cells: Cells) -> int | str | None:
 
 def are_integers(cells: Sequence[str]) -> bool:
     """Whether each of these cells is an integer as it is usually written (or 1.0, or a truth value), or missing."""
-    return all(_CANONICAL.fullmatch(cell) or cell in MISSING_CELLS for cell in {cell.strip() for cell in cells})
+    return all(map(_CANONICAL.fullmatch, _some(cells)))
 
 
-def number_in(text: str) -> int | None:
-    """The whole number that a text says: 1, 01, 1.0, 1e0, true; None if it says none."""
+def are_numbers(cells: Sequence[str]) -> bool:
+    """Whether each of these cells is a number without leading zeros (or a truth value), or missing."""
+    held = _some(cells)
+    return all(_CANONICAL.fullmatch(cell) or (_NUMBER.fullmatch(cell) and not _ZEROS.match(cell)) for cell in held)
+
+
+def _some(cells: Sequence[str]) -> set[str]:
+    """The different ones, without those that are missing."""
+    return {cell.strip() for cell in cells} - MISSING_CELLS
+
+
+def number_in(text: str) -> int | float | None:
+    """The number that a text says: 1, 01, 1.0, 1e0 and true are 1; None if it says none."""
     text = text.strip()
     if len(text) <= MAX_LABEL_BYTES and _NUMBER.fullmatch(text):
-        number = Decimal(text)
-        return int(number) if number == number.to_integral_value() else None
+        return _number(Decimal(text))
     return _TRUTH.get(text.lower())
 
 

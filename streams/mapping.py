@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -25,6 +26,16 @@ LATEST_US = 253_402_300_799_999_999
 def likely_unit(number: float) -> TimeUnit | None:
     """The unit under which a number is a time from 2001 to 2096; None where it is one under none."""
     return next((unit for unit, ns in NANOSECONDS.items() if 1e18 <= number * ns < 4e18), None)
+
+
+class ClockWarning(UserWarning):
+    """Numbers are read as times of 1970, and would be times of this century in another unit."""
+
+
+def warn_of_unit(what: str, looks: str | None, read: str, do: str) -> None:
+    """Says so, once for each place."""
+    said = f"{what}: numbers are read in {read} and lie in the first weeks of 1970; they look like {looks}: {do}"
+    warnings.warn(said, ClockWarning, stacklevel=3)
 
 
 @dataclass(frozen=True)

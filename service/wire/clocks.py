@@ -13,7 +13,7 @@ from streams.mapping import LATEST_US, likely_unit, warn_of_unit
 ACCEPTED = "microseconds since the epoch up to the year 9999, a datetime (UTC without a zone), or text of RFC 3339"
 
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
-_LATEST = np.datetime64("9999-12-31T23:59:59")
+_LAST_YEAR = np.datetime64("9999", "Y")
 
 
 def times_of(values: Any) -> np.ndarray:
@@ -31,7 +31,7 @@ def times_of(values: Any) -> np.ndarray:
     array = np.asarray(values)
     kind = array.dtype.kind
     if kind == "M":
-        bad = np.isnat(array) | (array > _LATEST)
+        bad = np.isnat(array) | (array.astype("datetime64[Y]") > _LAST_YEAR)  # in years: no unit overflows
         time = np.where(bad, 0, array.astype("datetime64[us]").astype(np.int64))
     elif kind in "iuf":
         bad = ~(array <= LATEST_US)

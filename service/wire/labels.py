@@ -22,16 +22,16 @@ def label_to_proto(value: Any) -> pb.Label:
 
     Raises:
         TypeError: the value is none of these.
-        ValueError: the value is no label: None, NaN or the empty text.
+        ValueError: the value is no label: None or NaN.
     """
     try:
         held = plain(value)
     except TypeError as error:
         raise TypeError(f"label: {error}") from error
+    if isinstance(value, str):
+        return pb.Label(text=value)  # the empty text too: logs of older versions have it as a class
     if held is None:
         raise ValueError(f"label: got {value!r}, which is no label; accepted: a number or text")
-    if isinstance(held, str):
-        return pb.Label(text=held)
     if isinstance(held, int) and held in INT64:
         return pb.Label(integer=held)
     return pb.Label(number=float(held))
@@ -90,16 +90,18 @@ def target_of(label: pb.Label, field: str) -> float:
         Refused: LABEL_TYPE for other text or an empty label, TARGET_OUT_OF_RANGE beyond 1e100 or not finite.
     """
     value = label_from_proto(label)
+    if value is None or value == "":
+        raise invalid(field, "an empty label", "a number", "LABEL_TYPE")
     try:
-        number = None if value is None else labels.target_of(value)
-    except ValueError as error:
-        if isinstance(value, str):
-            raise invalid(field, repr(value), "a number", "LABEL_TYPE") from error
-        accepted = f"a finite number of at most {MAX_ABS_TARGET:g} in magnitude"
-        raise invalid(field, value, accepted, "TARGET_OUT_OF_RANGE") from error
-    if number is None:
-        raise invalid(field, "an empty label" if value in (None, "") else value, "a number", "LABEL_TYPE")
-    return number
+        number = labels.target_of(value)
+    except ValueError:
+        number = None
+    if number is not None:
+        return number
+    if isinstance(value, str):
+        raise invalid(field, repr(value), "a number", "LABEL_TYPE")
+    accepted = f"a finite number of at most {MAX_ABS_TARGET:g} in magnitude"
+    raise invalid(field, value, accepted, "TARGET_OUT_OF_RANGE")
 
 
 def hash_ids(data: bytes, offsets: list[int]) -> np.ndarray:

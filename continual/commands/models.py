@@ -89,7 +89,7 @@ def _proposed(name: str, source: str, roles: dict[str, str | None]) -> tuple[dic
 
 
 def _from_file(path: str, roles: dict[str, str | None]) -> dict[str, Any]:
-    from learners.spec import from_yaml
+    from learners.yaml12 import from_yaml
 
     if any(roles.values()):
         raise Problem("--label, --key and --time belong to --from FILE; a spec file says all by itself", 2)
@@ -104,14 +104,14 @@ def _from_file(path: str, roles: dict[str, str | None]) -> dict[str, Any]:
 
 
 def _print_spec(spec: dict[str, Any], notes: list[str], as_json: bool) -> None:
-    import yaml
+    from learners.yaml12 import to_yaml
 
     if as_json:
         show_json(spec)
         return
     for note in notes:
         click.echo(f"# {note}")
-    click.echo(yaml.safe_dump(spec, sort_keys=False, allow_unicode=True), nl=False)
+    click.echo(to_yaml(spec), nl=False)
 
 
 def _described(model: Any) -> dict[str, Any]:
@@ -159,12 +159,12 @@ def get(name: str, target: str, as_json: bool) -> None:
         held = _described(found)
 
     def people() -> None:
-        import yaml
+        from learners.yaml12 import to_yaml
 
         if len(found.partitions) > 1:
             _partitions.show_partitions(found.partitions)
         click.echo(f"# {held['state']}, {held['position']:,} events, snapshot at {held['snapshot_position']:,}")
-        click.echo(yaml.safe_dump(held["spec"], sort_keys=False, allow_unicode=True), nl=False)
+        click.echo(to_yaml(held["spec"]), nl=False)
 
     show_either(held, as_json, people)
 

@@ -93,6 +93,7 @@ def configure_logging(path: str = "") -> None:
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         force=True,
     )
+    logging.captureWarnings(True)
 
 
 def main() -> None:

@@ -145,9 +145,17 @@ def _rows(column: Any, rows: int, name: str) -> Any:
     return column
 
 
+def _array(values: Any) -> np.ndarray:
+    """Values as numpy has them; those of pandas' own types one by one, since numpy would round integers with gaps."""
+    dtype = getattr(values, "dtype", None)
+    if dtype is not None and not isinstance(dtype, np.dtype) and hasattr(values, "astype"):
+        values = values.astype(object)
+    return np.asarray(values)
+
+
 def _put_values(columns: pb.Columns, y: Any, target: TargetSpec | None) -> np.ndarray:
     """Writes the label column and returns bool [n], whether the row has a label."""
-    values = np.asarray(y)
+    values = _array(y)
     if values.dtype.kind == "U" and not isinstance(y, np.ndarray):
         values = np.asarray(y, object)  # numpy has turned the integers among texts into text
     _rows(values, columns.rows, "y")
@@ -216,7 +224,7 @@ def pack_keys(values: Any) -> Keys:
     Raises:
         TypeError: a value of another type.
     """
-    array = np.asarray(values)
+    array = _array(values)
     if array.dtype.kind in "iuU":
         import pyarrow as pa
 
@@ -224,7 +232,7 @@ def pack_keys(values: Any) -> Keys:
         _, offsets, data = packed.buffers()
         bounds = np.frombuffer(offsets, np.int64)[: len(array) + 1]
         return Keys(bounds, np.frombuffer(data or b"", np.uint8)[: bounds[-1]])
-    return Keys.pack(map(_key_or_none, values))
+    return Keys.pack(map(_key_or_none, array.tolist() if array.dtype.kind == "O" else values))
 
 
 def _key_or_none(value: Any) -> bytes:
@@ -271,12 +279,16 @@ def columns_from_frame(
         )
         accepted = f"features {list(schema.features[:20])} and {label!r}, {key!r}, {time!r}, {id!r}, {kind!r}"
         raise ValueError(f"frame: got {problem}; accepted: {accepted}")
+    inputs = frame.reindex(columns=list(schema.features))
+    clocks = [name for name, held in inputs.dtypes.items() if held.kind in "mM"]
+    if clocks:
+        raise ValueError(f"frame: got times in the features {clocks[:10]}; accepted: numbers")
     try:
-        x = frame.reindex(columns=list(schema.features)).to_numpy(np.float64, na_value=np.nan)
+        x = inputs.to_numpy(np.float64, na_value=np.nan)
     except (TypeError, ValueError) as error:
         text = [name for name in schema.features if name in frame and frame[name].dtype.kind not in "biuf"]
         raise ValueError(f"frame: got {error} in the features {text[:10]}; accepted: numbers") from error
-    rest = {role: frame[name] if role == "time" else frame[name].to_numpy() for role, name in roles.items()}
+    rest = {role: frame[name] for role, name in roles.items()}
     return columns_from(x, target=schema.target, **rest)
 
 

@@ -67,9 +67,10 @@ def accepted_by(
         return f"{_CLASSES[cells]}, or nothing"
     if column == mapping.time:
         accepted = f"a time of RFC 3339 or a number in {mapping.time_unit}, from 1970 to 9999"
-        number = value if isinstance(value, (int, float)) else number_in(value) if isinstance(value, str) else None
-        unit = None if number is None else likely_unit(number)
-        return accepted if unit in (None, mapping.time_unit) else f"{accepted}; this looks like {unit}: set time_unit"
+        number = number_in(value) if isinstance(value, str) else value
+        unit = likely_unit(number) if isinstance(number, (int, float)) else None
+        looks = f"; this looks like {unit}: set time_unit: {unit}"
+        return accepted if unit in (None, mapping.time_unit) else accepted + looks
     return f"text of at most {MAX_KEY_BYTES if column == mapping.key else MAX_ID_BYTES} bytes"
 
 
@@ -253,9 +254,9 @@ def _times(table: pa.Table, mapping: Mapping, refuse: Any) -> np.ndarray | None:
 
 def _check_unit(column: pa.Array, mapping: Mapping) -> None:
     """Warns where the first number is a time of 1970 that would be one of this century in a coarser unit."""
-    numeric = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
-    first = column[0].as_py() if numeric and len(column) else None
-    unit = None if first is None else likely_unit(first)
+    first = value_of(column[0]) if len(column) else None
+    number = number_in(first) if isinstance(first, str) else first
+    unit = likely_unit(number) if isinstance(number, (int, float)) else None
     if unit is not None and NANOSECONDS[unit] > NANOSECONDS[mapping.time_unit]:
         warn_of_unit(f"column {mapping.time!r}", unit, mapping.time_unit, f"set time_unit: {unit}")
 

@@ -151,12 +151,13 @@ def class_in(cell: str, cells: Cells) -> int | str | None:
 
 def are_integers(cells: Sequence[str]) -> bool:
     """Whether each of these cells is an integer as it is usually written (or 1.0, or a truth value), or missing."""
-    return all(map(_CANONICAL.fullmatch, _some(cells)))
+    held = _some(cells)
+    return all(map(_CANONICAL.fullmatch, held)) if held else not any(cells)  # NA alone is a class
 
 
 def are_numbers(cells: Sequence[str]) -> bool:
     """Whether each of these cells is a number without leading zeros (or a truth value), or missing."""
-    held = _some(cells)
+    held = _some(cells) or cells
     return all(_CANONICAL.fullmatch(cell) or (_NUMBER.fullmatch(cell) and not _ZEROS.match(cell)) for cell in held)
 
 

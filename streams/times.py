@@ -27,6 +27,7 @@ _NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
 _WHOLE = r"^[+-]?[0-9]+$"
 _ZONED = r"[T ][0-9:.]+(Z|[+-][0-9]{2}(:?[0-9]{2})?)$"
 _EXACT = float(2**53)
+_LARGEST = pa.scalar(2**63 - 1, pa.uint64())
 
 
 def is_time_type(held: pa.DataType) -> bool:
@@ -56,8 +57,10 @@ def microseconds(column: pa.Array, unit: TimeUnit) -> np.ndarray:
         column, held = column.cast(held.value_type), held.value_type
     if is_text(held):
         return _of_text(column.cast(pa.string()), unit)
+    if types.is_boolean(held):
+        return np.full(len(column), -1)
     if types.is_uint64(held):
-        column = pc.if_else(pc.greater(column, 2**63 - 1), pa.scalar(None, held), column)
+        column = pc.if_else(pc.greater(column, _LARGEST), pa.scalar(None, held), column)
     if types.is_date32(held):
         column, unit = pc.multiply(column.cast(pa.int32()).cast(pa.int64()), 86_400), "s"
     elif types.is_timestamp(held) or types.is_date64(held):

@@ -380,7 +380,8 @@ def _blocks(path: str | Path, rows: int, start: int, header: int, delimiter: str
                 last = min(at + rows, taken)
                 yield _Block(line, whole, edges[at : last + 1], None if broken is None else broken[at:last])
                 line, at = line + last - at, last
-            carried = next((span.stop - taken for span in spans if span.start < taken < span.stop), 0)
+            begun = (span.stop - taken for span in spans if span.start < taken < span.stop)
+            carried = carried - taken if carried > taken else next(begun, 0)
             rest = whole[edges[taken] :] + rest
     if line < start:
         raise ValueError(f"{path}: offset {start} lies beyond the end of the file, at {line}")

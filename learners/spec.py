@@ -9,44 +9,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-import yaml
 from pydantic import Field, PrivateAttr, SerializeAsAny, WrapValidator, model_validator
 
+from learners.yaml12 import from_yaml
 from streams.connections import NAME_PATTERN, STORED, Strict
 from streams.mapping import Mapping
 from streams.sinks.spec import Sink
-from streams.sources.spec import TRANSPORT_TIME, Source
+from streams.sources.spec import FolderSource, Source, own_field
 
 MAX_KEY_BYTES = 1024
 MAX_ID_BYTES = 256
 MAX_LABEL_BYTES = 256
 MAX_ABS_TARGET = 1e100
 INT64 = range(-(2**63), 2**63)
-
-
-class _Loader(yaml.SafeLoader):
-    """PyYAML's, but with the booleans of YAML 1.2."""
-
-
-_BOOLEAN = "tag:yaml.org,2002:bool"
-_Loader.yaml_implicit_resolvers = {
-    first: [one for one in held if one[0] != _BOOLEAN]
-    for first, held in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(_BOOLEAN, re.compile(r"(?:true|True|TRUE|false|False|FALSE)\Z"), list("tTfF"))
-
-
-def from_yaml(text: str) -> Any:
-    """What a YAML (or JSON) document says; `on`, `off`, `yes` and `no` are text: names of fields and labels too.
-
-    Raises:
-        yaml.YAMLError: it is none.
-    """
-    return yaml.load(text, _Loader)
 
 
 class Registered(Strict):
@@ -437,15 +415,17 @@ def source_mapping(model: ModelSpec, source: Source) -> Mapping:
     """
     fields, names = source.fields, source.fields.features
     target = model.target
+    rows = isinstance(source, FolderSource)  # of messages the parser tells which names are no fields
+    own = (lambda name: name and own_field(name)) if rows else (lambda name: name)
     return Mapping(
         features=tuple(names.get(feature.name, feature.name) for feature in model.features),
         label=fields.label,
-        key=fields.key,
-        time=fields.time,
-        id=fields.id,
+        key=own(fields.key),
+        time=own(fields.time),
+        id=own(fields.id),
         target=target.kind,
         labels=target.labels if isinstance(target, BinaryTarget) else (0, 1),
         missing=tuple(names.get(one.name, one.name) for one in model.features if one.missing == "mean"),
-        time_unit="us" if fields.time == TRANSPORT_TIME else fields.time_unit,
+        time_unit=fields.time_unit,
         late=model.labels.pending > 0 and fields.id is not None and fields.label is not None,
     )

@@ -6,6 +6,7 @@ binary label is one of two) is checked here, on whole columns.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -15,18 +16,31 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from streams.batch import LABEL, LABELLED, OBSERVATION, Batch, Keys
+from streams.labels import CLASS, MISSING_CELLS, Cells, binary_of, class_in, class_of, number_in, target_of
 from streams.mapping import (
     MAX_ABS_TARGET,
     MAX_ID_BYTES,
     MAX_KEY_BYTES,
     MAX_LABEL_BYTES,
-    MICROSECONDS,
+    NANOSECONDS,
     BadRow,
     Mapping,
     hash_ids,
+    likely_unit,
+    warn_of_unit,
 )
+from streams.times import microseconds, of_values
+
+JSON = pa.binary()
+"""Type of a column whose values differ in type: each is the text of a JSON value."""
 
 FINITE = "a finite number within float32"
+_CLASSES: dict[Cells, str] = {
+    "typed": CLASS,
+    "text": f"text of at most {MAX_LABEL_BYTES} bytes",
+    "integer": "an integer of 64 bits",
+    "canonical": "an integer of 64 bits without leading zeros, as the first rows have",
+}
 
 
 @dataclass(frozen=True)
@@ -39,8 +53,10 @@ class Refused:
     accepted: str
 
 
-def accepted_by(mapping: Mapping, column: str, type_: pa.DataType) -> str:
-    """What `column` accepts, in words."""
+def accepted_by(
+    mapping: Mapping, column: str, type_: pa.DataType, cells: Cells = "typed", value: Any = None
+) -> str:
+    """What `column` accepts, in words; and what `value`, which it does not accept, seems to be."""
     if column in mapping.features:
         return FINITE + (", or nothing" if column in mapping.missing else "")
     if column == mapping.label and mapping.target == "binary":
@@ -48,11 +64,13 @@ def accepted_by(mapping: Mapping, column: str, type_: pa.DataType) -> str:
     if column == mapping.label and mapping.target == "regression":
         return f"a finite number of magnitude at most {MAX_ABS_TARGET:g}, or nothing"
     if column == mapping.label:
-        kind = "an integer" if pa.types.is_integer(type_) else f"text of at most {MAX_LABEL_BYTES} bytes"
-        return f"{kind}, as the first rows have, or nothing"
+        return f"{_CLASSES[cells]}, or nothing"
     if column == mapping.time:
-        kind = "an ISO 8601 time" if pa.types.is_timestamp(type_) else f"a number in {mapping.time_unit}"
-        return f"{kind}, not before 1970"
+        accepted = f"a time of RFC 3339 or a number in {mapping.time_unit}, from 1970 to 9999"
+        number = number_in(value) if isinstance(value, str) else value
+        unit = likely_unit(number) if isinstance(number, (int, float)) else None
+        looks = f"; this looks like {unit}: set time_unit: {unit}"
+        return accepted if unit in (None, mapping.time_unit) else accepted + looks
     return f"text of at most {MAX_KEY_BYTES if column == mapping.key else MAX_ID_BYTES} bytes"
 
 
@@ -83,8 +101,16 @@ class Events:
             yield self.slice(start, min(start + rows, len(self.batch)))
 
 
-def to_batch(table: pa.Table, mapping: Mapping) -> tuple[Batch, pa.StringArray | None, list[Refused]]:
+def to_batch(
+    table: pa.Table, mapping: Mapping, cells: Cells = "typed"
+) -> tuple[Batch, pa.StringArray | None, list[Refused]]:
     """Turns the columns of `table` into a batch of as many rows.
+
+    Args:
+        table: features as float32, key and id as text or integers, the target of a regression as float64. A column of
+            classes or of times has the type that it came with; one of `JSON` holds values of JSON as text.
+        mapping: which column is what.
+        cells: how text is read as a class.
 
     Returns:
         The batch; the ids as text, if there are any; and the rows that are no events, in order, each once (their values
@@ -94,19 +120,20 @@ def to_batch(table: pa.Table, mapping: Mapping) -> tuple[Batch, pa.StringArray |
 
     def refuse(bad: np.ndarray, column: str) -> None:
         """Notes the rows where `bad` holds, keeping the first reason of each."""
+        if not bad.any():
+            return
+        held = table.column(column)
         for row in np.flatnonzero(bad).tolist():
-            value = table.column(column)[row].as_py()
-            accepted = accepted_by(mapping, column, table.schema.field(column).type)
+            value = value_of(held[row])
+            accepted = accepted_by(mapping, column, held.type, cells, value)
             refused.setdefault(row, Refused(row, column, value, accepted))
 
-    late = _late(table, mapping)
-    if late is not None:
-        mask, zero = pa.array(late), pa.scalar(0, pa.float32())
-        for name in mapping.features:
-            at = table.schema.get_field_index(name)
-            table = table.set_column(at, name, pc.if_else(mask, zero, table.column(name)))
-    x = _features(table, mapping, refuse)
-    y, classes = _labels(table, mapping, refuse)
+    x = _features(table, mapping)
+    y, classes = _labels(table, mapping, cells)
+    late = _late(table, mapping, x, y)
+    _check_features(x, mapping, refuse)
+    if mapping.label is not None:
+        refuse(np.abs(y) > MAX_ABS_TARGET, mapping.label)
     key = _keys(table, mapping, refuse)
     time = _times(table, mapping, refuse)
     ids = _ids(table, mapping, refuse)
@@ -116,26 +143,44 @@ def to_batch(table: pa.Table, mapping: Mapping) -> tuple[Batch, pa.StringArray |
     return batch, ids, [refused[row] for row in sorted(refused)]
 
 
-def _late(table: pa.Table, mapping: Mapping) -> np.ndarray | None:
-    """Which rows bring the label of an earlier observation, bool [n]; None where none does."""
-    if not mapping.late or mapping.label is None or mapping.id is None:
-        return None
-    named = pc.not_equal(_text(table.column(mapping.id)), "")
-    late = table.column(mapping.label).is_valid().to_numpy() & named.to_numpy(False)
-    for name in mapping.features if late.any() else ():
-        late &= table.column(name).is_null().to_numpy()
-    return late if late.any() else None
+def value_of(held: pa.Scalar) -> Any:
+    """A value for people; a timestamp of nanoseconds has none in Python."""
+    try:
+        value = held.as_py()
+    except ValueError:
+        return str(held)
+    return json.loads(value) if value is not None and held.type == JSON else value
 
 
-def _features(table: pa.Table, mapping: Mapping, refuse: Any) -> np.ndarray:
+def _features(table: pa.Table, mapping: Mapping) -> np.ndarray:
+    """The column `x`, NaN where a value is missing."""
     x = np.empty((table.num_rows, len(mapping.features)), np.float32)
     for position, name in enumerate(mapping.features):
         x[:, position] = _values(table.column(name).combine_chunks())
-    if not np.isfinite(x).all():
-        for position, name in enumerate(mapping.features):
-            bad = np.isinf(x[:, position])
-            refuse(bad if name in mapping.missing else bad | np.isnan(x[:, position]), name)
     return x
+
+
+def _late(table: pa.Table, mapping: Mapping, x: np.ndarray, y: np.ndarray) -> np.ndarray | None:
+    """Which rows bring the label of an earlier observation, bool [n], their `x` set to zero; None where none does."""
+    if not mapping.late or mapping.label is None or mapping.id is None:
+        return None
+    late = ~np.isnan(y) & pc.not_equal(_text(table.column(mapping.id)), "").to_numpy(False)
+    if late.any():
+        late[late] = np.isnan(x[late]).all(axis=1)
+    if not late.any():
+        return None
+    x[late] = 0
+    return late
+
+
+def _check_features(x: np.ndarray, mapping: Mapping, refuse: Any) -> None:
+    finite = np.isfinite(x)
+    if finite.all():
+        return
+    missing = frozenset(mapping.missing)
+    for position in np.flatnonzero(~finite.all(axis=0)).tolist():
+        name, column = mapping.features[position], x[:, position]
+        refuse(np.isinf(column) if name in missing else ~np.isfinite(column), name)
 
 
 def _values(column: pa.Array) -> np.ndarray:
@@ -143,37 +188,38 @@ def _values(column: pa.Array) -> np.ndarray:
     return column.to_numpy(zero_copy_only=False) if column.null_count else np.from_dlpack(column)
 
 
-def _labels(table: pa.Table, mapping: Mapping, refuse: Any) -> tuple[np.ndarray, tuple[int | str, ...]]:
-    """The column `y` and the classes that it indexes; NaN where there is no label."""
-    rows = table.num_rows
+def _labels(table: pa.Table, mapping: Mapping, cells: Cells) -> tuple[np.ndarray, tuple[int | str, ...]]:
+    """The column `y` and the classes that it indexes; NaN where there is no label, infinity where it does not fit.
+
+    The rule of `streams.labels` is asked once for each different value.
+    """
     if mapping.label is None:
-        return np.full(rows, np.nan), ()
+        return np.full(table.num_rows, np.nan), ()
     column = table.column(mapping.label).combine_chunks()
-    if mapping.target == "regression":
-        y = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
-        refuse(np.abs(y) > MAX_ABS_TARGET, mapping.label)
-        return y, ()
-    if pa.types.is_string(column.type):
-        column = pc.if_else(pc.equal(column, ""), None, column)
-        refuse(
-            pc.fill_null(pc.greater(pc.binary_length(column), MAX_LABEL_BYTES), False).to_numpy(False),
-            mapping.label,
-        )
-    elif pa.types.is_boolean(column.type):
-        column = column.cast(pa.int64())
-    encoded = column.dictionary_encode()
+    if mapping.target == "regression" and pa.types.is_floating(column.type):
+        return column.to_numpy(zero_copy_only=False), ()
+    encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
     indices = encoded.indices
     codes = _values(pc.fill_null(indices, -1) if indices.null_count else indices)
-    seen = encoded.dictionary.to_pylist()
-    # The last entry is where code -1, no label, lands.
-    if mapping.target == "multiclass":
-        return np.append(np.arange(len(seen), dtype=np.float64), np.nan)[codes], tuple(seen)
-    as_seen = str if pa.types.is_string(column.type) else lambda label: label
-    known = {as_seen(label): float(index) for index, label in enumerate(mapping.labels)}
-    values = np.array([*(known.get(label, np.inf) for label in seen), np.nan])
-    y = values[codes]
-    refuse(np.isinf(y), mapping.label)
-    return y, ()
+    index: dict[int | str, int] = {}
+    values = [_label(value, mapping, cells, index) for value in map(value_of, encoded.dictionary)]
+    return np.array([*values, np.nan])[codes], tuple(index)  # the last value is where code -1, no label, lands
+
+
+def _label(value: Any, mapping: Mapping, cells: Cells, index: dict[int | str, int]) -> float:
+    """What `y` is for a value; NaN for no label, infinity for one that does not fit. Enters new classes in `index`."""
+    try:
+        if mapping.target == "regression":
+            number = target_of(value)
+        elif mapping.target == "binary":
+            untyped = cells != "typed" and isinstance(value, str) and value not in mapping.labels
+            number = None if untyped and value.strip() in MISSING_CELLS else binary_of(value, mapping.labels)
+        else:
+            name = class_in(value, cells) if isinstance(value, str) else class_of(value)
+            number = None if name is None else float(index.setdefault(name, len(index)))
+    except (TypeError, ValueError):
+        return np.inf
+    return np.nan if number is None else number
 
 
 def _text(column: pa.ChunkedArray) -> pa.StringArray:
@@ -197,18 +243,22 @@ def _times(table: pa.Table, mapping: Mapping, refuse: Any) -> np.ndarray | None:
     if mapping.time is None:
         return None
     column = table.column(mapping.time).combine_chunks()
-    absent = column.is_null().to_numpy(False)
-    unit = MICROSECONDS[mapping.time_unit]
-    limit = 2**62
-    if pa.types.is_floating(column.type):
-        scaled = np.nan_to_num(column.to_numpy(zero_copy_only=False) * unit, nan=-1, posinf=-1)
-        time = np.where(scaled > limit, -1, np.rint(np.clip(scaled, -1, limit))).astype(np.int64)
+    if column.type == JSON:
+        time = of_values([None if one is None else json.loads(one) for one in column.to_pylist()], mapping.time_unit)
     else:
-        held = column.cast(pa.int64()).fill_null(-1).to_numpy()
-        factor = 1 if pa.types.is_timestamp(column.type) else unit
-        time = np.where(held > limit // factor, -1, held * factor)
-    refuse(absent | (time < 0), mapping.time)
+        time = microseconds(column, mapping.time_unit)
+    refuse(time < 0, mapping.time)
+    _check_unit(column, mapping)
     return time
+
+
+def _check_unit(column: pa.Array, mapping: Mapping) -> None:
+    """Warns where the first number is a time of 1970 that would be one of this century in a coarser unit."""
+    first = value_of(column[0]) if len(column) else None
+    number = number_in(first) if isinstance(first, str) else first
+    unit = likely_unit(number) if isinstance(number, (int, float)) else None
+    if unit is not None and NANOSECONDS[unit] > NANOSECONDS[mapping.time_unit]:
+        warn_of_unit(f"column {mapping.time!r}", unit, mapping.time_unit, f"set time_unit: {unit}")
 
 
 def _ids(table: pa.Table, mapping: Mapping, refuse: Any) -> pa.StringArray | None:
@@ -225,6 +275,7 @@ class Parser(Protocol):
     name: str
     mapping: Mapping
     schema: pa.Schema
+    cells: Cells
 
     def table(self, block: Any, schema: pa.Schema) -> pa.Table:
         """The rows of `block` as columns of `schema`; raises `pa.ArrowInvalid` where one does not fit."""
@@ -261,7 +312,7 @@ def events(parser: Parser, block: Any, first: int) -> Iterator[Events | BadRow]:
     except pa.ArrowInvalid as error:
         yield from _smaller(parser, block, first, error)
         return
-    batch, ids, refused = to_batch(table, parser.mapping)
+    batch, ids, refused = to_batch(table, parser.mapping, parser.cells)
     whole = Events(first + len(batch), batch, ids)
     start = 0
     rows = parser.split(block) if refused else []
@@ -294,10 +345,17 @@ def _smaller(parser: Parser, block: Any, first: int, error: pa.ArrowInvalid) -> 
 
 
 def _explain(parser: Parser, row: Any, number: int, error: pa.ArrowInvalid) -> BadRow:
-    """Says which column of a row that does not parse is at fault."""
-    for field in parser.schema:
-        if parser.found(row, field.name) is not None and not fits(parser, row, pa.schema([field])):
-            accepted = accepted_by(parser.mapping, field.name, field.type)
+    """Says which column of a row that does not parse is at fault; the first one is found by halving."""
+    fields = list(parser.schema)
+    low, high = 0, len(fields)  # the first `low` columns parse, the first `high` do not
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(parser, row, pa.schema(fields[:middle])) else (low, middle)
+    if fields:
+        field = fields[low]
+        value = parser.found(row, field.name)
+        if value is not None and not fits(parser, row, pa.schema([field])):
+            accepted = accepted_by(parser.mapping, field.name, field.type, parser.cells, value)
             return _bad(parser, row, number, field.name, accepted)
     accepted = f"a row that parses ({str(error).splitlines()[0]})"
     return _bad(parser, row, number, "", accepted)
@@ -315,14 +373,3 @@ def fits(parser: Parser, block: Any, schema: pa.Schema) -> bool:
     except pa.ArrowInvalid:
         return False
     return True
-
-
-def failing(parser: Parser, rows: list[Any], schema: pa.Schema, limit: int) -> int:
-    """How many of `rows` do not parse under `schema`; counting stops at `limit`."""
-    if limit == 0 or not rows or fits(parser, parser.join(rows), schema):
-        return 0
-    if len(rows) == 1:
-        return 1
-    half = len(rows) // 2
-    left = failing(parser, rows[:half], schema, limit)
-    return left + failing(parser, rows[half:], schema, limit - left)

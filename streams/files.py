@@ -11,22 +11,24 @@ A Parquet file brings its types along; see `streams.tables`.
 from __future__ import annotations
 
 import csv
-import json
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
-import pyarrow.json
 import xxhash
 
 from streams.batch import Batch
-from streams.columns import Events, Parser, events, failing
-from streams.mapping import BadRow, Mapping, OnBad
+from streams.columns import Events, Parser, events
+from streams.labels import Cells, are_integers
+from streams.mapping import BadRow, Mapping, OnBad, some
+from streams.objects import fields_of, object_schema, read_objects
 from streams.opened import opened
+from streams.records import broken_lines
 
 Format = Literal["csv", "jsonl", "parquet"]
 SUFFIXES: dict[str, Format] = {
@@ -37,8 +39,11 @@ COMPRESSED = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 SAMPLE_ROWS = 1024
 PARSED_ROWS = 8192
 """Rows parsed in one call: enough that the call costs nothing beside its rows."""
+PARSED_VALUES = 1 << 20
+"""Features parsed in one call, about, so that wide rows need no more memory."""
 CHUNK_BYTES = 1 << 20
 LONGEST_LINE_BYTES = 64 << 20
+ONE_LINE = "one record in a line: a quote closed, and no line break in a value"
 
 
 def read_file(
@@ -53,9 +58,9 @@ def read_file(
 ) -> Iterator[tuple[int, Batch]]:
     """Reads the events of a file.
 
-    The labels of a multi-class target are integers when every label among the first 1,024 rows parses as
-    one, else text; a later label that does not fit is a bad row. A time column is read as integers, decimals
-    or ISO 8601 text, whichever fits most of those rows.
+    The labels of a multi-class target in a CSV file are integers when every label among the first 1,024 rows is
+    written as one (1, 1.0, true, but not 01), else text; a later label that does not fit is a bad row. See
+    `streams.labels` and `streams.times` for the rules that hold for every source.
 
     Args:
         path: `.csv`, `.tsv`, `.txt` (comma), `.jsonl`, `.ndjson` or `.json` (one object a line), and any of
@@ -96,17 +101,23 @@ def read_rows(
     """The same with ids as text, and with bad rows where they stand; raises as `read_file` does."""
     if rows < 1 or start < 0:
         raise ValueError(f"rows must be >= 1 and start >= 0, got rows={rows}, start={start}")
-    at_once = rows * max(1, PARSED_ROWS // rows)
+    at_once = rows * max(1, min(PARSED_ROWS, PARSED_VALUES // len(mapping.features)) // rows)
     parser: Parser
     if format_of(path) == "parquet":
-        from streams.tables import TableParser, first_rows, parquet_blocks
+        from streams.tables import TableParser, no_rows, parquet_blocks
 
-        parser = TableParser(str(path), mapping, first_rows(path))
-        blocks: Iterator[tuple[int, Any]] = parquet_blocks(path, list(mapping.columns), at_once, start)
+        parser = TableParser(str(path), mapping, no_rows(path))
+        tables = parquet_blocks(path, list(mapping.columns), at_once, start)
+        blocks: Iterator[tuple[int, Any, bool]] = ((row, table, False) for row, table in tables)
     else:
         parser, header = open_parser(path, mapping, columns=columns, delimiter=delimiter)
-        blocks = _blocks(path, at_once, start, header)
-    for row, block in blocks:
+        cut = delimiter_of(path, delimiter) if format_of(path) == "csv" else None
+        blocks = (run for block in _blocks(path, at_once, start, header, cut) for run in block.runs())
+    for row, block, is_broken in blocks:
+        if is_broken:
+            value = parser.found(block, "")
+            yield BadRow(str(path), row, "", value=value, accepted=ONE_LINE, original=parser.original(block))
+            continue
         for item in events(parser, block, row):
             if isinstance(item, BadRow):
                 yield item
@@ -156,52 +167,59 @@ def open_parser(
     columns: tuple[str, ...] | None = None,
     delimiter: str | None = None,
 ) -> tuple[Parser, int]:
-    """The parser of a file, its schema fixed by the first 1,024 rows, and the number of header lines.
+    """The parser of a file, and the number of header lines.
+
+    Whether the classes of a CSV file are integers is told by its first 1,024 rows.
 
     Raises:
         ValueError: the file's kind is unknown, or a mapped column is not in it.
     """
     header, sample = head_of(path, columns, delimiter)
-    parser: _Csv | _JsonLines
     if header is None:
-        parser = _JsonLines(str(path), mapping)
-        present: set[str] = set().union(*(parser.fields(line) for line in sample))
+        present: set[str] = set().union(*map(fields_of, sample))
     else:
-        parser = _Csv(str(path), mapping, names=header, delimiter=delimiter_of(path, delimiter))
-        present = {name for name in header if header.count(name) == 1}
+        present = {name for name, times in Counter(header).items() if times == 1}
     absent = [name for name in mapping.columns if name not in present]
     if absent and sample:
         raise ValueError(
-            f"{path}: no column (or more than one) named {absent}; columns: {', '.join(sorted(present))}"
+            f"{path}: no column (or more than one) named {absent[:10]}; columns: {some(sorted(present))}"
         )
-    parser.schema = pa.schema([_field(parser, name, sample) for name in mapping.columns])
-    return parser, int(header is not None and columns is None)
+    if header is None:
+        return _JsonLines(str(path), mapping), 0
+    parser = _Csv(str(path), mapping, names=header, delimiter=delimiter_of(path, delimiter))
+    if mapping.target == "multiclass" and mapping.label is not None:
+        cells = cells_of(sample, header, mapping.label, parser.delimiter)
+        parser.cells = "canonical" if are_integers(cells) else "text"
+    return parser, int(columns is None)
 
 
 def head_of(
     path: str | Path, columns: tuple[str, ...] | None, delimiter: str | None, rows: int = SAMPLE_ROWS
 ) -> tuple[list[str] | None, list[bytes]]:
-    """The names of a CSV file's columns (None for JSON Lines) and its first rows as lines.
+    """The names of a CSV file's columns (None for JSON Lines) and its first whole rows as lines.
 
     Raises:
         ValueError: the file's kind is unknown, or it has no header.
     """
     held = format_of(path)
-    _, block = next(_blocks(path, rows + 1, 0, 0), (0, b""))
-    lines = split_lines(block)
-    if held == "jsonl":
-        return None, lines[:rows]
-    if columns is not None:
-        return list(columns), lines[:rows]
+    cut = delimiter_of(path, delimiter) if held == "csv" else None
+    block = next(_blocks(path, rows + 1, 0, 0, cut), None)
+    lines = [] if block is None else [(bytes(line), bad) for _, run, bad in block.runs() for line in split_lines(run)]
+    if held == "jsonl" or columns is not None:
+        named = None if held == "jsonl" or columns is None else list(columns)
+        return named, [line for line, bad in lines[:rows] if not bad]
     if not lines:
         raise ValueError(
             f"{path}: the file is empty; a CSV file needs a header, or its columns must be named"
         )
+    first, bad = lines[0]
+    if bad:
+        raise ValueError(f"{path}, the header: {first[:200]!r} is not closed; accepted: {ONE_LINE}")
     try:
-        text = lines[0].decode("utf-8-sig").rstrip("\r\n")
+        text = first.decode("utf-8-sig").rstrip("\r\n")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}, the header: {lines[0]!r} is not UTF-8") from error
-    return next(csv.reader([text], delimiter=delimiter_of(path, delimiter))), lines[1:]
+        raise ValueError(f"{path}, the header: {first!r} is not UTF-8") from error
+    return next(csv.reader([text], delimiter=cut or ",")), [line for line, bad in lines[1:] if not bad]
 
 
 def delimiter_of(path: str | Path, delimiter: str | None) -> str:
@@ -214,35 +232,6 @@ def split_lines(block: Any) -> list[bytes]:
     return [line + b"\n" for line in bytes(block).split(b"\n")[:-1]]
 
 
-def _field(parser: _Csv | _JsonLines, name: str, sample: list[bytes]) -> pa.Field:
-    """The type of a column: the first candidate under which the fewest rows of the sample fail."""
-    chosen, fewest = None, len(sample) + 1
-    for type_ in _candidates(parser.mapping, name):
-        candidate = pa.field(name, type_)
-        failed = failing(parser, sample, pa.schema([candidate]), fewest)
-        if chosen is None or failed < fewest:
-            chosen, fewest = candidate, failed
-        if fewest == 0:
-            break
-    return chosen
-
-
-def _candidates(mapping: Mapping, name: str) -> list[pa.DataType]:
-    if name in mapping.features:
-        return [pa.float32()]
-    if name == mapping.time:
-        return [pa.int64(), pa.float64(), pa.timestamp("us"), pa.timestamp("us", "UTC")]
-    if name != mapping.label:
-        return [pa.string(), pa.int64()]
-    if mapping.target == "regression":
-        return [pa.float64()]
-    if mapping.target == "binary" and any(isinstance(label, str) for label in mapping.labels):
-        return [pa.string()]
-    return (
-        [pa.int64(), pa.bool_(), pa.string()] if mapping.target == "multiclass" else [pa.int64(), pa.bool_()]
-    )
-
-
 @dataclass
 class _Csv:
     """Parses lines of a CSV file."""
@@ -251,7 +240,14 @@ class _Csv:
     mapping: Mapping
     names: list[str]
     delimiter: str
-    schema: pa.Schema = field(default_factory=lambda: pa.schema([]))
+    cells: Cells = "text"
+
+    def __post_init__(self) -> None:
+        mapping = self.mapping
+        types = dict.fromkeys(mapping.columns, pa.string()) | dict.fromkeys(mapping.features, pa.float32())
+        if mapping.label is not None and mapping.target == "regression":
+            types[mapping.label] = pa.float64()
+        self.schema = pa.schema(list(types.items()))
 
     def table(self, block: Any, schema: pa.Schema) -> pa.Table:
         table = pyarrow.csv.read_csv(
@@ -268,8 +264,7 @@ class _Csv:
         text = bytes(row).decode(errors="backslashreplace").rstrip("\r\n")
         if not column:
             return text
-        cells = next(csv.reader([text], delimiter=self.delimiter))
-        return cells[self.names.index(column)] if len(cells) == len(self.names) else None
+        return next(iter(cells_of([text.encode()], self.names, column, self.delimiter)), None)
 
     split = staticmethod(split_lines)
     join = staticmethod(b"".join)
@@ -282,40 +277,29 @@ class _JsonLines:
 
     name: str
     mapping: Mapping
-    schema: pa.Schema = field(default_factory=lambda: pa.schema([]))
+    cells: Cells = "typed"
+
+    def __post_init__(self) -> None:
+        self.schema = object_schema(self.mapping)
 
     def table(self, block: Any, schema: pa.Schema) -> pa.Table:
-        check_utf8(block)
-        table = pyarrow.json.read_json(
-            pa.BufferReader(block),
-            pyarrow.json.ReadOptions(use_threads=False, block_size=_block_size(block)),
-            pyarrow.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
-        )
-        return _complete(table, block)
-
-    def fields(self, row: Any) -> dict[str, Any]:
-        """The object on a line; empty where the line holds none."""
-        try:
-            held = json.loads(bytes(row))
-        except ValueError:
-            return {}
-        return held if isinstance(held, dict) else {}
+        return read_objects(bytes(block), schema, self.mapping)
 
     def found(self, row: Any, column: str) -> Any:
-        return (
-            self.fields(row).get(column)
-            if column
-            else bytes(row).decode(errors="backslashreplace").rstrip("\r\n")
-        )
+        if column:
+            return fields_of(row).get(column)
+        return bytes(row).decode(errors="backslashreplace").rstrip("\r\n")
 
     split = staticmethod(split_lines)
     join = staticmethod(b"".join)
     original = staticmethod(bytes)
 
 
-def check_utf8(block: Any) -> None:
-    """Raises `pa.ArrowInvalid` if these bytes are not UTF-8, which Arrow's parser of JSON takes on trust."""
-    pa.array([block], pa.large_binary()).cast(pa.large_string())
+def cells_of(lines: list[bytes], names: list[str], column: str, delimiter: str) -> list[str]:
+    """The cells of a column, of those lines of a CSV file that have as many cells as there are names."""
+    at = names.index(column)
+    rows = csv.reader((line.decode(errors="replace") for line in lines), delimiter=delimiter)
+    return [row[at] for row in rows if len(row) == len(names)]
 
 
 def _block_size(block: Any) -> int:
@@ -331,13 +315,46 @@ def _complete(table: pa.Table, block: Any) -> pa.Table:
     return table
 
 
-def _blocks(path: str | Path, rows: int, start: int, header: int) -> Iterator[tuple[int, Any]]:
-    """Cuts a file into blocks of `rows` lines, the last one shorter, without blank lines.
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """Consecutive lines of a file, without blank ones.
 
-    Yields:
-        `(number of the first line, their bytes)` from line `start` on; number 0 is the line after the header.
+    Attributes:
+        first: number of the first; 0 is the one after the header.
+        data: their bytes.
+        edges: int64 [n + 1], where each begins, and the end of the last.
+        broken: bool [n], those that are no whole record; None: all are.
     """
-    line, rest, final = -header, b"", False
+
+    first: int
+    data: bytes
+    edges: np.ndarray
+    broken: np.ndarray | None
+
+    def runs(self) -> Iterator[tuple[int, memoryview, bool]]:
+        """`(number of the first line, bytes, whether they are broken)` of whole lines together, and each broken one."""
+        view, rows = memoryview(self.data), len(self.edges) - 1
+        bad = [] if self.broken is None else np.flatnonzero(self.broken).tolist()
+        at = 0
+        for stop in [*bad, rows]:
+            if stop > at:
+                yield self.first + at, view[self.edges[at] : self.edges[stop]], False
+            if stop < rows:
+                yield self.first + stop, view[self.edges[stop] : self.edges[stop + 1]], True
+            at = stop + 1
+
+
+def _blocks(path: str | Path, rows: int, start: int, header: int, delimiter: str | None = None) -> Iterator[_Block]:
+    """Cuts a file into blocks of `rows` lines, the last one shorter, from line `start` on.
+
+    Args:
+        path: of the file.
+        rows: lines of a block.
+        start: the first line.
+        header: how many lines are no rows.
+        delimiter: of a CSV file, where a record may wrongly go on in the next line; None: of another.
+    """
+    line, rest, final, carried = -header, b"", False, 0
     with _open(path) as stream:
         while not final:
             chunk = _read(stream, max(CHUNK_BYTES, len(rest)), path)
@@ -348,14 +365,24 @@ def _blocks(path: str | Path, rows: int, start: int, header: int) -> Iterator[tu
             rest = data[cut:]
             if len(rest) > LONGEST_LINE_BYTES:
                 raise ValueError(f"{path}: a line is longer than {LONGEST_LINE_BYTES} bytes")
-            passed = min(max(start - line, 0), len(ends))
-            line += passed
-            edges = np.append(0, ends)[passed:]
-            taken = len(edges) - 1 if final else (len(edges) - 1) // rows * rows
-            for first in range(0, taken, rows):
-                last = min(first + rows, taken)
-                yield line, memoryview(whole)[edges[first] : edges[last]]
-                line += last - first
+            spans: list[range] = []
+            certain = len(ends)
+            if delimiter is not None:
+                spans, certain = broken_lines(whole, ends, delimiter, carried, final)
+            broken = None
+            if spans:
+                broken = np.zeros(len(ends), bool)
+                broken[[row for span in spans for row in span]] = True
+            at = min(max(start - line, 0), certain)
+            line += at
+            edges = np.append(0, ends)
+            taken = at + (certain - at if final else (certain - at) // rows * rows)
+            while at < taken:
+                last = min(at + rows, taken)
+                yield _Block(line, whole, edges[at : last + 1], None if broken is None else broken[at:last])
+                line, at = line + last - at, last
+            begun = (span.stop - taken for span in spans if span.start < taken < span.stop)
+            carried = carried - taken if carried > taken else next(begun, 0)
             rest = whole[edges[taken] :] + rest
     if line < start:
         raise ValueError(f"{path}: offset {start} lies beyond the end of the file, at {line}")

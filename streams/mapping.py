@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,8 +17,25 @@ MAX_LABEL_BYTES = 256
 MAX_ABS_TARGET = 1e100
 
 TargetKind = Literal["binary", "multiclass", "regression"]
-TimeUnit = Literal["s", "ms", "us"]
-MICROSECONDS: dict[TimeUnit, int] = {"s": 1_000_000, "ms": 1_000, "us": 1}
+TimeUnit = Literal["s", "ms", "us", "ns"]
+NANOSECONDS: dict[TimeUnit, int] = {"s": 1_000_000_000, "ms": 1_000_000, "us": 1_000, "ns": 1}
+LATEST_US = 253_402_300_799_999_999
+"""The last microsecond of the year 9999, where RFC 3339 ends."""
+
+
+def likely_unit(number: float) -> TimeUnit | None:
+    """The unit under which a number is a time from 2001 to 2096; None where it is one under none."""
+    return next((unit for unit, ns in NANOSECONDS.items() if 1e18 <= number * ns < 4e18), None)
+
+
+class ClockWarning(UserWarning):
+    """Numbers are read as times of 1970, and would be times of this century in another unit."""
+
+
+def warn_of_unit(what: str, looks: str | None, read: str, do: str) -> None:
+    """Says so, once for each place."""
+    said = f"{what}: numbers are read in {read} and lie in the first weeks of 1970; they look like {looks}: {do}"
+    warnings.warn(said, ClockWarning, stacklevel=3)
 
 
 @dataclass(frozen=True)
@@ -27,8 +46,8 @@ class Mapping:
         features: names of the input columns, in the order of `Batch.x`.
         label: name of the label column; None: every event is an observation.
         key: name of the column that holds the entity; None: one entity.
-        time: name of the column that holds the event time: a number in `time_unit` since the epoch, or ISO
-            8601 text (UTC where it names no zone); None: no clock.
+        time: name of the column that holds the event time: a number in `time_unit` since the epoch, a timestamp, or
+            RFC 3339 text (see `streams.times`); None: no clock.
         id: name of the column that holds the event id; None: no ids.
         target: what the label is.
         labels: the negative and the positive label of a binary target.
@@ -54,14 +73,14 @@ class Mapping:
     def __post_init__(self) -> None:
         if not self.features:
             raise ValueError("features: at least one column is needed, got none")
-        twice = sorted({name for name in self.features if self.features.count(name) > 1})
+        twice = sorted(name for name, times in Counter(self.features).items() if times > 1)
         if twice:
-            raise ValueError(f"features: each column may be named once, these are named twice: {twice}")
+            raise ValueError(f"features: each column may be named once, these are named twice: {some(twice)}")
         if self.label in self.features:
             raise ValueError(f"label: {self.label!r} is a feature too; a label must not be its own input")
         unknown = sorted(set(self.missing) - set(self.features))
         if unknown:
-            raise ValueError(f"missing: {unknown} are no features; features: {', '.join(self.features)}")
+            raise ValueError(f"missing: {unknown[:10]} are no features; features: {some(self.features)}")
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -96,6 +115,12 @@ class BadRow(ValueError):  # noqa: N818 - callers keep it as a record of the row
 
 OnBad = Callable[[BadRow], None]
 """Called with each refused row; the stream goes on when it returns."""
+
+
+def some(names: Iterable[str], most: int = 20) -> str:
+    """The first of some names for a message, and how many there are."""
+    names = list(names)
+    return ", ".join(names[:most]) + (f", ... ({len(names)} in all)" if len(names) > most else "")
 
 
 def hash_ids(ids: Iterable[bytes]) -> np.ndarray:

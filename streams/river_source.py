@@ -5,16 +5,19 @@ River yields a dictionary per event, so this source works per event in Python; f
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 import pyarrow as pa
 
 from streams.batch import Batch
-from streams.columns import events
+from streams.columns import JSON, events
+from streams.labels import Cells, plain, target_of
 from streams.mapping import BadRow, Mapping, OnBad
+from streams.objects import object_schema
 
 Pair = tuple[dict[Any, Any], Any]
 LABEL = "label"
@@ -83,7 +86,7 @@ def read_river(
         raise ValueError(f"{name_of(dataset)}: offset {start} lies beyond the end of the stream, at {passed}")
     parser: _Pairs | None = None
     while block := list(islice(pairs, rows)):
-        parser = parser or _Pairs(name_of(dataset), mapping, _schema(mapping, block))
+        parser = parser or _Pairs(name_of(dataset), mapping)
         for item in events(parser, block, start):
             if not isinstance(item, BadRow):
                 yield from ((part.end, part.batch) for part in item.cut(rows))
@@ -103,43 +106,39 @@ def _plain(value: Any) -> Any:
     return int(value) if isinstance(value, bool) else value
 
 
-def _schema(mapping: Mapping, block: list[Pair]) -> pa.Schema:
-    """Types by the first block: text where the labels are text."""
-    types = {name: pa.float32() for name in mapping.features}
-    labels: tuple[Any, ...] = mapping.labels if mapping.target == "binary" else tuple(y for _, y in block)
-    text = any(isinstance(label, str) for label in labels)
-    if mapping.label is not None:
-        number = pa.float64() if mapping.target == "regression" else pa.int64()
-        types[mapping.label] = pa.string() if text and mapping.target != "regression" else number
-    for name in (mapping.key, mapping.id):
-        if name is not None:
-            types[name] = pa.string()
-    if mapping.time is not None:
-        types[mapping.time] = (
-            pa.timestamp("us") if hasattr(block[0][0].get(mapping.time), "year") else pa.float64()
-        )
-    return pa.schema([(name, types[name]) for name in mapping.columns])
-
-
 @dataclass
 class _Pairs:
     """Turns River's pairs into tables."""
 
     name: str
     mapping: Mapping
-    schema: pa.Schema = field(default_factory=lambda: pa.schema([]))
+    cells: Cells = "typed"
+
+    def __post_init__(self) -> None:
+        self.schema = object_schema(self.mapping)
 
     def table(self, block: list[Pair], schema: pa.Schema) -> pa.Table:
-        columns = []
+        columns = {}
         for column in schema:
             values = [self.found([pair], column.name) for pair in block]
-            if pa.types.is_string(column.type) and column.name != self.mapping.label:
-                values = [None if value is None else str(value) for value in values]
             try:
-                columns.append(pa.array(values, column.type))
-            except (TypeError, OverflowError) as error:
+                columns[column.name] = self._column(values, column)
+            except (TypeError, ValueError, OverflowError, pa.ArrowTypeError) as error:
                 raise pa.ArrowInvalid(f"{column.name}: {error}") from error
-        return pa.Table.from_arrays(columns, schema=schema)
+        return pa.table(columns)
+
+    def _column(self, values: list[Any], column: pa.Field) -> pa.Array:
+        mapping = self.mapping
+        if column.type != JSON:
+            return pa.array([_plain(value) for value in values], column.type)
+        if column.name == mapping.label:
+            told = [plain(value) for value in values]
+            if mapping.target == "regression":
+                return pa.array([target_of(value) for value in told], pa.float64())
+            return pa.array([None if value is None else json.dumps(value).encode() for value in told], JSON)
+        if column.name == mapping.time:
+            return pa.array(values)
+        return pa.array([None if value is None else str(value) for value in values], pa.string())
 
     def found(self, row: list[Pair], column: str) -> Any:
         x, y = row[0]

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.json
 
-from streams.files import delimiter_of, format_of, head_of
-from streams.mapping import Mapping
+from streams.files import cells_of, delimiter_of, format_of, head_of
+from streams.labels import are_numbers, number_in, plain
+from streams.mapping import Mapping, some
+from streams.objects import fields_of
 from streams.tables import first_rows
 
 SNIFFED_ROWS = 16_384
@@ -63,14 +66,17 @@ def sniff(
 ) -> Sniffed:
     """Looks at the first 16,384 rows of a file and proposes how to read it.
 
-    The features are the numeric columns that have no other part. The target is regression where the label
-    has decimals or more than 20 different integers, binary where it has two values (the smaller, or the
-    first in the alphabet, is the negative one), multi-class otherwise.
+    The features are the numeric columns that have no other part. The target is regression where the label has
+    numbers that are not whole or more than 20 different whole ones, binary where it has two values (the smaller, or
+    the first in the alphabet, is the negative one), multi-class otherwise. Labels are told apart as
+    `streams.labels` says: 1, 1.0 and true are one.
 
     Raises:
         ValueError: the file holds no rows, these do not parse, a named column is not there, or nothing
             numeric is left for the features.
     """
+    header: list[str] | None = None
+    lines: list[bytes] = []
     if format_of(path) == "parquet":
         table = first_rows(path, SNIFFED_ROWS)
     else:
@@ -81,18 +87,25 @@ def sniff(
     named = [name for name in (label, key, time, id) if name is not None]
     absent = [name for name in named if name not in table.column_names]
     if absent:
-        raise ValueError(f"{path}: no column named {absent}; columns: {', '.join(table.column_names)}")
-    columns = tuple(_column(name, table.column(name)) for name in table.column_names)
-    features = tuple(
-        one.name for one in columns if one.kind in {"integer", "number"} and one.name not in named
-    )
-    if not features:
+        raise ValueError(f"{path}: no column named {absent}; columns: {some(table.column_names)}")
+    columns = tuple(map(_column, table.column_names, table.columns))
+    numeric = [one for one in columns if one.kind in {"integer", "number"} and one.name not in named]
+    if not numeric:
         raise ValueError(f"{path}: no numeric columns are left for the features")
-    missing = tuple(one.name for one in columns if one.missing and one.name in features)
+    features, missing = tuple(one.name for one in numeric), tuple(one.name for one in numeric if one.missing)
     mapping = Mapping(features, label, key, time, id, missing=missing)
     if label is not None:
-        mapping = _with_target(mapping, table.column(label))
-    ignored = tuple(one.name for one in columns if one.name not in mapping.columns)
+        values: set[Any]
+        if header is not None:
+            cells = cells_of(lines, header, label, delimiter_of(path, delimiter))
+            values = set(map(number_in, cells)) if are_numbers(cells) else {cell for cell in cells if cell}
+        elif lines:
+            values = {_plain(fields_of(line).get(label), label) for line in lines}
+        else:
+            values = {_plain(value, label) for value in pc.unique(table.column(label)).to_pylist()}
+        mapping = _with_target(mapping, values - {None})
+    used = frozenset(mapping.columns)
+    ignored = tuple(one.name for one in columns if one.name not in used)
     return Sniffed(table.num_rows, columns, mapping, ignored)
 
 
@@ -126,20 +139,19 @@ def _column(name: str, values: pa.ChunkedArray) -> Column:
     return Column(name, kind, values.null_count > 0, 0 if nested else pc.count_distinct(values).as_py())
 
 
-def _with_target(mapping: Mapping, values: pa.ChunkedArray) -> Mapping:
-    """The mapping with the target that its label suggests."""
-    seen = pc.unique(values.drop_null())
-    if pa.types.is_boolean(seen.type):
-        raise ValueError(
-            f"label {mapping.label!r} holds true and false; accepted: integers, text or decimals"
-        )
-    if pa.types.is_floating(seen.type) or (
-        pa.types.is_integer(seen.type) and len(seen) > MOST_INTEGER_CLASSES
-    ):
+def _plain(value: object, label: str) -> int | float | str | None:
+    try:
+        return plain(value)
+    except TypeError as error:
+        raise ValueError(f"label {label!r}: {error}") from error
+
+
+def _with_target(mapping: Mapping, values: set[Any]) -> Mapping:
+    """The mapping with the target that the different labels suggest."""
+    numbers = [value for value in values if not isinstance(value, str)]
+    if any(isinstance(value, float) for value in numbers) or len(numbers) > MOST_INTEGER_CLASSES:
         return replace(mapping, target="regression")
-    if len(seen) != 2:
+    if len(values) != 2 or len(numbers) == 1:
         return replace(mapping, target="multiclass")
-    negative, positive = sorted(seen.to_pylist())
-    if pa.types.is_integer(seen.type):
-        return replace(mapping, labels=(negative, positive))
-    return replace(mapping, labels=(str(negative), str(positive)))
+    negative, positive = sorted(values)
+    return replace(mapping, labels=(negative, positive))

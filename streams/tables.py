@@ -3,78 +3,70 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet
 
-from streams.columns import failing
-from streams.mapping import Mapping
+from streams.columns import value_of
+from streams.labels import Cells
+from streams.mapping import Mapping, some
 from streams.opened import opened
-
-SAMPLE_ROWS = 1024
-_ISO = (pa.timestamp("us"), pa.timestamp("us", "UTC"))
+from streams.times import is_text, is_time_type
 
 
 class TableParser:
     """Turns tables of one schema into tables of the mapping's types; see `streams.columns.Parser`.
 
-    A number may be of any width, a decimal or a truth value; a class may be a whole decimal; a time may be a number in
-    the mapping's unit, a date, a timestamp of any unit (cut to microseconds), or ISO 8601 text, with a zone or without
-    as the first rows have it. Text is read as a number where a number is wanted. NaN is missing.
+    A number may be of any width, a decimal or a truth value; text is read as a number where a number is wanted; NaN is
+    missing. See `streams.labels` for labels and `streams.times` for times.
 
     Args:
         name: of the source, for messages.
         mapping: which column is what.
-        first: the first rows; their schema is that of all.
+        first: some rows, or none; their schema is that of all.
 
     Raises:
         ValueError: a mapped column is not there, or is of a type that nothing can be made of.
     """
 
+    cells: Cells = "typed"
+
     def __init__(self, name: str, mapping: Mapping, first: pa.Table) -> None:
         self.name = name
         self.mapping = mapping
-        names = first.schema.names
-        absent = [column for column in mapping.columns if names.count(column) != 1]
+        times = Counter(first.schema.names)
+        absent = [column for column in mapping.columns if times[column] != 1]
         if absent:
-            there = ", ".join(sorted(set(names)))
-            raise ValueError(f"{name}: no column (or more than one) named {absent}; columns: {there}")
-        self.schema = pa.schema([])
-        sample = self.split(first.slice(0, SAMPLE_ROWS).select(mapping.columns))
-        types = {column: first.schema.field(column).type for column in mapping.columns}
-        self.schema = pa.schema([self._field(column, held, sample) for column, held in types.items()])
+            there = some(sorted(times))
+            raise ValueError(f"{name}: no column (or more than one) named {absent[:10]}; columns: {there}")
+        features = frozenset(mapping.features)
+        types = dict(zip(first.schema.names, first.schema.types))
+        self.schema = pa.schema([self._field(one, types[one], one in features) for one in mapping.columns])
 
-    def _field(self, column: str, held: pa.DataType, sample: list[pa.Table]) -> pa.Field:
-        """The type that a column is read as."""
+    def _field(self, column: str, held: pa.DataType, is_feature: bool) -> pa.Field:
+        """The type that a column is read as; a time and a class are as they come."""
         mapping = self.mapping
-        held = held.value_type if pa.types.is_dictionary(held) else held
-        if pa.types.is_nested(held):
-            raise ValueError(f"{self.name}: column {column!r} is of type {held}; accepted: numbers, text, times")
-        if column in mapping.features:
+        held = held.value_type if pa.types.is_dictionary(held) else pa.string() if pa.types.is_null(held) else held
+        accepted = "numbers, text, truth values"
+        if column == mapping.time:
+            fits, accepted = is_time_type(held), "timestamps, dates, numbers, text"
+        elif is_feature or column == mapping.label:
+            fits = _is_number(held) or is_text(held)
+        else:
+            fits, accepted = not pa.types.is_nested(held), "text, numbers"
+        if not fits:
+            raise ValueError(f"{self.name}: column {column!r} is of type {held}; accepted: {accepted}")
+        if is_feature:
             return pa.field(column, pa.float32())
         if column == mapping.time:
-            return pa.field(column, self._time_type(column, held, sample))
-        if column != mapping.label:
-            return pa.field(column, pa.string())
-        if mapping.target == "regression":
-            return pa.field(column, pa.float64())
-        texts = any(isinstance(label, str) for label in mapping.labels) and mapping.target == "binary"
-        if pa.types.is_boolean(held) and not texts:
-            return pa.field(column, pa.bool_())
-        whole = not texts and (mapping.target == "binary" or not _is_text(held))
-        return pa.field(column, pa.int64() if whole else pa.string())
-
-    def _time_type(self, column: str, held: pa.DataType, sample: list[pa.Table]) -> pa.DataType:
-        if pa.types.is_temporal(held):
-            return pa.timestamp("us")
-        if not _is_text(held):
-            return pa.int64() if pa.types.is_integer(held) else pa.float64()
-        failed = [failing(self, sample, pa.schema([pa.field(column, one)]), len(sample) + 1) for one in _ISO]
-        return _ISO[failed[1] < failed[0]]
+            return pa.field(column, held)
+        if column == mapping.label:
+            return pa.field(column, pa.float64() if mapping.target == "regression" else held)
+        return pa.field(column, pa.string())
 
     def table(self, block: pa.Table, schema: pa.Schema) -> pa.Table:
         """See `streams.columns.Parser`."""
@@ -99,12 +91,12 @@ class TableParser:
     @staticmethod
     def found(row: pa.Table, column: str) -> Any:
         """See `streams.columns.Parser`."""
-        return _plain(row.column(column)[0]) if column else {name: _plain(row[name][0]) for name in row.schema.names}
+        return value_of(row.column(column)[0]) if column else _content(row)
 
     @staticmethod
     def original(row: pa.Table) -> bytes:
         """The mapped columns of a row as a JSON object: a row of a table has no bytes of its own."""
-        return json.dumps({name: _plain(row[name][0]) for name in row.schema.names}, default=str).encode()
+        return json.dumps(_content(row), default=str).encode()
 
 
 def parquet_blocks(path: str | Path, columns: list[str], rows: int, start: int) -> Iterator[tuple[int, pa.Table]]:
@@ -134,7 +126,13 @@ def parquet_blocks(path: str | Path, columns: list[str], rows: int, start: int) 
                 yield at - len(block), block
 
 
-def first_rows(path: str | Path, rows: int = SAMPLE_ROWS) -> pa.Table:
+def no_rows(path: str | Path) -> pa.Table:
+    """A table with the columns of a Parquet file."""
+    with open_parquet(path) as file:
+        return file.schema_arrow.empty_table()
+
+
+def first_rows(path: str | Path, rows: int) -> pa.Table:
     """The first rows of a Parquet file, all its columns."""
     with open_parquet(path) as file:
         first = _next(file.iter_batches(rows, use_threads=False), path)
@@ -160,28 +158,21 @@ def _next(batches: Iterator[pa.RecordBatch], path: str | Path) -> pa.RecordBatch
         raise OSError(f"{path}: the file is damaged: {error}") from error
 
 
-def _is_text(held: pa.DataType) -> bool:
-    return pa.types.is_string(held) or pa.types.is_large_string(held) or pa.types.is_string_view(held)
+def _content(row: pa.Table) -> dict[str, Any]:
+    return {name: value_of(row[name][0]) for name in row.schema.names}
+
+
+def _is_number(held: pa.DataType) -> bool:
+    types = pa.types
+    return types.is_integer(held) or types.is_floating(held) or types.is_decimal(held) or types.is_boolean(held)
 
 
 def _cast(column: pa.ChunkedArray, wanted: pa.DataType) -> pa.ChunkedArray:
-    """A column in another type; precision may be lost where numbers become float32 or times microseconds."""
+    """A column in another type; precision may be lost where numbers become float32."""
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
-    held = column.type
-    if pa.types.is_floating(held) and pa.types.is_integer(wanted):
-        column = pc.if_else(pc.is_nan(column), pa.scalar(None, held), column)
-    if pa.types.is_date(held):
-        column = column.cast(pa.timestamp("us"))
-    if pa.types.is_boolean(held) and pa.types.is_floating(wanted):
+    if column.type == wanted:
+        return column
+    if pa.types.is_boolean(column.type) and pa.types.is_floating(wanted):
         column = column.cast(pa.int8())
-    lossy = pa.types.is_floating(wanted) or (pa.types.is_temporal(held) and pa.types.is_temporal(wanted))
-    return column.cast(wanted, safe=not lossy)
-
-
-def _plain(value: pa.Scalar) -> Any:
-    """A value for people; a timestamp of nanoseconds has none in Python."""
-    try:
-        return value.as_py()
-    except ValueError:
-        return str(value)
+    return column.cast(wanted, safe=not pa.types.is_floating(wanted))

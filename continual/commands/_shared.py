@@ -122,11 +122,11 @@ def say(line: str = "") -> None:
 
 def show_yaml(value: Any) -> None:
     """Prints a value as YAML; texts that must not be printed as they are stand in escapes."""
-    import yaml
+    from learners.yaml12 import to_yaml
 
-    text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
+    text = to_yaml(value)
     if printable(text.replace("\n", "")) != text.replace("\n", ""):
-        text = yaml.safe_dump(value, sort_keys=False)
+        text = to_yaml(value, escaped=True)
     click.echo(text, nl=False)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from streams.batch import Batch
 from streams.mapping import Mapping as Columns
-from streams.mapping import OnBad
+from streams.mapping import OnBad, some
 
 RIVER = "river:"
 COUNTED_BYTES = 256 << 20
@@ -122,7 +122,8 @@ def propose(name: str, source: str, label: str | None, key: str | None, time: st
         named_file(source)
         found = sniff(source, label=label, key=key, time=time)
         mapping = found.mapping
-    features = [{"name": one, "missing": "mean"} if one in mapping.missing else one for one in mapping.features]
+    missing = frozenset(mapping.missing)
+    features = [{"name": one, "missing": "mean"} if one in missing else one for one in mapping.features]
     target: dict[str, Any] = {"kind": mapping.target}
     if mapping.target == "binary" and mapping.labels != (0, 1):
         target["labels"] = list(mapping.labels)
@@ -137,7 +138,7 @@ def open_source(name: str, spec: Mapping[str, Any], roles: Mapping[str, str | No
         spec: of the model, complete.
         roles: column of `label`, `key` and `time` as the user named them; None: not named; "": none. A part that was
             not named is played by the column of that name; the label also by "target", "class", "y", or the only
-            column that is left.
+            column that is left. `time_unit` is the unit of numeric times, "s" if it is not there.
 
     Raises:
         ValueError: a column is not there, or the label cannot be told.
@@ -145,7 +146,8 @@ def open_source(name: str, spec: Mapping[str, Any], roles: Mapping[str, str | No
     target = spec["target"]
     features = tuple(one["name"] for one in spec["features"])
     missing = tuple(one["name"] for one in spec["features"] if one["missing"] == "mean")
-    more: dict[str, Any] = {"target": target["kind"], "missing": missing}
+    roles = dict(roles)
+    more: dict[str, Any] = {"target": target["kind"], "missing": missing, "time_unit": roles.pop("time_unit", "s")}
     if target["kind"] == "binary":
         more["labels"] = tuple(target["labels"])
     if name.startswith(RIVER):
@@ -156,14 +158,15 @@ def open_source(name: str, spec: Mapping[str, Any], roles: Mapping[str, str | No
             chosen["label"] = LABEL
         return Source(name, Columns(features, **chosen, **more), river_dataset(name))
     named_file(name)
-    left = [column for column in columns_of(name) if column not in features]
+    inputs = frozenset(features)
+    left = [column for column in columns_of(name) if column not in inputs]
     chosen = {part: _play(part, roles.get(part), left) for part in ("label", "key", "time")}
     if roles.get("label") is None and chosen["label"] is None:
         rest = [column for column in left if column not in chosen.values()]
         if len(rest) != 1:
             raise ValueError(
                 f"{name}: which column is the label? Name it with --label (--label '' for none); "
-                f"beside the features there are: {', '.join(rest) or 'no columns'}"
+                f"beside the features there are: {some(rest) or 'no columns'}"
             )
         chosen["label"] = rest[0]
     return Source(name, Columns(features, **chosen, **more))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 @click.group()
 def events() -> None:
     """Send events from a file to a service, or fold a file without one; events that did not fit."""
+    warnings.showwarning = lambda message, *_: click.echo(f"warning: {message}", err=True)  # in one line
 
 
 events.add_command(dead_letters)
@@ -43,7 +45,9 @@ def _columns(command: Any) -> Any:
         command = click.option(
             f"--{part}", metavar="COLUMN", help=f"Column of the {part}, '' for none; by default the one named {part!r}."
         )(command)
-    return command
+    units = click.Choice(["s", "ms", "us", "ns"])
+    unit = click.option("--time-unit", type=units, default="s", show_default=True, help="Unit of numeric times.")
+    return unit(command)
 
 
 @events.command(
@@ -75,7 +79,7 @@ def send(source: str, model: str, target: str, as_json: bool, **options: Any) ->
     from continual.commands._sending import Sending
     from continual.commands._sources import open_source
 
-    roles = {part: options.pop(part) for part in ("label", "key", "time")}
+    roles = {part: options.pop(part) for part in ("label", "key", "time", "time_unit")}
     with connected(target) as client:
         spec = json.loads(client.models.get(model).spec_json)
         found = open_source(source, spec, roles)

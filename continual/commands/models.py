@@ -91,7 +91,7 @@ def _proposed(name: str, source: str, roles: dict[str, str | None]) -> tuple[dic
 
 
 def _from_file(path: str, roles: dict[str, str | None]) -> dict[str, Any]:
-    from learners.spec import from_yaml
+    from learners.yaml12 import from_yaml
 
     if any(roles.values()):
         raise Problem("--label, --key and --time belong to --from FILE; a spec file says all by itself", 2)

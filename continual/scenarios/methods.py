@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from continual.scenarios.scenario import Scenario
-from learners.spec import LearnerSpec, ModelSpec, from_yaml
+from learners.spec import LearnerSpec, ModelSpec
+from learners.yaml12 import from_yaml
 
 JOINT = "joint-"
 

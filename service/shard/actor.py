@@ -91,6 +91,7 @@ def configure_logging(path: str = "") -> None:
     handler = logging.FileHandler(path) if path else logging.StreamHandler(sys.stderr)
     handler.setFormatter(LineFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(handlers=[handler], level=os.environ.get("CONTINUAL_LOG", "INFO"), force=True)
+    logging.captureWarnings(True)
 
 
 def main() -> None:

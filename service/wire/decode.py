@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import math
 from array import array
+from collections import Counter
 from typing import TypeVar
 
 import numpy as np
@@ -128,7 +129,7 @@ def _classes(
         return np.array([*values, np.nan]).take(code), (), complete  # code -1 is the NaN at the end
     classes = tuple(class_of(label, f"columns.labels[{i}]") for i, label in enumerate(labels))  # type: ignore[arg-type, var-annotated]
     if len(set(classes)) != count:
-        twice = next(label for i, label in enumerate(classes) if label in classes[:i])
+        twice = Counter(classes).most_common(1)[0][0]
         raise invalid("columns.labels", f"{twice!r} twice", "every label once", "DUPLICATE_LABEL")
     y = code.astype(np.float64)
     if not complete:

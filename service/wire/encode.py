@@ -1,25 +1,24 @@
 """Values, arrays, frames and batches -> messages: the inverse of `decode`, used by clients and sources.
 
 Nothing here judges: what does not fit the spec is for admission to refuse. What cannot be expressed at all
-(an array of the wrong shape, a label of an impossible type) raises `ValueError` or `TypeError`.
+(an array of the wrong shape, a label of an impossible type, text that is no time) raises `ValueError` or `TypeError`.
 """
 
 from __future__ import annotations
 
 import datetime
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from service.api import continual_v1_pb2 as pb
+from service.wire.clocks import time_of, times_of
 from service.wire.labels import key_bytes, label_to_proto
 from service.wire.schema import Schema, TargetSpec
 from streams.batch import LABEL, LABELLED, OBSERVATION, Batch, Keys
-
-_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+from streams.labels import CLASS, class_of, is_nothing, target_of
 
 
 def encode_columns(batch: Batch, target: TargetSpec, ids: Sequence[str] | None = None) -> pb.Columns:
@@ -77,7 +76,7 @@ def _put_keys(columns: pb.Columns, key: Keys) -> None:
 
 
 def _put_ids(columns: pb.Columns, ids: Iterable[str]) -> None:
-    encoded = [id.encode() for id in ids]
+    encoded = [id.encode() if isinstance(id, str) else _key_or_none(id) for id in ids]
     if len(encoded) != columns.rows:
         raise ValueError(f"ids: got {len(encoded)}; accepted: one for each of {columns.rows} rows")
     columns.id = b"".join(encoded)
@@ -102,16 +101,16 @@ def columns_from(
 
     Args:
         x: [n, d] numbers in the order of the spec, NaN for a missing value; None if every row is a label.
-        y: [n] labels; NaN or None for a row without one. None: no labels.
+        y: [n] labels; NaN, None or "" for a row without one; see `streams.labels`. None: no labels.
         target: the target of the spec. Without it floats are regression targets and anything else classes.
-        key: [n] entities (text, bytes or integers), or `Keys`. None: one entity.
-        time: [n] integers, microseconds since the epoch, or numpy datetime64. None: no clock.
-        id: [n] ids, "" for none. None: no ids.
+        key: [n] entities (text, bytes or integers; None for the empty one), or `Keys`. None: one entity.
+        time: [n] times; see `service.wire.clocks`. None: no clock.
+        id: [n] ids (text or integers), "" or None for none. None: no ids.
         kind: [n] of 0, 1, 2; see `streams.batch`. None: labelled where there is a label.
 
     Raises:
-        ValueError: what is no number in x, or shapes that contradict each other.
-        TypeError: labels or keys of an impossible type.
+        ValueError: what is no number in x, no label or no time, with its row; or shapes that contradict each other.
+        TypeError: labels, times or keys of an impossible type.
     """
     if x is not None:
         with np.errstate(over="ignore"):  # beyond float32 becomes infinity, which admission refuses
@@ -134,7 +133,7 @@ def columns_from(
         _rows(keys, columns.rows, "key")
         _put_keys(columns, keys)
     if time is not None:
-        columns.time_us = _bytes(_rows(_microseconds(time), columns.rows, "time"), "<i8")
+        columns.time_us = _bytes(_rows(times_of(time), columns.rows, "time"), "<i8")
     if id is not None:
         _put_ids(columns, id)
     return columns
@@ -146,19 +145,27 @@ def _rows(column: Any, rows: int, name: str) -> Any:
     return column
 
 
+def _array(values: Any) -> np.ndarray:
+    """Values as numpy has them; those of pandas' own types one by one, since numpy would round integers with gaps."""
+    dtype = getattr(values, "dtype", None)
+    if dtype is not None and not isinstance(dtype, np.dtype) and hasattr(values, "astype"):
+        values = values.astype(object)
+    return np.asarray(values)
+
+
 def _put_values(columns: pb.Columns, y: Any, target: TargetSpec | None) -> np.ndarray:
     """Writes the label column and returns bool [n], whether the row has a label."""
-    values = np.asarray(y)
+    values = _array(y)
     if values.dtype.kind == "U" and not isinstance(y, np.ndarray):
         values = np.asarray(y, object)  # numpy has turned the integers among texts into text
     _rows(values, columns.rows, "y")
     if values.ndim != 1:
         raise ValueError(f"y: got shape {values.shape}; accepted: [rows]")
+    if values.dtype.kind == "f" and not isinstance(y, np.ndarray) and (np.abs(values) >= 2**53).any():
+        values = np.asarray([*y], object)  # numpy may have rounded integers among the floats
     kind = target.kind if target else ("regression" if values.dtype.kind == "f" else "classes")
     if kind == "regression":
-        if values.dtype.kind not in "fiuO":
-            raise TypeError(f"y: got an array of {values.dtype}; accepted: numbers, for a regression target")
-        numbers = values.astype(np.float64)
+        numbers = _targets(values)
         labelled = ~np.isnan(numbers)
         if labelled.any():
             columns.y = _bytes(numbers, "<f8")
@@ -170,42 +177,45 @@ def _put_values(columns: pb.Columns, y: Any, target: TargetSpec | None) -> np.nd
     return code >= 0
 
 
+def _targets(values: np.ndarray) -> np.ndarray:
+    """float64 [n], NaN for no label."""
+    if values.dtype.kind in "fiub":
+        return values.astype(np.float64)
+    told = [_of_row(row, target_of, value) for row, value in enumerate(values.tolist())]
+    return np.array([np.nan if number is None else number for number in told])
+
+
 def _factorize(values: np.ndarray) -> tuple[np.ndarray, list[Any]]:
-    """Codes [n] (-1 for None and NaN) and the distinct labels; whole floats count as integers."""
-    if values.dtype.kind == "f":
-        known = ~np.isnan(values)
-        if (values[known] % 1 != 0).any():
-            raise TypeError("y: got floats that are not whole; accepted: integers or text, for classes")
-        code = np.full(len(values), -1)
-        classes, code[known] = np.unique(values[known].astype(np.int64), return_inverse=True)
-        return code, classes.tolist()
-    if values.dtype.kind in "iuU":
-        classes, code = np.unique(values, return_inverse=True)
-        return code, classes.tolist()
-    if values.dtype.kind != "O":
-        raise TypeError(f"y: got an array of {values.dtype}; accepted: integers or text, for classes")
+    """Codes [n] (-1 for no label) and the distinct labels, by the rule of `streams.labels`."""
+    if values.dtype.kind not in "fiubUO":
+        raise TypeError(f"y: got an array of {values.dtype}; accepted: {CLASS}")
+    if values.dtype.kind == "O":
+        distinct: dict[Any, int] = {}
+        try:
+            places = np.array([distinct.setdefault(value, len(distinct)) for value in values.tolist()], np.int64)
+        except TypeError as error:  # an array or a mapping among them
+            raise TypeError(f"y: {error}; accepted: {CLASS}") from error
+        first = list(distinct)
+    else:
+        unique, places = np.unique(values, return_inverse=True)
+        first = unique.tolist()
     index: dict[Any, int] = {}
-    code = np.array([_code(value, index) for value in values.tolist()], np.int64)
-    return code, list(index)
+    codes = np.empty(len(first), np.int64)
+    for place, value in enumerate(first):
+        try:
+            held = class_of(value)
+        except (TypeError, ValueError) as error:
+            row = int((places == place).argmax())
+            raise type(error)(f"y[{row}]: {error}") from error
+        codes[place] = -1 if held is None else index.setdefault(held, len(index))
+    return codes[places] if len(first) else np.zeros(0, np.int64), list(index)
 
 
-def _code(value: Any, index: dict[Any, int]) -> int:
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return -1
-    if not isinstance(value, (int, str, np.integer)) or isinstance(value, bool):
-        raise TypeError(f"y: got {value!r} of type {type(value).__name__}; accepted: int or str, for classes")
-    return index.setdefault(value, len(index))
-
-
-def _microseconds(time: Any) -> np.ndarray:
-    array = np.asarray(time)
-    if array.dtype.kind == "M":
-        return array.astype("datetime64[us]").astype(np.int64)
-    if array.dtype.kind not in "iu":
-        raise TypeError(
-            f"time: got an array of {array.dtype}; accepted: integers (microseconds) or datetime64"
-        )
-    return array
+def _of_row(row: int, rule: Callable[[Any], Any], value: Any) -> Any:
+    try:
+        return rule(value)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"y[{row}]: {error}") from error
 
 
 def pack_keys(values: Any) -> Keys:
@@ -214,7 +224,7 @@ def pack_keys(values: Any) -> Keys:
     Raises:
         TypeError: a value of another type.
     """
-    array = np.asarray(values)
+    array = _array(values)
     if array.dtype.kind in "iuU":
         import pyarrow as pa
 
@@ -222,7 +232,11 @@ def pack_keys(values: Any) -> Keys:
         _, offsets, data = packed.buffers()
         bounds = np.frombuffer(offsets, np.int64)[: len(array) + 1]
         return Keys(bounds, np.frombuffer(data or b"", np.uint8)[: bounds[-1]])
-    return Keys.pack(key_bytes(value) for value in values)
+    return Keys.pack(map(_key_or_none, array.tolist() if array.dtype.kind == "O" else values))
+
+
+def _key_or_none(value: Any) -> bytes:
+    return b"" if is_nothing(value) else key_bytes(value)
 
 
 def _numbers(x: Any) -> np.ndarray:
@@ -250,6 +264,9 @@ def columns_from_frame(
         ValueError: a feature is absent that the spec requires, or holds what is no number; or a column is neither
             feature nor named.
     """
+    if not frame.columns.is_unique:
+        twice = sorted(set(map(str, frame.columns[frame.columns.duplicated()])))
+        raise ValueError(f"frame: got the columns {twice[:10]} twice; accepted: every column once")
     roles = {"y": label, "key": key, "time": time, "id": id, "kind": kind}
     roles = {role: name for role, name in roles.items() if name in frame and name not in schema.column}
     unknown = [name for name in frame if name not in schema.column and name not in roles.values()]
@@ -262,14 +279,16 @@ def columns_from_frame(
         )
         accepted = f"features {list(schema.features[:20])} and {label!r}, {key!r}, {time!r}, {id!r}, {kind!r}"
         raise ValueError(f"frame: got {problem}; accepted: {accepted}")
+    inputs = frame.reindex(columns=list(schema.features))
+    clocks = [name for name, held in inputs.dtypes.items() if held.kind in "mM"]
+    if clocks:
+        raise ValueError(f"frame: got times in the features {clocks[:10]}; accepted: numbers")
     try:
-        x = frame.reindex(columns=list(schema.features)).to_numpy(np.float64, na_value=np.nan)
+        x = inputs.to_numpy(np.float64, na_value=np.nan)
     except (TypeError, ValueError) as error:
         text = [name for name in schema.features if name in frame and frame[name].dtype.kind not in "biuf"]
         raise ValueError(f"frame: got {error} in the features {text[:10]}; accepted: numbers") from error
-    rest: dict[str, Any] = {role: frame[name].to_numpy() for role, name in roles.items()}
-    if schema.kind != "regression" and "y" in rest and frame[label].isna().any():
-        rest["y"] = frame[label].astype(object).where(frame[label].notna(), None).to_numpy()
+    rest = {role: frame[name] for role, name in roles.items()}
     return columns_from(x, target=schema.target, **rest)
 
 
@@ -307,42 +326,32 @@ def event_from(
     features: Mapping[str, float | None] | None = None,
     label: Any = None,
     key: str | bytes | int = "",
-    time: int | datetime.datetime | None = None,
+    time: int | float | str | datetime.datetime | None = None,
     id: str = "",
 ) -> pb.Event:
     """One event in row form.
 
     Args:
         features: by name; None or NaN is a missing value. None or empty: a label for an earlier observation.
-        label: None for an observation.
+        label: see `streams.labels`; None, NaN or "" for an observation.
         key: the entity.
-        time: microseconds since the epoch, or an aware datetime. None: no clock.
+        time: see `service.wire.clocks`; None: no clock.
         id: "" for none.
 
     Raises:
-        TypeError: a feature, label or key of an impossible type.
-        ValueError: a datetime without time zone.
+        TypeError: a feature, label, time or key of an impossible type.
+        ValueError: text that is no time, or a time after the year 9999.
     """
-    event = pb.Event(id=id, key=key_bytes(key), time_us=_time(time))
+    event = pb.Event(id=id, key=key_bytes(key), time_us=time_of(time))
     for name, value in (features or {}).items():
         if value is not None:
             try:
                 event.features[name] = value
             except TypeError as error:
                 raise TypeError(f"features.{name}: got {value!r}; accepted: a number, or None") from error
-    if label is not None:
+    if not is_nothing(label) and label != "":
         event.label.CopyFrom(label_to_proto(label))
     return event
-
-
-def _time(time: int | datetime.datetime | None) -> int:
-    if isinstance(time, datetime.datetime):
-        if time.tzinfo is None:
-            raise ValueError(
-                f"time: got {time!r} without time zone; accepted: an aware datetime or microseconds"
-            )
-        return (time - _EPOCH) // datetime.timedelta(microseconds=1)
-    return time or 0
 
 
 def slice_columns(columns: pb.Columns, start: int, schema: Schema) -> pb.Columns:

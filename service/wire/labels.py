@@ -12,27 +12,29 @@ from learners.spec import MAX_ABS_TARGET, MAX_LABEL_BYTES
 from service.api import continual_v1_pb2 as pb
 from service.errors import invalid
 from service.wire.schema import Schema
+from streams import labels
 from streams.batch import LabelValue
-
-INT64 = range(-(2**63), 2**63)
+from streams.labels import INT64, plain
 
 
 def label_to_proto(value: Any) -> pb.Label:
-    """A label as a message: integers (also numpy's) as `integer`, text as `text`, floats as `number`.
+    """A label as a message: whole numbers of 64 bits and truth values as `integer`, text as `text`, others as `number`.
 
     Raises:
-        TypeError: the value is none of these; bool is refused because it would silently become 0 or 1.
-        ValueError: an integer outside int64.
+        TypeError: the value is none of these.
+        ValueError: the value is no label: None or NaN.
     """
+    try:
+        held = plain(value)
+    except TypeError as error:
+        raise TypeError(f"label: {error}") from error
     if isinstance(value, str):
-        return pb.Label(text=str(value))
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer, float, np.floating)):
-        raise TypeError(f"label: got {value!r} of type {type(value).__name__}; accepted: int, str or float")
-    if isinstance(value, (float, np.floating)):
-        return pb.Label(number=float(value))
-    if int(value) not in INT64:
-        raise ValueError(f"label: got {value}; accepted: integers of 64 bits")
-    return pb.Label(integer=int(value))
+        return pb.Label(text=value)  # the empty text too: logs of older versions have it as a class
+    if held is None:
+        raise ValueError(f"label: got {value!r}, which is no label; accepted: a number or text")
+    if isinstance(held, int) and held in INT64:
+        return pb.Label(integer=held)
+    return pb.Label(number=float(held))
 
 
 def label_from_proto(label: pb.Label) -> LabelValue | None:
@@ -42,17 +44,21 @@ def label_from_proto(label: pb.Label) -> LabelValue | None:
 
 
 def class_of(label: pb.Label, field: str) -> int | str:
-    """The class that a label names.
+    """The class that a label names; a whole number is an integer.
 
     Raises:
-        Refused: LABEL_TYPE for a number or an empty label, LABEL_TOO_LONG for text over 256 bytes.
+        Refused: LABEL_TYPE for a number that is not whole or not of 64 bits and for an empty label, LABEL_TOO_LONG for
+            text over 256 bytes.
     """
     member = label.WhichOneof("value")
     if member == "integer":
         return label.integer
     if member != "text":
-        value = "an empty label" if member is None else f"the number {label.number}"
-        raise invalid(field, value, "an integer or text", "LABEL_TYPE")
+        number = label.number
+        if member == "number" and number.is_integer() and int(number) in INT64:
+            return int(number)
+        value = "an empty label" if member is None else f"the number {number}"
+        raise invalid(field, value, "a whole number of 64 bits, or text", "LABEL_TYPE")
     text = label.text
     if len(text) > MAX_LABEL_BYTES // 4 and (size := len(text.encode())) > MAX_LABEL_BYTES:
         raise invalid(field, f"{size} bytes", f"text of at most {MAX_LABEL_BYTES} bytes", "LABEL_TOO_LONG")
@@ -60,31 +66,42 @@ def class_of(label: pb.Label, field: str) -> int | str:
 
 
 def binary_of(label: pb.Label, field: str, schema: Schema) -> float:
-    """0.0 or 1.0 for a label of a binary target.
+    """0.0 or 1.0 for a label of a binary target; see `streams.labels.binary_of`.
 
     Raises:
         Refused: LABEL_TYPE, LABEL_TOO_LONG, or LABEL_UNKNOWN for a class that the spec does not name.
     """
     value = class_of(label, field)
-    if value not in schema.binary:
+    index = schema.binary.get(value)
+    try:
+        index = labels.binary_of(value, tuple(schema.binary)) if index is None else index
+    except ValueError:
+        index = None
+    if index is None:
         first, second = schema.binary
         raise invalid(field, repr(value), f"{first!r} or {second!r}", "LABEL_UNKNOWN")
-    return schema.binary[value]
+    return index
 
 
 def target_of(label: pb.Label, field: str) -> float:
-    """The value of a label of a regression target; an integer is taken as a number.
+    """The value of a label of a regression target; an integer is taken as a number, and so is text that is one.
 
     Raises:
-        Refused: LABEL_TYPE for text or an empty label, TARGET_OUT_OF_RANGE beyond 1e100 or not finite.
+        Refused: LABEL_TYPE for other text or an empty label, TARGET_OUT_OF_RANGE beyond 1e100 or not finite.
     """
     value = label_from_proto(label)
-    if value is None or isinstance(value, str):
-        raise invalid(field, "an empty label" if value is None else repr(value), "a number", "LABEL_TYPE")
-    if not abs(value) <= MAX_ABS_TARGET:
-        accepted = f"a finite number of at most {MAX_ABS_TARGET:g} in magnitude"
-        raise invalid(field, value, accepted, "TARGET_OUT_OF_RANGE")
-    return float(value)
+    if value is None or value == "":
+        raise invalid(field, "an empty label", "a number", "LABEL_TYPE")
+    try:
+        number = labels.target_of(value)
+    except ValueError:
+        number = None
+    if number is not None:
+        return number
+    if isinstance(value, str):
+        raise invalid(field, repr(value), "a number", "LABEL_TYPE")
+    accepted = f"a finite number of at most {MAX_ABS_TARGET:g} in magnitude"
+    raise invalid(field, value, accepted, "TARGET_OUT_OF_RANGE")
 
 
 def hash_ids(data: bytes, offsets: list[int]) -> np.ndarray:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections import deque
+from itertools import chain
 from typing import Any
 
 import redis
@@ -14,7 +17,13 @@ from streams.sources.reader import READ_SECONDS, Lost, Unavailable
 from streams.sources.redis_ids import SEQ_BITS, id_of, number_of
 from streams.sources.spec import TRANSPORT_KEY, TRANSPORT_TIME, AtPosition, AtTime, RedisStreamSource
 
+log = logging.getLogger(__name__)
+
 CALL_SECONDS = 5.0
+ADDED = b"entries-added"
+"""What servers of version 7 and later say of a stream: how many entries it was ever given."""
+MARKS = 80
+"""Readings that are remembered: more than are ever on their way to the log."""
 
 
 class RedisReader:
@@ -27,6 +36,8 @@ class RedisReader:
         self._next = 0
         self._lag: int | None = None
         self._trouble = ""
+        self._count: int | None = None  # entries ever added before `_next`; None: not known
+        self._marks: deque[tuple[int, int]] = deque(maxlen=MARKS)  # the two after each reading
         options: dict[str, Any] = {"socket_timeout": CALL_SECONDS, "protocol": 2, "retry_on_error": []}
         if source.password_env:
             options["password"] = os.environ.get(source.password_env, "")
@@ -50,20 +61,19 @@ class RedisReader:
 
     def bounds(self, producer: str) -> tuple[int, int]:
         """See `Reader`."""
-        first, end, _ = self._extent(self._info(self._run(b"EXISTS", self._source.stream)))
-        return first, end
+        return self._extent(self._look())
 
-    def _info(self, exists: int) -> dict[bytes, Any]:
+    def _look(self) -> dict[bytes, Any]:
+        """What the server says of the stream; nothing where there is none."""
+        exists = self._run(b"EXISTS", self._source.stream)
         return _pairs(self._run(b"XINFO", b"STREAM", self._source.stream)) if exists else {}
 
-    def _extent(self, info: dict[bytes, Any]) -> tuple[int, int, int]:
-        """First number retained, the one after the last entry ever, and the one after the last that was deleted."""
+    def _extent(self, info: dict[bytes, Any]) -> tuple[int, int]:
+        """First number retained, and the one after the last entry ever."""
         if not info:
-            return 0, 0, 0
+            return 0, 0
         end = _number(info[b"last-generated-id"]) + 1
-        first = _number(info[b"first-entry"][0]) if info[b"first-entry"] else end
-        deleted = info.get(b"max-deleted-entry-id")  # since Redis 7; before it any may have been
-        return first, end, first if deleted is None else _number(deleted) + 1
+        return _number(info[b"first-entry"][0]) if info[b"first-entry"] else end, end
 
     def begin(self, producer: str) -> int:
         """See `Reader`."""
@@ -76,26 +86,55 @@ class RedisReader:
 
     def seek(self, producer: str, number: int) -> None:
         """See `Reader`."""
-        self._next = number
-        if number:
-            self._check(self._info(self._run(b"EXISTS", self._source.stream)))
+        info = self._look()
+        first, end = self._extent(info)
+        self._next, self._count = number, dict(self._marks).get(number)
+        if not info:
+            self._count = 0
+        elif number in (0, first, end) and ADDED in info:  # 0: from the first that is there
+            self._count = info[ADDED] - (0 if number == end else info[b"length"])
+            if not number and self._count:
+                log.warning("%s: %d entries were removed before the first reading", producer, self._count)
+        self._check(info)
 
     def _check(self, info: dict[bytes, Any]) -> None:
-        """Raises `Lost` if entries that come next may be gone.
+        """Raises `Lost` if entries that come next are gone.
 
-        They are not where an older entry is still there: a stream is trimmed from its beginning. Otherwise a server
-        that remembers the last deletion can tell; an older one cannot, and is not believed.
+        They are not where an older entry is still there: a stream is trimmed from its beginning. Otherwise a server of
+        version 7 or later tells how many entries were ever added, and those that were read are counted here. (What it
+        says of the last deletion is of no use: trimming does not count as one.) Where that is not known, an entry may
+        be missing, and it counts as lost.
         """
-        first, end, deleted = self._extent(info)
-        if not info or not self._next:
+        first, end = self._extent(info)
+        if not info:
             return
-        if end < self._next and not self._starts_later():
+        if end < self._next and not self._at_start():
             raise Lost(self._source.producer, self._next, first, end)
-        if first > self._next and deleted > self._next:
-            raise Lost(self._source.producer, self._next, first, end)
+        if first <= self._next:
+            return
+        missed = self._missed(info)
+        if missed == 0 or (missed is None and (not self._next or self._at_start())):
+            return
+        many = "an unknown number of entries" if missed is None else f"{missed} entries"
+        why = (
+            f"{self._source.producer}: position {id_of(self._next)} is no longer retained: {many} from there on were "
+            f"trimmed or deleted before they were read. The first that is there: {id_of(first)}; `lost` says what to do"
+        )
+        raise Lost(self._source.producer, self._next, first, end, why=why, missed=missed or 1)
 
-    def _starts_later(self) -> bool:
-        """Whether the start itself lies ahead of the stream (a time or an id that is to come)."""
+    def _missed(self, info: dict[bytes, Any]) -> int | None:
+        """How many entries were removed unread, where all that are there come next; None: not known."""
+        if ADDED not in info:
+            return None
+        removed = info[ADDED] - info[b"length"]
+        if self._count is not None and self._count > info[ADDED]:
+            self._count = 0  # the stream was deleted, and is counted from its new beginning
+        if not removed:
+            return 0
+        return None if self._count is None else max(0, removed - self._count)
+
+    def _at_start(self) -> bool:
+        """Whether the start itself lies ahead of the stream, or before it (a time, or an id)."""
         start = self._source.start
         return isinstance(start, AtTime | AtPosition) and self.begin(self._source.producer) == self._next
 
@@ -119,10 +158,25 @@ class RedisReader:
             self._check(info)
         entries = reply[0][1] if reply else []
         self._lag = info[b"length"] if info and len(entries) == self._rows else 0
+        self._note(info, len(entries))
         if not entries:
             self._run(*reading[:3], b"BLOCK", int(READ_SECONDS * 1000), *reading[3:])
             return []
-        return [self._messages(entries)]
+        messages = self._messages(entries)
+        if self._count is not None:
+            self._marks.append((self._next, self._count))
+        return [messages]
+
+    def _note(self, info: dict[bytes, Any] | None, read: int) -> None:
+        """Counts the entries before those that come after these."""
+        before = self._count
+        self._count = None if before is None else before + read
+        if not info or ADDED not in info or read == self._rows:
+            return
+        if before is not None and info[ADDED] > before + read:
+            gone = info[ADDED] - before - read
+            log.warning("%s: %d entries were deleted before they were read", self._source.producer, gone)
+        self._count = info[ADDED]
 
     def _messages(self, entries: list[Any]) -> Messages:
         numbers = [_number(id) for id, _ in entries]
@@ -147,11 +201,13 @@ class RedisReader:
         """See `Reader`; a plain reader leaves no sign."""
 
     def tails(self) -> dict[str, list[int]]:
-        """See `Reader`; numbers are never given again."""
-        return {}
+        """See `Reader`: after each of the last readings, what comes next and how many entries were ever before it."""
+        return {self._source.producer: list(chain.from_iterable(self._marks.copy()))}
 
     def recall(self, tails: dict[str, list[int]]) -> None:
         """See `Reader`."""
+        held = tails.get(self._source.producer, [])
+        self._marks.extend(zip(held[::2], held[1::2]))
 
     def trouble(self) -> str:
         """See `Reader`."""

@@ -10,23 +10,32 @@ from pydantic import Field, field_validator, model_validator
 
 from streams import librdkafka
 from streams.connections import NAME_PATTERN, KafkaCluster, RedisServer, Strict
+from streams.mapping import TimeUnit
 
 TRANSPORT_KEY, TRANSPORT_TIME, TRANSPORT_ID = "$key", "$time", "$id"
+TRANSPORT = frozenset((TRANSPORT_KEY, TRANSPORT_TIME, TRANSPORT_ID))
 """Names of what comes beside the payload; see `Fields`."""
+
+
+def own_field(name: str) -> str:
+    """The field that a key, time or id is read from: `$$key` is the field `$key`."""
+    return name[1:] if name.startswith("$$") else name
 
 
 class Fields(Strict):
     """Which field of a message is what.
 
-    Beside the payload's own fields there are `$key` (the message key, or the CloudEvents extension `partitionkey`),
-    `$time` (CloudEvents `time`, else the time of the queue) and `$id` (CloudEvents `source` and `id`).
+    As key, time and id, `$key` (the message key, or the CloudEvents extension `partitionkey`), `$time` (CloudEvents
+    `time`, else the time of the queue) and `$id` (CloudEvents `source` and `id`) name what comes beside the payload.
+    Any other name is a field of the payload, and so is every name of a label or feature. A key, time or id that is a
+    field called `$key` is named `$$key`: where two dollar signs begin such a name, the first does not count.
     """
 
     label: str | None = Field("label", description="Field of the label; null: every event is an observation.")
     key: str | None = Field(None, description="Field of the entity, `$key` for the message's own; null: one.")
     time: str | None = Field(None, description="Field of the event time, `$time` for the message's; null: no clock.")
     id: str | None = Field(None, description="Field of the event id, `$id` for that of a CloudEvent; null: no ids.")
-    time_unit: Literal["s", "ms", "us"] = Field("us", description="Unit of a numeric time; ISO 8601 text needs none.")
+    time_unit: TimeUnit = Field("us", description="Unit of a numeric time; RFC 3339 text needs none.")
     features: dict[str, str] = Field(
         default_factory=dict, description="Feature of the spec -> field, where the field has another name."
     )
@@ -41,9 +50,9 @@ class Fields(Strict):
         Raises:
             ValueError: naming it.
         """
-        beside = [name for name in (self.key, self.time, self.id) if name and name.startswith("$")]
+        beside = [name for name in (self.key, self.time, self.id) if name in TRANSPORT]
         if beside:
-            raise ValueError(f"fields: {', '.join(beside)} come with messages, and a row has none")
+            raise ValueError(f"fields: {', '.join(map(str, beside))} come with messages, and a row has none")
 
 
 class AtTime(Strict):

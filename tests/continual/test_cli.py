@@ -25,7 +25,8 @@ from click.testing import CliRunner, Result
 from continual.cli import main
 from continual.data import shuttle_file
 from learners.cells.base import CellSpec
-from learners.spec import LearnerSpec, ModelSpec, from_yaml
+from learners.spec import LearnerSpec, ModelSpec
+from learners.yaml12 import from_yaml
 from service.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]

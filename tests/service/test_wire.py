@@ -1,8 +1,10 @@
 """Admission: round trips, every refusal, and mutated bytes."""
 
+import datetime
 import json
 import random
 from dataclasses import replace
+from decimal import Decimal
 
 import grpc
 import numpy as np
@@ -30,6 +32,7 @@ from service.wire import (
     slice_columns,
 )
 from streams.batch import LABEL, LABELLED, OBSERVATION, Batch, Keys
+from streams.mapping import LATEST_US, ClockWarning
 
 TARGETS = {
     "binary": BinaryTarget(labels=("DOWN", "UP")),
@@ -66,7 +69,7 @@ def batches(draw, kind):
     x = np.stack([column(st.floats(width=32, allow_nan=i == 1, allow_infinity=False)) for i in range(3)], 1)
     kinds = column(st.sampled_from([OBSERVATION, LABELLED, LABEL]))
     x[kinds == LABEL] = 0
-    labels = st.one_of(st.integers(-(2**63), 2**63 - 1), st.text(max_size=64))
+    labels = st.one_of(st.integers(-(2**63), 2**63 - 1), st.text(min_size=1, max_size=64))
     classes = (
         tuple(draw(st.lists(labels, min_size=1, max_size=5, unique=True))) if kind == "multiclass" else ()
     )
@@ -79,7 +82,7 @@ def batches(draw, kind):
         classes = ()
     keys = draw(st.lists(st.binary(max_size=20), min_size=rows, max_size=rows))
     ids = draw(st.lists(st.text(min_size=1, max_size=60), min_size=rows, max_size=rows))
-    time = column(st.integers(0, 2**63 - 1))
+    time = column(st.integers(0, LATEST_US))
     hashes = np.stack([hash_id(id) for id in ids])
     return Batch.of(x, y, kind=kinds, key=keys, time=time, id=hashes, classes=classes), ids
 
@@ -205,11 +208,14 @@ COLUMN_CASES = [
     ("multiclass", put(code=i4(0, -2, 0, 1)), "CODE_OUT_OF_RANGE", "columns.code[1]"),
     ("binary", labels("UP", "down"), "LABEL_UNKNOWN", "columns.labels[1]"),
     ("binary", labels("UP", 0), "LABEL_UNKNOWN", "columns.labels[1]"),
-    ("binary", labels(1.0, "UP"), "LABEL_TYPE", "columns.labels[0]"),
+    ("binary", labels(1.0, "UP"), "LABEL_UNKNOWN", "columns.labels[0]"),
+    ("binary", labels(1.5, "UP"), "LABEL_TYPE", "columns.labels[0]"),
+    ("multiclass", labels(1e19, 1), "LABEL_TYPE", "columns.labels[0]"),
     ("multiclass", labels(3, 1.5), "LABEL_TYPE", "columns.labels[1]"),
     ("multiclass", labels(pb.Label(), 1), "LABEL_TYPE", "columns.labels[0]"),
     ("multiclass", labels("é" * 129, 1), "LABEL_TOO_LONG", "columns.labels[0]"),
     ("multiclass", labels(3, 3), "DUPLICATE_LABEL", "columns.labels"),
+    ("multiclass", labels(3, pb.Label(number=3.0)), "DUPLICATE_LABEL", "columns.labels"),
     ("multiclass", labels(*range(65_537)), "TOO_MANY_LABELS", "columns.labels"),
     ("binary", put(time_us=np.array([0, 1, -1, 0]).tobytes()), "NEGATIVE_TIME", "columns.time_us[2]"),
     ("binary", put(key=b"k" * 1025, key_length=i4(0, 1025, 0, 0)), "KEY_TOO_LONG", "columns.key[1]"),
@@ -250,13 +256,15 @@ EVENT_CASES = [
     ("binary", event_from({**ROW, "demand": np.inf}), "NOT_FINITE", "event.features.demand"),
     ("binary", event_from({**ROW, "day": 1e39}), "NOT_FINITE", "event.features.day"),
     ("binary", event_from(ROW, 1), "LABEL_UNKNOWN", "event.label"),
-    ("binary", event_from(ROW, 1.0), "LABEL_TYPE", "event.label"),
+    ("binary", event_from(ROW, 1.0), "LABEL_UNKNOWN", "event.label"),
+    ("binary", event_from(ROW, 0.5), "LABEL_TYPE", "event.label"),
+    ("multiclass", event_from(ROW, 2**63), "LABEL_TYPE", "event.label"),
     ("binary", pb.Event(features=ROW, label=pb.Label()), "LABEL_TYPE", "event.label"),
     ("multiclass", event_from(ROW, 0.5), "LABEL_TYPE", "event.label"),
     ("multiclass", event_from(ROW, "x" * 257), "LABEL_TOO_LONG", "event.label"),
-    ("regression", event_from(ROW, "1"), "LABEL_TYPE", "event.label"),
+    ("regression", event_from(ROW, "one"), "LABEL_TYPE", "event.label"),
     ("regression", pb.Event(features=ROW, label=pb.Label()), "LABEL_TYPE", "event.label"),
-    ("regression", event_from(ROW, np.nan), "TARGET_OUT_OF_RANGE", "event.label"),
+    ("regression", pb.Event(features=ROW, label=pb.Label(number=np.nan)), "TARGET_OUT_OF_RANGE", "event.label"),
     ("regression", event_from(ROW, -1.1e100), "TARGET_OUT_OF_RANGE", "event.label"),
     ("binary", event_from(ROW, time=-1), "NEGATIVE_TIME", "event.time_us"),
     ("binary", event_from(ROW, key="k" * 1025), "KEY_TOO_LONG", "event.key"),
@@ -401,6 +409,20 @@ def test_what_is_no_number_or_no_column_is_named():
         (["b", "a", "b"], ["b", "a", "b"]),
         (np.array(["b", None, 4], object), ["b", None, 4]),
         (np.array([np.int64(3), float("nan"), "x"], object), [3, None, "x"]),
+        ([1.0, None, 0], [1, None, 0]),
+        ([True, False, None], [1, 0, None]),
+        (np.array([True, False, True]), [1, 0, 1]),
+        (["01", "1", ""], ["01", "1", None]),
+        (["NA", 1, 1.0], ["NA", 1, 1]),
+        ([Decimal("7.00"), pd.NA, pd.NaT], [7, None, None]),
+        (pd.array([1, None, 0], "Int64"), [1, None, 0]),
+        (pd.array([True, None, False], "boolean"), [1, None, 0]),
+        (pd.array(["a", None, "b"], "string"), ["a", None, "b"]),
+        (pd.Categorical(["a", None, "b"]), ["a", None, "b"]),
+        (pd.Series([1.0, None, 0.0]), [1, None, 0]),
+        (np.array([2**63 - 1, 0, 1], np.uint64), [2**63 - 1, 0, 1]),
+        ([2**53 + 1, 1.0, 0], [2**53 + 1, 1, 0]),
+        (np.float32([1, np.nan, 0]), [1, None, 0]),
     ],
 )
 def test_labels_of_any_kind_become_classes(y, expected):
@@ -409,14 +431,111 @@ def test_labels_of_any_kind_become_classes(y, expected):
     assert [None if np.isnan(v) else batch.classes[int(v)] for v in batch.y] == expected
 
 
-@pytest.mark.parametrize("y", [[True, False], np.array([1, True], object), [0.5, 1.0], [object(), 1]])
-def test_labels_that_are_no_class_are_an_error(y):
-    with pytest.raises(TypeError, match="y: got"):
+@pytest.mark.parametrize(
+    ("y", "error", "said"),
+    [
+        ([1.0, 0.5], ValueError, r"y\[1\]: got 0.5; accepted: a whole number of 64 bits"),
+        ([object(), 1], TypeError, r"y\[0\]: got .*of type object"),
+        (np.array([1e19, 0]), ValueError, r"y\[0\]: got 1e\+19"),
+        (np.array([0, -9.3e18]), ValueError, r"y\[1\]: got -9.3e\+18"),
+        (np.array([0, 2**63], np.uint64), ValueError, r"y\[1\]: got 9223372036854775808"),
+        ([2**64, 1], ValueError, r"y\[0\]: got 18446744073709551616"),
+        ([Decimal("1.5"), 1], ValueError, r"y\[0\]: got Decimal"),
+        ([1, "x" * 257], ValueError, r"y\[1\]: got 'xxx"),
+        ([{}, 1], TypeError, "y: unhashable"),
+        (np.array(["2024", "2025"], "M8[Y]"), TypeError, "y: got an array of datetime64"),
+    ],
+)
+def test_labels_that_are_no_class_are_an_error(y, error, said):
+    with pytest.raises(error, match=said):
         columns_from(np.zeros((2, 3)), y, target=TARGETS["multiclass"])
 
 
+NOON = 1_714_564_800_000_000
+
+
 @pytest.mark.parametrize(
-    "key", [np.array([1, 22]), ["1", "22"], [b"1", b"22"], np.array(["1", "22"]), [1, "22"]]
+    "times",
+    [
+        [NOON, NOON],
+        np.array([NOON, NOON], np.uint64),
+        [float(NOON)] * 2,
+        ["2024-05-01T12:00:00Z", "2024-05-01 14:00:00.000000999+02:00"],
+        np.array(["2024-05-01T12"] * 2, "M8[h]"),
+        np.array(["2024-05-01T12:00:00.000000999"] * 2, "M8[ns]"),
+        [np.datetime64("2024-05-01T12:00"), datetime.datetime(2024, 5, 1, 12)],
+        [datetime.datetime(2024, 5, 1, 12, tzinfo=datetime.UTC), pd.Timestamp("2024-05-01T17:30+05:30")],
+        *(pd.Series(pd.to_datetime(["2024-05-01T12:00"] * 2)).dt.as_unit(unit) for unit in ("s", "ms", "us", "ns")),
+        *(pd.Series(pd.to_datetime(["2024-05-01T12:00Z"] * 2)).dt.as_unit(unit) for unit in ("s", "ms", "us", "ns")),
+        pd.Series(pd.to_datetime(["2024-05-01T21:00+09:00"] * 2)).dt.tz_convert("Asia/Tokyo"),
+        pd.DatetimeIndex(["2024-05-01T14:00+02:00"] * 2),
+        pd.Series(["2024-05-01T12:00Z"] * 2, dtype="string"),
+        pd.Series([pd.Timestamp("2024-05-01T12:00Z"), pd.Timestamp("2024-05-01T12:00")], dtype=object),
+        pd.Series(pd.to_datetime(["2024-05-01T12:00"] * 2)).astype("timestamp[ns][pyarrow]"),
+        pd.array([NOON, NOON], "Int64"),
+    ],
+    ids=lambda times: f"{type(times).__name__}-{getattr(times, 'dtype', type(times[0]).__name__)}",
+)
+def test_times_of_any_kind_become_microseconds(times):
+    assert decode_columns(columns_from(np.zeros((2, 3)), time=times), SCHEMAS["binary"]).time.tolist() == [NOON, NOON]
+    frame = pd.DataFrame({"price": [1.0, 1], "day": [1.0, 1], "time": times})
+    assert decode_columns(columns_of(frame, SCHEMAS["binary"]), SCHEMAS["binary"]).time.tolist() == [NOON, NOON]
+    assert event_from(ROW, time=next(iter(times))).time_us == NOON
+
+
+@pytest.mark.parametrize(
+    ("times", "error", "said"),
+    [
+        ([1, 1_714_564_800_000_000_000], ValueError, r"time\[1\]: got 17145648.*, which looks like ns; accepted"),
+        (["yesterday", 1], ValueError, r"time\[0\]: got 'yesterday'; accepted: microseconds"),
+        ([1, None], ValueError, r"time\[1\]: got ''"),
+        ([1.0, np.nan], ValueError, r"time\[1\]: got nan"),
+        (np.array(["2024", "NaT"], "M8[D]"), ValueError, r"time\[1\]: got NaT"),
+        (np.array(["2024", "12000"], "M8[Y]"), ValueError, r"time\[1\]: got 12000"),
+        ([1, object()], TypeError, r"time\[1\]: got .*of type object"),
+        (np.array([True, False]), TypeError, "time: got an array of bool"),
+    ],
+)
+def test_times_that_are_none_are_named(times, error, said):
+    with pytest.raises(error, match=said):
+        columns_from(np.zeros((2, 3)), time=times)
+
+
+@pytest.mark.parametrize("times", [[1_714_564_800] * 2, np.array([1_714_564_800_000] * 2)])
+def test_a_clock_of_another_unit_is_said(times):
+    with pytest.warns(ClockWarning, match="look like m?s: give microseconds"):
+        columns_from(np.zeros((2, 3)), time=times)
+    with pytest.warns(ClockWarning):
+        event_from(ROW, time=int(times[0]))
+
+
+def test_labels_of_an_event_follow_the_same_rule():
+    assert event_from(ROW, True).label.integer == event_from(ROW, 1.0).label.integer == 1
+    assert event_from(ROW, Decimal("2.00")).label.integer == 2
+    assert not any(event_from(ROW, nothing).HasField("label") for nothing in (None, np.nan, "", pd.NA, pd.NaT))
+    assert decode_event(event_from(ROW, "2.5"), SCHEMAS["regression"]).y.tolist() == [2.5]
+    assert decode_event(event_from(ROW, 2**70), SCHEMAS["regression"]).y.tolist() == [2.0**70]
+    numbers = Schema._build("m", FEATURES[:1], BinaryTarget())
+    for value in (1, 1.0, True, "1", "1.0", "true", Decimal(1)):
+        assert decode_event(event_from({"price": 1}, value), numbers).y.tolist() == [1]
+
+
+def test_the_empty_class_of_an_older_log_can_still_be_told():
+    assert label_to_proto("").WhichOneof("value") == "text"
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        np.array([1, 22]),
+        ["1", "22"],
+        [b"1", b"22"],
+        np.array(["1", "22"]),
+        [1, "22"],
+        pd.array([1, 22], "Int64"),
+        pd.array(["1", "22"], "string"),
+        pd.Categorical(["1", "22"]),
+    ],
 )
 def test_keys_of_any_kind_become_bytes(key):
     columns = columns_from(np.zeros((2, 3)), key=key)

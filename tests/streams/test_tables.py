@@ -115,7 +115,7 @@ def test_classes_are_text_or_whole(tmp_path: Path) -> None:
     assert next(read_file(path, mapping))[1].classes == ("red", "blue")
     assert next(read_file(path, Mapping(("a",), "n", target="multiclass")))[1].classes == (7, 3)
     path = write(tmp_path, a=[1.0] * 2, y=[1.0, 1.5])
-    with pytest.raises(BadRow, match=r"row 1, column 'y': 1.5 does not fit; accepted: an integer"):
+    with pytest.raises(BadRow, match=r"row 1, column 'y': 1.5 does not fit; accepted: a whole number of 64 bits"):
         list(read_file(path, mapping))
 
 

@@ -124,8 +124,8 @@ def test_dead_letters_are_kept_once_and_bounded(client, redis, server, shard, na
 def test_clocks_that_jump_and_events_that_come_again_or_too_early(client, redis, server, running, name):
     """All that fits is logged in the order of the queue, and the fold decides; what no clock can say is a letter."""
     spec = spec_for(client, name, fields={"time": "at", "id": "id"})
-    times = [5_000, 10**15, 4_000, 0, 6_000, 2**61, 7_000, 7_000, 3]
-    absurd = [-1, 2**63, "yesterday", None, 1e300]
+    times = [5_000, 10**15, 4_000, 0, 6_000, 2**57, 7_000, 7_000, 3]
+    absurd = [-1, 2**61, "yesterday", None, 1e300]
     same = {"b": 1, "card": "k"}
     made = [same | {"a": row, "label": row % 2, "at": at, "id": f"e{row // 2}"} for row, at in enumerate(times)]
     wrong = [same | {"a": 1, "label": 1, "at": at} for at in absurd]

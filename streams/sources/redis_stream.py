@@ -6,15 +6,12 @@ import os
 from typing import Any
 
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
+from streams.redis_client import redis_client
 from streams.sources.messages import Messages
 from streams.sources.reader import READ_SECONDS, Lost, Unavailable
 from streams.sources.redis_ids import SEQ_BITS, id_of, number_of
 from streams.sources.spec import TRANSPORT_KEY, TRANSPORT_TIME, AtPosition, AtTime, RedisStreamSource
-
-CALL_SECONDS = 5.0
 
 
 class RedisReader:
@@ -27,10 +24,8 @@ class RedisReader:
         self._next = 0
         self._lag: int | None = None
         self._trouble = ""
-        options: dict[str, Any] = {"socket_timeout": CALL_SECONDS, "protocol": 2, "retry_on_error": []}
-        if source.password_env:
-            options["password"] = os.environ.get(source.password_env, "")
-        self._client = redis.Redis.from_url(source.url or store, retry=Retry(NoBackoff(), 0), **options)
+        password = os.environ.get(source.password_env, "") if source.password_env else None
+        self._client = redis_client(source.url or store, password=password, waits=READ_SECONDS)
         self._payload = None if source.payload is None else source.payload.encode()
 
     def _run(self, *command: Any) -> Any:

@@ -1,7 +1,7 @@
 """Clients of Redis: the one place that makes them, so that each states its timeouts and never repeats a command.
 
-redis-py repeats by default (8.1: up to ten times, EVAL and XADD included, after 5 s of silence). A hidden repeat could put
-an old write behind a newer one, or write twice; whoever calls repeats, and says what is expected.
+redis-py repeats by default (8.1: up to ten times, EVAL and XADD included, after 5 s of silence). A hidden repeat could
+put an old write behind a newer one, or write twice; whoever calls repeats, and says what is expected.
 
 A URL need not hold the password: `?password_env=NAME` and `?password_file=PATH` say where it is. Such a URL may be
 printed, stored and handed to other processes.

@@ -48,7 +48,7 @@ def test_a_command_that_waits_longer_than_the_timeout_is_sent_once(server: Embed
 def test_a_source_on_a_quiet_stream_keeps_its_one_connection(server: EmbeddedRedis, quiet: float) -> None:
     with connect(server.url) as client:
         client.xadd("calm", {"a": 1})
-    source = RedisStreamSource.model_validate({"kind": "redis_stream", "stream": "calm", "payload": None, "start": "latest"})
+    source = RedisStreamSource(kind="redis_stream", stream="calm", payload=None, start="latest")
     reader = RedisReader(source, 10, server.url, set())
     (producer,) = reader.producers()
     reader.seek(producer, reader.begin(producer))

@@ -1,4 +1,7 @@
-"""A source as a Ray actor: Ray places and restarts it, and it takes up what the log holds."""
+"""A source as a Ray actor: Ray places and restarts it, and it takes up what the log holds.
+
+Those that start it import this module too, so what a source needs is imported where it runs.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,12 @@ import os
 import sys
 import threading
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import uvloop
+from service.process import configure_logging, end_in_order
 
-from learners.spec import ModelSpec
-from service.shard.actor import configure_logging
-from service.sources.consumer import Consumer
+if TYPE_CHECKING:
+    from service.sources.consumer import Consumer
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,8 @@ class SourceProcess:
     """Runs one consumer on a thread of the calling process until `stop`; a fault of its own ends the process."""
 
     def __init__(self, config: SourceConfig) -> None:
+        import uvloop
+
         self._config = config
         self._loop = uvloop.new_event_loop()
         self.consumer: Consumer | None = None
@@ -55,6 +60,9 @@ class SourceProcess:
             os._exit(1)
 
     async def _consume(self) -> None:
+        from learners.spec import ModelSpec
+        from service.sources.consumer import Consumer
+
         spec = ModelSpec.model_validate_json(self._config.spec)
         self.consumer = Consumer(spec, self._config.number, self._config.target, self._config.store)
         await self.consumer.run()
@@ -72,6 +80,7 @@ class SourceActor:
     def __init__(self, config: SourceConfig) -> None:
         configure_logging(config.log)
         self._process = SourceProcess(config)
+        end_in_order(self._process.stop)
 
     def pid(self) -> int:
         """Its process id."""

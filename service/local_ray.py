@@ -7,6 +7,7 @@ two agents beside the raylet stay, as the raylet refuses to run without them.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import logging
 import os
 import signal
@@ -20,6 +21,8 @@ log = logging.getLogger(__name__)
 
 OBJECT_STORE_BYTES = 80 << 20  # nothing is put there; Ray accepts no less
 ENDING_SECONDS = 5.0
+NOTE_SECONDS = 2.0
+SIGACTION_BYTES = 256  # more than a `struct sigaction` has anywhere
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_worker_niceness": "0",  # Ray's 15 would put every client before the shards
@@ -27,9 +30,12 @@ SETTINGS = {
     "RAY_enable_metrics_collection": "0",
     "RAY_enable_worker_prestart": "0",
     "RAY_prestart_worker_first_driver": "0",
+    "RAY_task_events_report_interval_ms": "0",  # no record of calls: nothing here would look at it
+    "RAY_task_events_shutdown_flush_timeout_ms": "100",  # else 5 s where there is nobody left to tell
 }
 """Read by Ray when it is imported, and by the processes that it starts."""
 
+AGENTS = (["ray::DashboardAgent"], ["ray::RuntimeEnvAgent"])
 NEEDED = ("gcs_server", "raylet")
 
 
@@ -43,13 +49,14 @@ class LocalRay:
     def __init__(self) -> None:
         self._needed: dict[str, psutil.Process] = {}
         self._workers: set[psutil.Process] = set()
+        self._noted = 0.0
 
     def start(self, namespace: str, cpus: int) -> None:
         """Starts Ray and connects this process to it."""
         import ray
         from ray._private.node import Node
 
-        with _without(Node, "start_monitor", "start_log_monitor", "start_api_server"):
+        with _handlers_kept(), _without(Node, "start_monitor", "start_log_monitor", "start_api_server"):
             ray.init(
                 address="local",  # never a cluster that Ray finds running on this machine
                 namespace=namespace,
@@ -70,7 +77,10 @@ class LocalRay:
         return ""
 
     def _note_workers(self) -> None:
-        """Whom the raylet started: once it is dead nobody can tell."""
+        """Whom the raylet started: once it is dead nobody can tell. It takes a look at every process of the machine."""
+        if time.monotonic() - self._noted < NOTE_SECONDS:
+            return
+        self._noted = time.monotonic()
         self._workers = {worker for worker in self._workers if alive(worker)}
         for process in self._needed.values():
             with contextlib.suppress(psutil.Error):
@@ -83,15 +93,28 @@ class LocalRay:
         """
         import ray
 
+        everyone = self._everyone()
         if self.broken():
-            for process in self._needed.values():
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.kill()
-            _end(self._workers)
-        ray.shutdown()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                self._needed["raylet"].kill()  # the sign for what it started
+            _end(everyone - set(self._needed.values()))
+        with _handlers_kept():
+            ray.shutdown()
+        for process in everyone:  # a start that was broken off, and agents, which wait for an answer of the dead
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
         for process in self._needed.values():
-            _reap(process)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(process.pid, 0)  # so that no zombie is left; Ray collects only those that it ended itself
         self._needed, self._workers = {}, set()
+
+    def _everyone(self) -> set[psutil.Process]:
+        """Ray's processes, as far as they can be found."""
+        found = {child for child in psutil.Process().children() if child.name() in NEEDED} | self._workers
+        for process in list(found):
+            with contextlib.suppress(psutil.Error):
+                found.update(process.children(recursive=True))
+        return found
 
 
 def alive(process: psutil.Process) -> bool:
@@ -103,7 +126,11 @@ def alive(process: psutil.Process) -> bool:
 
 
 def _end(processes: Iterable[psutil.Process]) -> None:
-    """Waits for processes that end by themselves; after `ENDING_SECONDS` they are killed."""
+    """Waits for actors, which end by themselves; after `ENDING_SECONDS` they are killed, and the agents at once."""
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            if process.cmdline()[:1] in AGENTS:
+                process.kill()
     deadline = time.monotonic() + ENDING_SECONDS
     while any(alive(process) for process in processes) and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -112,12 +139,21 @@ def _end(processes: Iterable[psutil.Process]) -> None:
             process.kill()
 
 
-def _reap(process: psutil.Process) -> None:
-    """Collects a child, so that no zombie is left; Ray collects those that it ended itself."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        process.send_signal(signal.SIGKILL)
-    with contextlib.suppress(ChildProcessError):
-        os.waitpid(process.pid, 0)
+@contextlib.contextmanager
+def _handlers_kept() -> Iterator[None]:
+    """Keeps what this process does on SIGTERM and SIGINT.
+
+    Ray's compiled code puts its own in the place of Python's, which Python itself can put back on the main thread only.
+    """
+    libc = ctypes.CDLL(None)
+    held = {number: ctypes.create_string_buffer(SIGACTION_BYTES) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number, action in held.items():
+        libc.sigaction(number, None, action)
+    try:
+        yield
+    finally:
+        for number, action in held.items():
+            libc.sigaction(number, action, None)
 
 
 @contextlib.contextmanager

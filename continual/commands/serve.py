@@ -47,7 +47,19 @@ PORT_TAKEN, FOLDER_IN_USE, STORE_UNFIT = 3, 4, 5
 @click.option(
     "--shards", type=click.IntRange(0), default=0, show_default=True, help="Shard processes; 0: one per core but one."
 )
-@click.option("--redis", metavar="URL", help="Use this Redis (redis://, rediss://, unix://) and start none.")
+@click.option(
+    "--redis",
+    metavar="URL",
+    envvar="CONTINUAL_REDIS",
+    help="Use this Redis (redis://, rediss://, unix://) and start none. Others can read a command line: give a password "
+    "by --redis-password-file, $CONTINUAL_REDIS_PASSWORD, or a URL in $CONTINUAL_REDIS.",
+)
+@click.option(
+    "--redis-password-file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="File with the password of --redis, the same on every node. It is read, never stored or printed.",
+)
 @click.option("--ray", metavar="ADDRESS", help="Use this Ray cluster and start none; with it, give --redis.")
 @click.option(
     "--appendfsync",
@@ -83,6 +95,8 @@ def serve(data: Path, host: str, port: int, as_json: bool, **options: Any) -> No
     say = (lambda line: None) if as_json else (lambda line: click.echo(f"  {line}"))
     began = time.perf_counter()
     models = _read(options.pop("specs"))
+    if options["redis_password_file"] and not options["redis"]:
+        raise click.UsageError("--redis-password-file goes with --redis")
     with _signals(done) as stop, problems(data / "logs"):
         from service.serve import Deployment, ServeOptions
 

@@ -19,8 +19,8 @@ from learners.spec import ModelSpec
 from service.api import continual_v1_pb2 as pb
 from service.client import Client
 from service.serve import Deployment
+from service.shard.config import DEPLOYMENT
 from service.shard.requests import LEARN
-from service.shard.shard import DEPLOYMENT
 from service.store.connect import connect
 from service.store.partition import Partition as Store
 from streams.batch import Batch

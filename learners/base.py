@@ -80,6 +80,17 @@ class Folded:
         return np.stack([self.scored, self.expired], axis=1).reshape(-1, 5)
 
 
+class CaptureActive(RuntimeError):  # noqa: N818 - it says when, not what went wrong
+    """A row changed after the running snapshot began would have to leave memory: the snapshot must finish first.
+
+    Attributes:
+        folded: what the interrupted fold said of the events before the one that needs the room; None if there are
+            none. Fold the rest once the snapshot is committed.
+    """
+
+    folded: Folded | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Predicted:
     """Predictions of n events, each as if it were the next one; see `Folded` for value and code.

@@ -7,7 +7,6 @@ from functools import cache
 
 import numpy as np
 
-from kernels import KERNEL_VERSION
 from learners.spec import ModelSpec
 from streams.batch import Batch
 
@@ -23,6 +22,8 @@ def fingerprint(spec: ModelSpec | None = None) -> dict[str, str]:
 
 @cache
 def _compiled() -> dict[str, str]:
+    from kernels import KERNEL_VERSION  # here: a shard without models need not hold the compiler
+
     digests = [_canned(kind) for kind in ("binary", "multiclass", "regression")]
     return {
         "backend": "cpu",

@@ -15,21 +15,10 @@ import numpy as np
 from kernels.cpu import keys as table_ops
 from kernels.cpu.bound import Binding
 from kernels.cpu.layout import H_POSITION, H_SEEN, plain, zeros
-from learners.base import ColdRows, Folded, Row, hash_shared
+from learners.base import CaptureActive, ColdRows, Folded, Row, hash_shared
 from streams.batch import Batch, Keys
 
 Columns = dict[str, np.ndarray]
-
-
-class CaptureActive(RuntimeError):  # noqa: N818 - it says when, not what went wrong
-    """A row changed after the running snapshot began would have to leave memory: the snapshot must finish first.
-
-    Attributes:
-        folded: what the interrupted fold said of the events before the one that needs the room; None if there are
-            none. Fold the rest once the snapshot is committed.
-    """
-
-    folded: Folded | None = None
 
 
 class KeyedRows:

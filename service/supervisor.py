@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from learners.spec import ModelSpec
 from service.sinks.actor import SinkActor, SinkConfig
 from service.sources.actor import SourceActor, SourceConfig
 from service.store.catalog import Catalog
@@ -66,6 +65,11 @@ class Supervisor:
             self._thread.join(30)
         self._end(list(self.actors))
 
+    def abandon(self) -> None:
+        """Looks after nothing any more: Ray is gone, and its actors with it."""
+        self._stopping.set()
+        self.actors = {}
+
     def _follow(self) -> None:
         while not self._stopping.wait(LOOK_SECONDS):
             try:
@@ -91,6 +95,8 @@ class Supervisor:
         for model, text in self._catalog.list().items():
             if not any(f'"{part}":[{{' in text for part in ("sources", "sinks")):
                 continue
+            from learners.spec import ModelSpec  # here: a deployment without sources and sinks need not hold it
+
             version = hashlib.sha256(f"{text}{self._reach if self._reach != CLOSED else ''}".encode()).hexdigest()[:12]
             deployment = ModelSpec.stored(text).deployment
             for number, source in enumerate(deployment.sources):

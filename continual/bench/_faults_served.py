@@ -18,7 +18,7 @@ import psutil
 
 from service.client import Client
 from service.ports import free_port
-from service.shard.shard import DEPLOYMENT
+from service.shard.config import DEPLOYMENT
 from service.store.connect import connect, until_served
 from service.store.embedded import socket_path
 from service.store.ownership import OwnerRecord

@@ -16,7 +16,6 @@ import click
 import grpc
 import numpy as np
 import psutil
-import redis
 
 from continual.bench import _served
 from continual.bench._helpers import (
@@ -41,6 +40,7 @@ from continual.bench.report import out_option, publish
 from service.api import continual_v1_pb2 as pb
 from service.client import Client
 from service.serve import Deployment
+from service.store.connect import connect
 from service.wire import event_from
 from streams.batch import Batch, Keys
 
@@ -167,7 +167,7 @@ def _interleaved(bench: Bench, model: str, calls: Any, echo: Any, times: int) ->
     check(math.isfinite(np.frombuffer(pb.PredictReply.FromString(reply).predictions.value)[0]), "a finite prediction")
     echoes = echo(len(reply)), echo(len(reply) + 10)
     unused = iter(telling)
-    store = redis.Redis.from_url(bench.deployment.redis_url)
+    store = connect(bench.deployment.redis_url)
     seconds = _served.interleave(
         {
             "predict echo": lambda: echoes[0](asking),

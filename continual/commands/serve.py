@@ -48,7 +48,19 @@ PORT_TAKEN, FOLDER_IN_USE, STORE_UNFIT = 3, 4, 5
 @click.option(
     "--shards", type=click.IntRange(0), default=0, show_default=True, help="Shard processes; 0: one per core but one."
 )
-@click.option("--redis", metavar="URL", help="Use this Redis (redis://, rediss://, unix://) and start none.")
+@click.option(
+    "--redis",
+    metavar="URL",
+    envvar="CONTINUAL_REDIS",
+    help="Use this Redis (redis://, rediss://, unix://) and start none. Others can read a command line: give a password "
+    "by --redis-password-file, $CONTINUAL_REDIS_PASSWORD, or a URL in $CONTINUAL_REDIS.",
+)
+@click.option(
+    "--redis-password-file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="File with the password of --redis, the same on every node. It is read, never stored or printed.",
+)
 @click.option("--ray", metavar="ADDRESS", help="Use this Ray cluster and start none; with it, give --redis.")
 @click.option(
     "--appendfsync",
@@ -107,16 +119,20 @@ def serve(data: Path, host: str, port: int, as_json: bool, **options: Any) -> No
     began = time.perf_counter()
     models = _read(options.pop("specs"))
     opened = _reach(options.pop("folders"), options.pop("hosts"), options.pop("secrets"))
+    if options["redis_password_file"] and not options["redis"]:
+        raise click.UsageError("--redis-password-file goes with --redis")
     with _signals(done) as stop, problems(data / "logs"):
         from service.serve import Deployment, ServeOptions
 
-        deployment = Deployment(ServeOptions(data=data, host=host, port=port, reach=opened, **options), say)
+        deployment = Deployment(ServeOptions(data=data, host=host, port=port, reach=opened, **options), say, done.set)
         with deployment:
             stop()  # Ray has put handlers of its own in place
-            listed = _create(deployment.address, models)
+            listed = _create(deployment.address, models, deployment.holds_models())
             seconds = time.perf_counter() - began
             _announce(deployment, listed, seconds, as_json)
             done.wait()
+            if deployment.failure is not None:
+                raise deployment.failure
             if not as_json:
                 click.echo("\nStopping: answering what was admitted, writing snapshots ...")
     if not as_json:
@@ -155,7 +171,7 @@ def _signals(done: threading.Event) -> Iterator[Callable[[], None]]:
 @contextmanager
 def problems(logs: Path) -> Iterator[None]:
     """Ends the command in one line for everything that the surroundings can cause."""
-    from service.serve import PortTaken
+    from service.serve import NotServing, PortTaken
     from service.store.embedded import AlreadySupervisedError, OrphanError
     from service.store.errors import StoreError, StoreRefused
 
@@ -169,14 +185,14 @@ def problems(logs: Path) -> Iterator[None]:
         raise Problem(str(error), FOLDER_IN_USE) from error
     except StoreRefused as error:
         raise Problem(f"this Redis is unfit: {error}", STORE_UNFIT) from error
-    except (StoreError, OSError, ValueError) as error:
+    except (NotServing, StoreError, OSError, ValueError) as error:
         raise Problem(str(error)) from error
     except Exception as error:
         from ray.exceptions import RayError  # not earlier: Ray reads its settings when it is imported
 
         if not isinstance(error, RayError):
             raise
-        raise Problem(f"a shard did not start, see {logs.resolve()}: {str(error).splitlines()[0]}") from error
+        raise Problem(f"Ray failed, see {logs.resolve()}: {str(error).splitlines()[0]}") from error
 
 
 def _read(specs: tuple[Path, ...]) -> list[Any]:
@@ -195,8 +211,10 @@ def _read(specs: tuple[Path, ...]) -> list[Any]:
     return models
 
 
-def _create(address: str, models: list[Any]) -> dict[str, int]:
+def _create(address: str, models: list[Any], held: bool) -> dict[str, int]:
     """Creates what is not there yet; returns the position of every model."""
+    if not models and not held:
+        return {}  # a service without models need not hold a client
     with connected(address) as client:
         for model in models:
             client.models.create(model, exist_ok=True)
@@ -205,12 +223,14 @@ def _create(address: str, models: list[Any]) -> dict[str, int]:
 
 def _announce(deployment: Any, models: dict[str, int], seconds: float, as_json: bool) -> None:
     """Says where everything is, and what to type next."""
+    from streams.redis_client import shown
+
     data = deployment.options.data
     state = {
         "address": deployment.address,
         "deployment": deployment.deployment,
         "data": str(data.resolve()),
-        "redis": deployment.redis_url,
+        "redis": shown(deployment.redis_url),
         "shards": list(deployment.actors),
         "logs": str(deployment.logs),
         "models": models,
@@ -231,7 +251,7 @@ def _announce(deployment: Any, models: dict[str, int], seconds: float, as_json: 
         f"\nServing on {deployment.address} after {seconds:.1f} s (deployment {deployment.deployment})",
         f"  models: {held}",
         f"  logs:   {deployment.logs}",
-        f"  store:  {deployment.redis_url}",
+        f"  store:  {shown(deployment.redis_url)}",
         f"\nNext, in another terminal:  {following}",
         "Ctrl-C stops; nothing that was acknowledged is lost.",
     ):

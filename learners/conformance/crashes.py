@@ -11,8 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from learners.base import Folded, Learner, Row
-from learners.keyed import CaptureActive
+from learners.base import CaptureActive, Folded, Learner, Row
 from learners.spec import ModelSpec
 from streams.batch import Batch
 

@@ -65,9 +65,17 @@ def find_key(path: str = "") -> bytes | None:
 
     Raises:
         OSError: the file cannot be read.
+        ValueError: the variable holds the path of a file instead of a key.
     """
-    text = Path(path).read_bytes() if path else os.environ.get(VARIABLE, "").encode()
-    return text.strip() or None
+    if path:
+        return Path(path).read_bytes().strip() or None
+    text = os.environ.get(VARIABLE, "").strip()
+    if text.startswith(("/", ".", "~")) or (os.sep in text and Path(text).exists()):
+        raise ValueError(
+            f"{VARIABLE} holds what looks like the path of a file; accepted: the key itself (`openssl rand -hex 32` makes "
+            "one). To have a file read, give `continual serve --signing-key FILE`"
+        )
+    return text.encode() or None
 
 
 def make_key(folder: Path) -> Path:

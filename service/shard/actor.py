@@ -1,4 +1,6 @@
-"""A shard as a process: an event loop on a thread, inside a Ray actor or on its own.
+"""A shard as a process: an event loop on a thread, inside a Ray actor or by itself.
+
+Those that start shards import this module too, so what a shard needs is imported where it runs.
 
 Ray places, supervises and restarts the actor; it restores nothing. A starting shard takes ownership, loads its
 snapshots and replays its logs while its server answers health NOT_SERVING.
@@ -13,11 +15,8 @@ import sys
 import threading
 from dataclasses import replace
 
-import uvloop
-
-from service.shard.server import Server
-from service.shard.shard import Shard, ShardConfig
-from streams.printable import LineFormatter
+from service.process import configure_logging, end_in_order
+from service.shard.config import ShardConfig
 from streams.reach import Reach
 
 NAMESPACE = "continual"
@@ -27,6 +26,8 @@ class ShardProcess:
     """Runs one shard on a thread of the calling process until `stop`."""
 
     def __init__(self, config: ShardConfig) -> None:
+        import uvloop
+
         self._config = config
         self._loop = uvloop.new_event_loop()
         self._stopping = asyncio.Event()
@@ -44,6 +45,9 @@ class ShardProcess:
             os._exit(1)
 
     async def _serve(self) -> None:
+        from service.shard.server import Server
+        from service.shard.shard import Shard
+
         self.shard = Shard(self._config)
         server = Server(self.shard)
         address = await server.start()
@@ -60,7 +64,12 @@ class ShardProcess:
         return self._ready.wait(timeout)
 
     def stop(self) -> None:
-        """Answers what was admitted, writes last snapshots, gives ownership up, and returns when all is done."""
+        """Answers what was admitted, writes last snapshots, gives ownership up, and returns when all is done.
+
+        A shard that does not serve yet has nothing to write: it may be killed at once.
+        """
+        if not self._ready.is_set():
+            return
         self._loop.call_soon_threadsafe(self._stopping.set)
         self._thread.join(30)
 
@@ -75,6 +84,7 @@ class ShardActor:
 
             config = replace(config, advertise=ray.util.get_node_ip_address())
         self._process = ShardProcess(config)
+        end_in_order(self._process.stop)
 
     def ready(self) -> int:
         """Waits until the shard serves; returns its process id."""
@@ -84,14 +94,6 @@ class ShardActor:
     def stop(self) -> None:
         """See `ShardProcess.stop`."""
         self._process.stop()
-
-
-def configure_logging(path: str = "") -> None:
-    """One line per record, in a file that is appended to or on standard error."""
-    handler = logging.FileHandler(path) if path else logging.StreamHandler(sys.stderr)
-    handler.setFormatter(LineFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.basicConfig(handlers=[handler], level=os.environ.get("CONTINUAL_LOG", "INFO"), force=True)
-    logging.captureWarnings(True)
 
 
 def main() -> None:

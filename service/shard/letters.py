@@ -7,7 +7,8 @@ import re
 
 from service import errors
 from service.api import continual_v1_pb2 as pb
-from service.shard.shard import DEPLOYMENT, Shard
+from service.shard.config import DEPLOYMENT
+from service.shard.shard import Shard
 from service.store.partition import Partition as Store
 
 QUARANTINED = "q"

@@ -16,7 +16,8 @@ from learners.fingerprint import fingerprint
 from service import errors
 from service.api import continual_v1_pb2 as pb
 from service.shard.answers import sinks_of
-from service.shard.shard import DEPLOYMENT, Shard
+from service.shard.config import DEPLOYMENT
+from service.shard.shard import Shard
 from service.shard.statistics import Statistics
 from service.store.partition import Partition as Store
 from service.store.partition_map import ModelMap, Range, moves

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from kernels.cpu.keys import hashes
 from kernels.cpu.layout import plain
 from service import errors
 from service.api import continual_v1_pb2 as pb
@@ -72,6 +71,8 @@ def decode_learn(request: pb.LearnRequest, schema: Schema) -> Batch:
 def hashes_of(keys: Keys) -> np.ndarray:
     """uint64 [n]: the hash of every key; see `service.wire.key_hash`."""
     out = np.empty(len(keys), np.uint64)
+    from kernels.cpu.keys import hashes  # here: a shard without models need not hold the compiler
+
     hashes(plain(keys.offsets), plain(keys.data), out)
     return out
 

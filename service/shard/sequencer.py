@@ -15,8 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from learners.base import Folded, Learner
-from learners.keyed import CaptureActive
+from learners.base import CaptureActive, Folded, Learner
 from service import errors
 from service.shard.rows import StoreRows
 from service.shard.statistics import Statistics

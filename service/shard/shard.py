@@ -14,7 +14,6 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TypeVar
 
 import grpc
@@ -25,6 +24,7 @@ from learners.spec import ModelSpec
 from service import errors
 from service.api import continual_v1_pb2 as pb
 from service.shard.children import settle
+from service.shard.config import DEPLOYMENT, ShardConfig
 from service.shard.maps import Maps, home
 from service.shard.partition import Partition
 from service.shard.recovery import Recovery
@@ -37,11 +37,8 @@ from service.store.errors import MapConflict, ModelExists, OwnedElsewhere, Store
 from service.store.ownership import OwnerRecord
 from service.store.partition import Partition as Store
 from service.store.partition_map import ModelMap, Range
-from streams.reach import CLOSED, Reach
 
 log = logging.getLogger(__name__)
-
-DEPLOYMENT = "continual"
 
 HOP = ("continual-hop", "1")
 """Marks a call that a shard passed on, so that it goes no further."""
@@ -53,38 +50,6 @@ FORWARDING = [("grpc.max_receive_message_length", -1), ("grpc.enable_retries", 0
 """The owner has judged the size of its reply, and the caller knows what may be sent again."""
 
 M = TypeVar("M", bound=Message)
-
-
-@dataclass(frozen=True, slots=True)
-class ShardConfig:
-    """What a shard needs to know.
-
-    Attributes:
-        redis: URL of the store.
-        index: number of this shard.
-        shards: how many there are.
-        host: interface that its ports are bound on.
-        port: the node's public port, shared by its shards.
-        advertise: host under which others reach this shard; "": under Ray the address of its node.
-        log: file that its log goes to; "": standard error.
-        signing_key: file with the key for pickled state; "": what `learners.river.signing.VARIABLE` holds, if anything.
-        reach: what the sources and sinks of a spec may name.
-    """
-
-    redis: str
-    index: int = 0
-    shards: int = 1
-    host: str = "127.0.0.1"
-    port: int = 50051
-    advertise: str = "127.0.0.1"
-    log: str = ""
-    signing_key: str = ""
-    reach: Reach = CLOSED
-
-    @property
-    def name(self) -> str:
-        """Name of the shard."""
-        return f"shard-{self.index}"
 
 
 class Shard:

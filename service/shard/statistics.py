@@ -10,23 +10,6 @@ from typing import Any
 import numpy as np
 
 from kernels.cpu import layout
-from kernels.cpu.tally import (
-    BINS,
-    COUNTS,
-    COVERED,
-    ERROR,
-    HITS,
-    INTERVALS,
-    LABELS,
-    LOG_LOSS,
-    LOG_SCORED,
-    MAJORITY,
-    NO_CHANGE_ERROR,
-    SUMS,
-    UNCHANGED,
-    WIDTH,
-    tally,
-)
 from learners.base import SIGNALS, Folded
 
 _FLAGS = {
@@ -43,17 +26,24 @@ _CARRIED = ("outcomes", "labels", "sums", "seen", "bins", "confidence", "expired
 _TASKS = {"binary": layout.BINARY, "multiclass": layout.MULTICLASS, "regression": layout.REGRESSION}
 
 
+def _tally() -> Any:
+    """The compiled sums; imported when there is something to sum: a shard without models need not hold the compiler."""
+    from kernels.cpu import tally
+
+    return tally
+
+
 @dataclass
 class Statistics:
     """Sums over the folded events of a model whose target is of `kind`; see `kernels.cpu.tally`."""
 
     kind: str
     outcomes: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
-    labels: np.ndarray = field(default_factory=lambda: np.zeros(COUNTS, np.int64))
-    sums: np.ndarray = field(default_factory=lambda: np.zeros(SUMS))
+    labels: np.ndarray = field(default_factory=lambda: np.zeros(_tally().COUNTS, np.int64))
+    sums: np.ndarray = field(default_factory=lambda: np.zeros(_tally().SUMS))
     seen: np.ndarray = field(default_factory=lambda: np.zeros((2, 2), np.int64))
-    bins: np.ndarray = field(default_factory=lambda: np.zeros((BINS, 2), np.int64))
-    confidence: np.ndarray = field(default_factory=lambda: np.zeros(BINS))
+    bins: np.ndarray = field(default_factory=lambda: np.zeros((_tally().BINS, 2), np.int64))
+    confidence: np.ndarray = field(default_factory=lambda: np.zeros(_tally().BINS))
     expired: np.ndarray = field(default_factory=lambda: np.zeros(2, np.int64))
     """Observations that left without a label: dropped, and learned with the default one."""
     signals: np.ndarray = field(default_factory=lambda: np.zeros((len(SIGNALS), 2), np.int64))
@@ -75,7 +65,8 @@ class Statistics:
                 grown[: len(self.seen)] = self.seen
                 self.seen = grown
         trust = (self.bins, self.confidence)
-        tally(_TASKS[self.kind], folded.outcome, scored, self.outcomes, self.labels, self.sums, self.seen, *trust)
+        add = _tally().tally
+        add(_TASKS[self.kind], folded.outcome, scored, self.outcomes, self.labels, self.sums, self.seen, *trust)
 
     def quarantined(self, events: int) -> None:
         """Counts events that were taken out of the log's fold."""
@@ -94,7 +85,7 @@ class Statistics:
         for name, (count, last) in zip(SIGNALS, self.signals.tolist()):
             if count:
                 by_flag |= {name: count, f"{name}_last_position": last}
-        return {"events": int(self.outcomes.sum()), "labels": int(self.labels[LABELS]), **by_flag}
+        return {"events": int(self.outcomes.sum()), "labels": int(self.labels[_tally().LABELS]), **by_flag}
 
     def metrics(self) -> dict[str, float]:
         """Prequential metrics over the labels that met their prediction; empty before the first.
@@ -103,15 +94,16 @@ class Statistics:
         `streams.metrics.Regression`) are over the predictions that came with a confidence or an interval, and left
         out where none did.
         """
-        n = int(self.labels[LABELS])
+        n = int(self.labels[_tally().LABELS])
         if not n:
             return {}
+        at = _tally()
         if self.kind == "regression":
             return self._of_numbers(n)
-        accuracy, unchanged = self.labels[HITS] / n, self.labels[UNCHANGED] / n
-        metrics = {"accuracy": accuracy, "no_change": unchanged, "majority": self.labels[MAJORITY] / n}
-        if self.labels[LOG_SCORED]:
-            metrics["log_loss"] = self.sums[LOG_LOSS] / self.labels[LOG_SCORED]
+        accuracy, unchanged = self.labels[at.HITS] / n, self.labels[at.UNCHANGED] / n
+        metrics = {"accuracy": accuracy, "no_change": unchanged, "majority": self.labels[at.MAJORITY] / n}
+        if self.labels[at.LOG_SCORED]:
+            metrics["log_loss"] = self.sums[at.LOG_LOSS] / self.labels[at.LOG_SCORED]
         if unchanged < 1:
             metrics["kappa_temporal"] = (accuracy - unchanged) / (1 - unchanged)
         if told := int(self.bins[:, 0].sum()):
@@ -119,10 +111,11 @@ class Statistics:
         return {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
 
     def _of_numbers(self, n: int) -> dict[str, float]:
-        metrics = {"mae": self.sums[ERROR] / n, "no_change_mae": self.sums[NO_CHANGE_ERROR] / n}
-        if given := int(self.labels[INTERVALS]):
-            metrics["interval_coverage"] = self.labels[COVERED] / given
-            metrics["interval_width"] = self.sums[WIDTH] / given
+        at = _tally()
+        metrics = {"mae": self.sums[at.ERROR] / n, "no_change_mae": self.sums[at.NO_CHANGE_ERROR] / n}
+        if given := int(self.labels[at.INTERVALS]):
+            metrics["interval_coverage"] = self.labels[at.COVERED] / given
+            metrics["interval_width"] = self.sums[at.WIDTH] / given
         return {name: float(value) for name, value in metrics.items()}
 
     @classmethod

@@ -1,4 +1,7 @@
-"""A sink as a Ray actor: Ray places and restarts it, and it goes on after the last record that is there."""
+"""A sink as a Ray actor: Ray places and restarts it, and it goes on after the last record that is there.
+
+Those that start it import this module too, so what a sink needs is imported where it runs.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,7 @@ import os
 import threading
 from dataclasses import dataclass
 
-from learners.spec import ModelSpec
-from service.shard.actor import configure_logging
-from service.sinks.sender import Sender
+from service.process import configure_logging, end_in_order
 from streams.reach import CLOSED, Reach
 
 
@@ -36,10 +37,14 @@ class SinkActor:
     """The Ray actor around a `Sender`; a fault of its own ends the process."""
 
     def __init__(self, config: SinkConfig) -> None:
+        from learners.spec import ModelSpec
+        from service.sinks.sender import Sender
+
         configure_logging(config.log)
         self._sender = Sender(ModelSpec.stored(config.spec), config.number, config.store, config.reach)
         self._thread = threading.Thread(target=self._run, name="sink", daemon=True)
         self._thread.start()
+        end_in_order(self.stop)
 
     def _run(self) -> None:
         try:

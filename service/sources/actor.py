@@ -1,4 +1,7 @@
-"""A source as a Ray actor: Ray places and restarts it, and it takes up what the log holds."""
+"""A source as a Ray actor: Ray places and restarts it, and it takes up what the log holds.
+
+Those that start it import this module too, so what a source needs is imported where it runs.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,13 @@ import os
 import sys
 import threading
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import uvloop
-
-from learners.spec import ModelSpec
-from service.shard.actor import configure_logging
-from service.sources.consumer import Consumer
+from service.process import configure_logging, end_in_order
 from streams.reach import CLOSED, Reach
+
+if TYPE_CHECKING:
+    from service.sources.consumer import Consumer
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,8 @@ class SourceProcess:
     """Runs one consumer on a thread of the calling process until `stop`; a fault of its own ends the process."""
 
     def __init__(self, config: SourceConfig) -> None:
+        import uvloop
+
         self._config = config
         self._loop = uvloop.new_event_loop()
         self.consumer: Consumer | None = None
@@ -58,6 +63,9 @@ class SourceProcess:
             os._exit(1)
 
     async def _consume(self) -> None:
+        from learners.spec import ModelSpec
+        from service.sources.consumer import Consumer
+
         config = self._config
         spec = ModelSpec.stored(config.spec)
         self.consumer = Consumer(spec, config.number, config.target, config.store, config.reach)
@@ -76,6 +84,7 @@ class SourceActor:
     def __init__(self, config: SourceConfig) -> None:
         configure_logging(config.log)
         self._process = SourceProcess(config)
+        end_in_order(self._process.stop)
 
     def pid(self) -> int:
         """Its process id."""

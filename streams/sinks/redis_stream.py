@@ -7,14 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
+from streams.redis_client import redis_client
 from streams.sinks.spec import RedisStreamSink
 from streams.sinks.target import Foreign, Record
 from streams.sources.reader import Unavailable
 
-CALL_SECONDS = 5.0
 AT_ONCE = 1000
 REPEATED = "equal or smaller than the target stream top item"
 
@@ -29,10 +27,8 @@ class RedisTarget:
     def __init__(self, sink: RedisStreamSink, model: str, store: str) -> None:
         self._sink = sink
         self._model = model
-        options: dict[str, Any] = {"socket_timeout": CALL_SECONDS, "protocol": 2, "retry_on_error": []}
-        if sink.password_env:
-            options["password"] = os.environ.get(sink.password_env, "")
-        self._client = redis.Redis.from_url(sink.url or store, retry=Retry(NoBackoff(), 0), **options)
+        password = os.environ.get(sink.password_env, "") if sink.password_env else None
+        self._client = redis_client(sink.url or store, password=password)
         self._bound = () if sink.keep is None else (b"MAXLEN", b"~", sink.keep)
 
     def _run(self, *command: Any) -> Any:

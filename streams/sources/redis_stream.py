@@ -9,9 +9,8 @@ from itertools import chain
 from typing import Any
 
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
+from streams.redis_client import redis_client
 from streams.sources.messages import Messages
 from streams.sources.reader import READ_SECONDS, Lost, Unavailable
 from streams.sources.redis_ids import SEQ_BITS, id_of, number_of
@@ -19,7 +18,6 @@ from streams.sources.spec import TRANSPORT_KEY, TRANSPORT_TIME, AtPosition, AtTi
 
 log = logging.getLogger(__name__)
 
-CALL_SECONDS = 5.0
 ADDED = b"entries-added"
 """What servers of version 7 and later say of a stream: how many entries it was ever given."""
 MARKS = 80
@@ -38,10 +36,8 @@ class RedisReader:
         self._trouble = ""
         self._count: int | None = None  # entries ever added before `_next`; None: not known
         self._marks: deque[tuple[int, int]] = deque(maxlen=MARKS)  # the two after each reading
-        options: dict[str, Any] = {"socket_timeout": CALL_SECONDS, "protocol": 2, "retry_on_error": []}
-        if source.password_env:
-            options["password"] = os.environ.get(source.password_env, "")
-        self._client = redis.Redis.from_url(source.url or store, retry=Retry(NoBackoff(), 0), **options)
+        password = os.environ.get(source.password_env, "") if source.password_env else None
+        self._client = redis_client(source.url or store, password=password, waits=READ_SECONDS)
         self._payload = None if source.payload is None else source.payload.encode()
 
     def _run(self, *command: Any) -> Any:

@@ -24,8 +24,9 @@ from service.api import continual_v1_pb2 as pb
 from service.client import Client
 from service.errors import Refused, from_rpc_error
 from service.ports import free_port
+from service.shard.config import ShardConfig
 from service.shard.server import Server
-from service.shard.shard import Shard, ShardConfig
+from service.shard.shard import Shard
 from service.store.connect import connect
 from service.store.embedded import EmbeddedRedis
 from service.wire import Schema, columns_from, decode_columns, slice_columns

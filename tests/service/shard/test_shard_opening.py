@@ -7,7 +7,8 @@ import asyncio
 import pytest
 
 from service.errors import Refused
-from service.shard.shard import Shard, ShardConfig
+from service.shard.config import ShardConfig
+from service.shard.shard import Shard
 
 
 def reason_of(shard: Shard, model: str) -> str:

@@ -16,7 +16,7 @@ from learners.river import signing
 from learners.spec import ModelSpec
 from service.client import Client
 from service.errors import Refused
-from service.shard.shard import DEPLOYMENT
+from service.shard.config import DEPLOYMENT
 from service.store.connect import connect
 from service.store.ownership import OwnerRecord
 from service.store.partition import Partition as Store

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
-from pydantic import Field, SerializeAsAny, WrapValidator, model_validator
+from pydantic import Field, SerializeAsAny, ValidationInfo, WrapValidator, model_validator
 
 from streams.connections import NAME_PATTERN, Strict
-from streams.mapping import Mapping
+from streams.mapping import SHOWN, Mapping, twice
 from streams.sinks.spec import Sink
 from streams.sources.spec import TRANSPORT_TIME, Source
 
@@ -26,6 +26,11 @@ MAX_ID_BYTES = 256
 MAX_LABEL_BYTES = 256
 MAX_ABS_TARGET = 1e100
 INT64 = range(-(2**63), 2**63)
+MAX_SPEC_BYTES = 8 << 20
+"""Of a new model's spec as JSON. One that is held may be larger: its defaults are written out."""
+
+_ACCEPTED = "accepted"
+"""In the context of a validation: the spec was accepted before."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -250,9 +255,8 @@ class Deployment(Strict):
     def _queues_fit(self) -> Deployment:
         sources, sinks = [one.producer for one in self.sources], [one.identity for one in self.sinks]
         for what, names in (("sources", sources), ("sinks", sinks)):
-            if len(set(names)) != len(names):
-                twice = sorted({name for name in names if names.count(name) > 1})
-                raise ValueError(f"{what} must differ, these are there twice: {', '.join(twice)}")
+            if again := twice(names):
+                raise ValueError(f"{what} must differ, these are there twice: {', '.join(again)}")
         if self.exchange and self.sinks:
             raise ValueError("exchange is between partitions, and a model with sinks stays one: remove one of the two")
         return self
@@ -335,10 +339,8 @@ class ModelSpec(Strict):
 
     @model_validator(mode="after")
     def _unique_features(self) -> ModelSpec:
-        names = [feature.name for feature in self.features]
-        if len(set(names)) != len(names):
-            twice = sorted({name for name in names if names.count(name) > 1})
-            raise ValueError(f"feature names must be unique, these appear twice: {twice}")
+        if again := twice(feature.name for feature in self.features):
+            raise ValueError(f"feature names must be unique, these appear twice: {again}")
         return self
 
     @model_validator(mode="after")
@@ -359,7 +361,9 @@ class ModelSpec(Strict):
         return self
 
     @model_validator(mode="after")
-    def _can_be_held(self) -> ModelSpec:
+    def _can_be_held(self, info: ValidationInfo) -> ModelSpec:
+        if info.context == _ACCEPTED:
+            return self
         self.learner.check(self)
         if self.deployment.exchange:
             try:
@@ -372,7 +376,7 @@ class ModelSpec(Strict):
     def _sources_fit(self) -> ModelSpec:
         names = {feature.name for feature in self.features}
         for source in self.deployment.sources:
-            unknown = sorted(set(source.fields.features) - names)
+            unknown = sorted(set(source.fields.features) - names)[:SHOWN]
             if unknown:
                 raise ValueError(f"deployment.sources: fields.features names {unknown}, which are no features")
             source_mapping(self, source)
@@ -386,6 +390,15 @@ class ModelSpec(Strict):
             pydantic.ValidationError: naming every field that does not fit.
         """
         return cls.model_validate(from_yaml(Path(path).read_text()))
+
+    @classmethod
+    def accepted(cls, text: str) -> ModelSpec:
+        """Reads a spec that was accepted before, as JSON: what is dear to check is not checked again.
+
+        Raises:
+            pydantic.ValidationError: naming every field that does not fit.
+        """
+        return cls.model_validate_json(text, context=_ACCEPTED)
 
     def to_json(self) -> str:
         """The complete spec, defaults written out, keys sorted."""

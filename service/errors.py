@@ -208,9 +208,16 @@ def invalid(field: str, value: object, accepted: str, reason: str = "INVALID_FIE
     return Refused(grpc.StatusCode.INVALID_ARGUMENT, reason, str(violation), [violation])
 
 
-def invalid_fields(violations: Sequence[Violation], reason: str) -> Refused:
-    """INVALID_ARGUMENT for several fields at once; the message is the first violation and how many follow."""
-    more = f" (and {len(violations) - 1} more)" if len(violations) > 1 else ""
+def invalid_fields(violations: Sequence[Violation], reason: str, count: int = 0) -> Refused:
+    """INVALID_ARGUMENT for several fields at once; the message is the first violation and how many follow.
+
+    Args:
+        violations: the first of them.
+        reason: of the refusal.
+        count: how many there are, where that is more than are given.
+    """
+    count = max(count, len(violations))
+    more = f" (and {count - 1} more)" if count > 1 else ""
     return Refused(grpc.StatusCode.INVALID_ARGUMENT, reason, f"{violations[0]}{more}", violations)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,9 +15,17 @@ MAX_ID_BYTES = 256
 MAX_LABEL_BYTES = 256
 MAX_ABS_TARGET = 1e100
 
+SHOWN = 20
+"""Names in a message, at most."""
+
 TargetKind = Literal["binary", "multiclass", "regression"]
 TimeUnit = Literal["s", "ms", "us"]
 MICROSECONDS: dict[TimeUnit, int] = {"s": 1_000_000, "ms": 1_000, "us": 1}
+
+
+def twice(names: Iterable[str]) -> list[str]:
+    """The names that are there more than once, in order; the first 20 of them. In linear time."""
+    return sorted(name for name, times in Counter(names).items() if times > 1)[:SHOWN]
 
 
 @dataclass(frozen=True)
@@ -54,14 +63,13 @@ class Mapping:
     def __post_init__(self) -> None:
         if not self.features:
             raise ValueError("features: at least one column is needed, got none")
-        twice = sorted({name for name in self.features if self.features.count(name) > 1})
-        if twice:
-            raise ValueError(f"features: each column may be named once, these are named twice: {twice}")
+        if again := twice(self.features):
+            raise ValueError(f"features: each column may be named once, these are named twice: {again}")
         if self.label in self.features:
             raise ValueError(f"label: {self.label!r} is a feature too; a label must not be its own input")
-        unknown = sorted(set(self.missing) - set(self.features))
+        unknown = sorted(set(self.missing) - set(self.features))[:SHOWN]
         if unknown:
-            raise ValueError(f"missing: {unknown} are no features; features: {', '.join(self.features)}")
+            raise ValueError(f"missing: {unknown} are no features; features: {', '.join(self.features[:SHOWN])}")
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -10,9 +10,9 @@ from typing import Any, Literal, TypeVar
 
 import grpc
 
+from service import channels
 from service.api import continual_v1_pb2 as pb
 from service.client.core import (
-    CHANNEL_OPTIONS,
     CREATE_SECONDS,
     DATA,
     MODELS,
@@ -54,7 +54,7 @@ class AsyncClient:
     def stub(self, address: str, service: str) -> Any:
         """The stub of a service at an address, over the one channel kept for it."""
         if address not in self._channels:
-            self._channels[address] = grpc.aio.insecure_channel(address, CHANNEL_OPTIONS)
+            self._channels[address] = grpc.aio.insecure_channel(address, channels.CLIENT)
         if (address, service) not in self._stubs:
             self._stubs[address, service] = STUBS[service](self._channels[address])
         return self._stubs[address, service]

@@ -39,17 +39,6 @@ from service.wire import (
 CREATE_SECONDS = 300.0
 """Deadline of creating a model: the first of its kind on a machine waits for its kernels to be compiled."""
 
-CHANNEL_OPTIONS = [
-    ("grpc.max_receive_message_length", 64 << 20),
-    ("grpc.max_send_message_length", 64 << 20),
-    ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.enable_retries", 0),  # the client retries itself: it knows what is safe
-    ("grpc.initial_reconnect_backoff_ms", 50),
-    ("grpc.min_reconnect_backoff_ms", 3_000),  # in effect the limit on connecting to one address
-    ("grpc.max_reconnect_backoff_ms", 1_000),
-]
-
 NOT_CONNECTED = "failed to connect"
 """In what gRPC says of a call that never left: it may be made again, whatever it does."""
 

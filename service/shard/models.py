@@ -80,11 +80,10 @@ def _described(shard: Shard, model: str, part: Range) -> pb.Model:
     partition = shard.owned(model, part.id)
     shown = shard.maps.described(model, _map_of(shard, model), part)
     shown.position, shown.snapshot_position = partition.head, max(0, partition.snapshot_position)
-    spec_json = partition.spec.to_json()
     events = [part.events(at) for at in (shown.position, max(shown.snapshot_position, part.start))]
     return pb.Model(
         name=model,
-        spec_json=spec_json,
+        spec_json=shard.texts[model],
         position=events[0],
         snapshot_position=events[1],
         state=partition.state,

@@ -17,7 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 
-from service import errors
+from service import channels, errors
 from service.api import continual_v1_pb2 as pb
 from service.shard import models
 from service.shard.admission import Answer
@@ -26,7 +26,7 @@ from service.shard.maps import home
 from service.shard.partition import Partition
 from service.shard.predict import predict
 from service.shard.shard import HOP, Shard
-from service.shard.specs import parse_spec
+from service.shard.specs import name_in
 from service.store.errors import StoreError
 from service.store.partition_map import Range
 from service.wire import UNCERTAIN, first_key, key_hash, parse, predictions_to_proto
@@ -35,19 +35,11 @@ log = logging.getLogger(__name__)
 
 DATA = "continual.v1.OnlineLearning"
 CONTROL = "continual.v1.Models"
-MAX_MESSAGE_BYTES = 16 << 20
 IN_FLIGHT = 64
 """Batches of one stream between admission and answer, at most; beyond it the stream is not read (back-pressure)."""
 
 TOGETHER_BYTES = 1 << 20
 """Replies that are ready together travel in one message until it is as large."""
-
-OPTIONS = [
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_send_message_length", 4 * MAX_MESSAGE_BYTES),
-    # By default gRPC ends a connection whose client pings more often than every 5 minutes while a call takes its time.
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
-]
 
 Handler = Callable[[bytes, grpc.aio.ServicerContext], Awaitable[bytes]]
 
@@ -78,7 +70,7 @@ class Server:
         await server.start()
 
     def _new(self, options: list[tuple[str, int]] | None = None) -> grpc.aio.Server:
-        server = grpc.aio.server(options=OPTIONS + (options or [("grpc.so_reuseport", 0)]))
+        server = grpc.aio.server(options=channels.SERVER + (options or [("grpc.so_reuseport", 0)]))
         server.add_generic_rpc_handlers(tuple(_handlers(self._shard)))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection(
@@ -180,7 +172,7 @@ class _Forwarding(_Local):
 
     async def __call__(self, raw: bytes, context: grpc.aio.ServicerContext) -> bytes:
         request: Any = parse(self.request, raw)
-        model = _model_of(request)
+        model = await _model_of(request)
         await self.shard.maps.check(request.route, model)
         try:
             part = _part_of(self.shard, model, request)
@@ -212,9 +204,9 @@ class _OfPartition(_Forwarding):
         return await self.work(await self.shard.serving(request.model, part.id), request, raw)
 
 
-def _model_of(request: Any) -> str:
+async def _model_of(request: Any) -> str:
     if isinstance(request, pb.CreateModelRequest):
-        return parse_spec(request.spec_json).name
+        return await name_in(request.spec_json)
     return request.model if hasattr(request, "model") else request.name
 
 

@@ -22,15 +22,17 @@ from google.protobuf.message import Message
 
 from learners.river import signing
 from learners.spec import ModelSpec
-from service import errors
+from service import channels, errors
 from service.api import continual_v1_pb2 as pb
+from service.shard import checker
+from service.shard.aside import aside
 from service.shard.children import settle
 from service.shard.maps import Maps, home
 from service.shard.partition import Partition
 from service.shard.recovery import Recovery
 from service.shard.reshard import Resharding
 from service.shard.snapshots import Snapshotter
-from service.shard.specs import check_signing, compile_learner, parse_spec
+from service.shard.specs import check_signing, compile_learner
 from service.store.catalog import Catalog
 from service.store.connect import RANK, Link, connect, durability, until_served
 from service.store.errors import MapConflict, ModelExists, OwnedElsewhere, StoreError, StoreUnavailable
@@ -41,15 +43,11 @@ from service.store.partition_map import ModelMap, Range
 log = logging.getLogger(__name__)
 
 DEPLOYMENT = "continual"
-
 HOP = ("continual-hop", "1")
 """Marks a call that a shard passed on, so that it goes no further."""
 
 OPENING_SECONDS = 2.0
 """Requests wait for so long for a partition that is being opened."""
-
-FORWARDING = [("grpc.max_receive_message_length", -1), ("grpc.enable_retries", 0)]
-"""The owner has judged the size of its reply, and the caller knows what may be sent again."""
 
 M = TypeVar("M", bound=Message)
 
@@ -109,6 +107,7 @@ class Shard:
         self._exit = exit or _exit
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._tasks: set[asyncio.Task] = set()
+        self.texts: dict[str, str] = {}  # specs as JSON, by model
         self._creating = asyncio.Lock()
         self._listed = False  # whether the catalog was read: before that no model is known to be missing
         self._opening: set[tuple[str, str]] = set()  # not yet in `partitions`
@@ -228,9 +227,12 @@ class Shard:
         spec_json = await asyncio.to_thread(self.catalog.get, model)
         if spec_json is None:
             return None
-        spec = ModelSpec.model_validate_json(spec_json)
+        spec = await aside(ModelSpec.accepted, spec_json)
         check_signing(spec)
-        await asyncio.to_thread(compile_learner, spec)
+        if self._listed:  # others are served already
+            await checker.of_process().compiled(spec_json)
+        await aside(compile_learner, spec)
+        self.texts[model] = await aside(spec.to_json)
         return spec
 
     async def open(self, model: str, part: Range) -> None:
@@ -251,7 +253,7 @@ class Shard:
         if not await asyncio.to_thread(settle, self.catalog, model, part.id, self.config.name, record):
             await asyncio.to_thread(store.release, token)
             return
-        partition = Partition(spec, store, token, Link(self.config.redis), self.fail, part)
+        partition = await aside(Partition, spec, store, token, Link(self.config.redis), self.fail, part)
         partition.refuse = self.maps.refusal
         partition.peers = lambda: self.maps.peers(model, part.id)
         place = model, part.id
@@ -259,7 +261,7 @@ class Shard:
         snapshotter = self.snapshots[place] = Snapshotter(partition)
         partition.on_progress = lambda: self._snapshot_if_due(partition, snapshotter)
         recovery = Recovery(partition)
-        head = await asyncio.to_thread(recovery.run)
+        head = await aside(recovery.run)
         partition.start(head)
         log.info(
             "model %s: serving at position %d, %d events replayed in %.3f s, snapshot loaded in %.3f s",
@@ -343,7 +345,7 @@ class Shard:
         """
         address = self.maps.address(shard)
         if address not in self._channels:
-            self._channels[address] = grpc.aio.insecure_channel(address, FORWARDING)
+            self._channels[address] = grpc.aio.insecure_channel(address, channels.FORWARDING)
         return self._channels[address]
 
     async def ask(self, shard: str, path: str, request: Message, reply: type[M], timeout: float = 60.0) -> M:
@@ -364,10 +366,9 @@ class Shard:
         """Creates a model and serves it.
 
         Raises:
-            service.errors.Refused: the spec does not validate, the model exists, the store promises too little, or
-                there is no key to sign with.
+            service.errors.Refused: the spec does not fit, the model exists, or the store promises too little.
         """
-        spec = await asyncio.to_thread(parse_spec, spec_json)  # a learner may try out what it is told to build
+        spec = await aside(ModelSpec.accepted, await checker.of_process().accept(spec_json))
         check_signing(spec)
         async with self._creating:
             offered = await asyncio.to_thread(durability, self.client)
@@ -380,7 +381,7 @@ class Shard:
 
     async def _created(self, spec: ModelSpec, exist_ok: bool) -> None:
         try:
-            created = await asyncio.to_thread(self.catalog.create, spec.name, spec.to_json())
+            created = await aside(lambda: self.catalog.create(spec.name, spec.to_json()))
         except ModelExists as error:
             raise errors.model_exists(spec.name) from error
         if not created and not exist_ok:
@@ -433,6 +434,7 @@ class Shard:
             for id in held.retired:
                 await asyncio.to_thread(self._drop_retired, model, id)
             await asyncio.to_thread(self.catalog.delete, model)
+            self.texts.pop(model, None)
             await self.maps.look()
             return None
 

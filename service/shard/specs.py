@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import suppress
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -12,9 +15,26 @@ from learners.fingerprint import fingerprint
 from learners.river import signing
 from learners.spec import ModelSpec
 from service import errors
+from service.errors import MAX_TEXT, MAX_VIOLATIONS
+from service.shard.aside import aside
 from service.shard.requests import keys_inside
 from service.shard.statistics import Statistics
 from streams.batch import Batch
+
+
+async def name_in(spec_json: str) -> str:
+    """The name that a spec gives its model; "" where there is none that a model could have.
+
+    Nothing else of it is looked at, so that it costs little: whoever owns the name checks the whole.
+    """
+
+    def read() -> Any:
+        with suppress(ValueError, RecursionError):
+            found = json.loads(spec_json)
+            return found.get("name") if isinstance(found, dict) else None
+
+    name = read() if len(spec_json) < SMALL_TEXT else await aside(read)
+    return name if isinstance(name, str) and len(name) <= MAX_TEXT else ""
 
 
 def parse_spec(spec_json: str) -> ModelSpec:
@@ -32,9 +52,13 @@ def parse_spec(spec_json: str) -> ModelSpec:
                 "nothing" if item["type"] == "missing" else errors.shorten(item["input"]),
                 accepted(item),
             )
-            for item in error.errors(include_url=False)
+            for item in islice(error.errors(include_url=False), MAX_VIOLATIONS)
         ]
-        raise errors.invalid_fields(violations, "INVALID_SPEC") from error
+        raise errors.invalid_fields(violations, "INVALID_SPEC", error.error_count()) from error
+
+
+SMALL_TEXT = 65_536
+"""Characters of JSON that are read in less time than a thread takes to start."""
 
 
 def accepted(item: Any) -> str:

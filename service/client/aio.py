@@ -217,7 +217,9 @@ class AsyncLearnStream(AsyncIterator[LearnResult]):
                 reply = await self._read()
                 if reply is not None:
                     self._answered.set()
-                    return self.session.answer(reply)
+                    if (result := self.session.answer(reply)) is not None:
+                        return result
+                    continue
             except (grpc.RpcError, Restart) as error:
                 cause = error
             await self._drop()
@@ -245,10 +247,14 @@ class AsyncLearnStream(AsyncIterator[LearnResult]):
             except StopIteration:
                 self._batches = None
                 return
-            self._requests.put_nowait(self.session.offer(batch))
+            self._offer(batch)
         while self._later is not None and not self.session.unanswered:
             await asyncio.wait([self._pulling()])
             self._take()
+
+    def _offer(self, batch: Any) -> None:
+        for request in self.session.offer(batch):
+            self._requests.put_nowait(request)
 
     def _pulling(self) -> asyncio.Future[Any]:
         if self._pull is None:
@@ -263,7 +269,7 @@ class AsyncLearnStream(AsyncIterator[LearnResult]):
         if (batch := pull.result()) is END:
             self._later = None
         else:
-            self._requests.put_nowait(self.session.offer(batch))
+            self._offer(batch)
 
     async def _open(self) -> None:
         await self._client.run(self._client.core.need_map(Backoff(self.session.timeout)))

@@ -266,7 +266,9 @@ class LearnStream(Iterator[LearnResult]):
                     self._open()
                 reply = self._read()
                 if reply is not None:
-                    return self.session.answer(reply)
+                    if (result := self.session.answer(reply)) is not None:
+                        return result
+                    continue
             except (grpc.RpcError, Restart) as error:
                 cause = error
             self._drop()
@@ -291,7 +293,8 @@ class LearnStream(Iterator[LearnResult]):
             except StopIteration:
                 self._batches = None
                 return
-            self._requests.put(self.session.offer(batch))
+            for request in self.session.offer(batch):
+                self._requests.put(request)
 
     def _open(self) -> None:
         self._client.run(self._client.core.need_map(Backoff(self.session.timeout)))

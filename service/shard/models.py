@@ -16,12 +16,16 @@ from learners.fingerprint import fingerprint
 from service import errors
 from service.api import continual_v1_pb2 as pb
 from service.shard.answers import sinks_of
+from service.shard.aside import aside
 from service.shard.shard import DEPLOYMENT, Shard
 from service.shard.statistics import Statistics
 from service.store.partition import Partition as Store
 from service.store.partition_map import ModelMap, Range, moves
 
 PATH = "/continual.v1.Models/"
+
+LISTED_SPEC_BYTES = 8 << 20
+"""Of the specs in a list of models; `Get` gives the others."""
 
 M = TypeVar("M", bound=Message)
 
@@ -104,9 +108,10 @@ def _model(answers: list[tuple[Range, pb.Model]]) -> pb.Model:
 
 
 async def list_models(shard: Shard, request: pb.ListModelsRequest, raw: bytes) -> pb.ListModelsReply:
-    """All models of the deployment, in detail those that this shard has as a whole."""
-    models = await asyncio.to_thread(shard.catalog.list)
+    """All models of the deployment, in detail those that this shard has as a whole; specs as there is room for."""
+    models = await aside(shard.catalog.list)
     reply = pb.ListModelsReply()
+    room = LISTED_SPEC_BYTES
     for name, spec in models.items():
         held = shard.maps.of(name)
         here = held is not None and all((name, part.id) in shard.partitions for part in held.partitions)
@@ -114,6 +119,9 @@ async def list_models(shard: Shard, request: pb.ListModelsRequest, raw: bytes) -
             reply.models.append(_model([(part, _described(shard, name, part)) for part in held.partitions]))
         else:
             reply.models.add(name=name, spec_json=spec)
+        room -= len(reply.models[-1].spec_json.encode())
+        if room < 0:
+            reply.models[-1].ClearField("spec_json")
     return reply
 
 

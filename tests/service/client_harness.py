@@ -112,6 +112,11 @@ class Server(api.OnlineLearningServicer, api.ModelsServicer):
 
     def _learn(self, request):
         mark, rows = self.marks.get(request.producer, 0), request.columns.rows
+        if not rows and request.HasField("next_sequence"):  # a stamp
+            self.marks[request.producer] = max(mark, request.next_sequence)
+            reply = pb.LearnReply(sequence=request.sequence, next_sequence=request.next_sequence)
+            reply.accepted.SetInParent()
+            return reply
         applied = min(max(mark - request.sequence, 0), rows)
         reply = pb.LearnReply(sequence=request.sequence, duplicate=applied == rows)
         try:

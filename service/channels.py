@@ -13,18 +13,26 @@ PING_MILLISECONDS = 10_000
 PONG_MILLISECONDS = 10_000
 """A ping, or data, that is not acknowledged for as long ends the connection, and with it the calls."""
 
-_SILENCE = [
-    ("grpc.keepalive_time_ms", PING_MILLISECONDS),
-    ("grpc.keepalive_timeout_ms", PONG_MILLISECONDS),
-    # gRPC waits as long for the answer to a ping, whatever the timeout of keepalive says; by default for 60 s.
-    ("grpc.http2.ping_timeout_ms", PONG_MILLISECONDS),
-    ("grpc.http2.max_pings_without_data", 0),  # a stream may be quiet for long: no bound
-]
+
+
+def silence(ping: int = PING_MILLISECONDS, pong: int = PONG_MILLISECONDS) -> list[tuple[str, int]]:
+    """Options for either end: when it pings, and when it gives up."""
+    return [
+        ("grpc.keepalive_time_ms", ping),
+        ("grpc.keepalive_timeout_ms", pong),
+        # gRPC waits as long for the answer to a ping, whatever the timeout of keepalive says; by default for 60 s.
+        ("grpc.http2.ping_timeout_ms", pong),
+        ("grpc.http2.max_pings_without_data", 0),  # a stream may be quiet for long: no bound
+        # By default gRPC ends a connection whose peer pings more often than every 5 minutes while nothing is sent.
+        # (gRPC knows the option by this name; others, such as that of its constant, are passed over without a word.)
+        ("grpc.http2.min_ping_interval_without_data_ms", ping // 2),
+    ]
+
 
 CLIENT = [
     ("grpc.max_receive_message_length", MAX_REPLY_BYTES),
     ("grpc.max_send_message_length", MAX_REPLY_BYTES),
-    *_SILENCE,
+    *silence(),
     ("grpc.enable_retries", 0),  # the client retries itself: it knows what is safe
     ("grpc.initial_reconnect_backoff_ms", 50),
     ("grpc.min_reconnect_backoff_ms", 3_000),  # in effect the limit on connecting to one address
@@ -34,7 +42,7 @@ CLIENT = [
 
 FORWARDING = [
     ("grpc.max_receive_message_length", -1),  # the owner has judged the size of its reply
-    *_SILENCE,
+    *silence(),
     ("grpc.enable_retries", 0),  # the caller knows what may be sent again
 ]
 """From one shard to another."""
@@ -42,8 +50,6 @@ FORWARDING = [
 SERVER = [
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_REPLY_BYTES),
-    # By default gRPC ends a connection whose peer pings more often than every 5 minutes while a call takes its time.
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", PING_MILLISECONDS // 2),
-    # Of a client that is gone without a word nothing would be kept but the memory of its calls.
-    *_SILENCE,
+    *silence(),  # of a client that went silent
 ]
+"""Of a shard."""

@@ -12,11 +12,11 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, PrivateAttr, SerializeAsAny, WrapValidator, model_validator
+from pydantic import Field, PrivateAttr, SerializeAsAny, ValidationInfo, WrapValidator, model_validator
 
 from learners.yaml12 import from_yaml
 from streams.connections import NAME_PATTERN, STORED, Strict
-from streams.mapping import Mapping
+from streams.mapping import SHOWN, Mapping, twice
 from streams.sinks.spec import Sink
 from streams.sources.spec import FolderSource, Source, own_field
 
@@ -25,6 +25,8 @@ MAX_ID_BYTES = 256
 MAX_LABEL_BYTES = 256
 MAX_ABS_TARGET = 1e100
 INT64 = range(-(2**63), 2**63)
+MAX_SPEC_BYTES = 8 << 20
+"""Of a new model's spec as JSON. One that is held may be larger: its defaults are written out."""
 
 
 class Registered(Strict):
@@ -228,9 +230,8 @@ class Deployment(Strict):
     def _queues_fit(self) -> Deployment:
         sources, sinks = [one.producer for one in self.sources], [one.identity for one in self.sinks]
         for what, names in (("sources", sources), ("sinks", sinks)):
-            if len(set(names)) != len(names):
-                twice = sorted({name for name in names if names.count(name) > 1})
-                raise ValueError(f"{what} must differ, these are there twice: {', '.join(twice)}")
+            if again := twice(names):
+                raise ValueError(f"{what} must differ, these are there twice: {', '.join(again)}")
         if self.exchange and self.sinks:
             raise ValueError("exchange is between partitions, and a model with sinks stays one: remove one of the two")
         return self
@@ -316,10 +317,8 @@ class ModelSpec(Strict):
 
     @model_validator(mode="after")
     def _unique_features(self) -> ModelSpec:
-        names = [feature.name for feature in self.features]
-        if len(set(names)) != len(names):
-            twice = sorted({name for name in names if names.count(name) > 1})
-            raise ValueError(f"feature names must be unique, these appear twice: {twice}")
+        if again := twice(feature.name for feature in self.features):
+            raise ValueError(f"feature names must be unique, these appear twice: {again}")
         return self
 
     @model_validator(mode="after")
@@ -340,7 +339,9 @@ class ModelSpec(Strict):
         return self
 
     @model_validator(mode="after")
-    def _can_be_held(self) -> ModelSpec:
+    def _can_be_held(self, info: ValidationInfo) -> ModelSpec:
+        if info.context == STORED:
+            return self
         self.learner.check(self)
         if self.deployment.exchange:
             try:
@@ -353,7 +354,7 @@ class ModelSpec(Strict):
     def _sources_fit(self) -> ModelSpec:
         names = {feature.name for feature in self.features}
         for source in self.deployment.sources:
-            unknown = sorted(set(source.fields.features) - names)
+            unknown = sorted(set(source.fields.features) - names)[:SHOWN]
             if unknown:
                 raise ValueError(f"deployment.sources: fields.features names {unknown}, which are no features")
             source_mapping(self, source)
@@ -372,7 +373,8 @@ class ModelSpec(Strict):
     def stored(cls, text: str) -> ModelSpec:
         """A spec from the text that a store keeps of it: it was accepted once, and maybe by an earlier version.
 
-        What options of queues are refused since is told by the queue, so that the model is served meanwhile.
+        What is dear to check is not checked again; what options of queues are refused since is told by the queue, so
+        that the model is served meanwhile.
 
         Raises:
             pydantic.ValidationError: naming every field that does not fit.

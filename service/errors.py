@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
+from urllib.parse import quote
 
 import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -25,11 +26,15 @@ DETAILS_KEY = "grpc-status-details-bin"
 MAX_VIOLATIONS = 16
 MAX_TEXT = 200
 MAX_MESSAGE = 1000
-MAX_DETAILS_BYTES = 6144
-"""Trailers beyond 8 KiB are dropped by gRPC peers, and the status with them."""
+MAX_DETAILS_BYTES = 4096
+MAX_MESSAGE_BYTES = 1500
+"""gRPC peers refuse trailers beyond 8 KiB, and the status with them. Details may travel as base64, 4 bytes for 3, and a
+message percent-encoded, 3 bytes for one."""
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 _ACCEPTED = "; accepted: "
+_PLAIN = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
+"""What gRPC writes into trailers as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +79,7 @@ class Refused(Exception):  # noqa: N818 (it is an answer of the protocol more th
         super().__init__(message)
         self.code = code
         self.reason = reason
-        self.message = shorten(message, MAX_MESSAGE)
+        self.message = _within(shorten(message, MAX_MESSAGE), MAX_MESSAGE_BYTES)
         self.violations = tuple(violations[:MAX_VIOLATIONS])
         self.retry_seconds = retry_seconds
         self.details = tuple(details)
@@ -109,6 +114,25 @@ class Refused(Exception):  # noqa: N818 (it is an answer of the protocol more th
         return status
 
 
+def _within(text: str, limit: int) -> str:
+    """The beginning of a text that takes at most `limit` bytes percent-encoded."""
+    if _encoded(text) <= limit:
+        return text
+    room = limit - 3
+    kept = []
+    for character in text:
+        room -= _encoded(character)
+        if room < 0:
+            break
+        kept.append(character)
+    return "".join(kept) + "..."
+
+
+def _encoded(text: str) -> int:
+    """Bytes of a text in trailers."""
+    return len(quote(text, safe=_PLAIN, errors="replace"))
+
+
 def shorten(value: object, limit: int = MAX_TEXT) -> str:
     """`value` as text of at most `limit` characters, for messages and violations."""
     text = str(value)
@@ -119,12 +143,11 @@ def _bad_request(violations: Sequence[Violation]) -> error_details_pb2.BadReques
     """As many violations as keep the status within trailers."""
     message = error_details_pb2.BadRequest()
     for violation in violations:
-        description = f"got {shorten(violation.value)}{_ACCEPTED}{shorten(violation.accepted, 2 * MAX_TEXT)}"
-        field = shorten(violation.field)
-        if (
-            message.ByteSize() + 4 * (len(field) + len(description)) > MAX_DETAILS_BYTES // 2
-            and message.ByteSize()
-        ):
+        value = _within(shorten(violation.value), 800)
+        description = f"got {value}{_ACCEPTED}{_within(shorten(violation.accepted, 2 * MAX_TEXT), 1000)}"
+        field = _within(shorten(violation.field), 600)
+        size = len(field.encode(errors="replace")) + len(description.encode(errors="replace"))
+        if message.ByteSize() + size > MAX_DETAILS_BYTES // 2 and message.ByteSize():
             break
         message.field_violations.add(field=field, description=description)
     return message
@@ -202,15 +225,27 @@ def from_rpc_error(error: grpc.RpcError) -> Refused:
     return Refused(call.code(), call.code().name, call.details() or "")
 
 
+def internal(error: Exception) -> Refused:
+    """INTERNAL: a fault of the service, which its log tells more of."""
+    return Refused(grpc.StatusCode.INTERNAL, "INTERNAL", f"{type(error).__name__}: {error}")
+
+
 def invalid(field: str, value: object, accepted: str, reason: str = "INVALID_FIELD") -> Refused:
     """INVALID_ARGUMENT for one field: its path, its value and what is accepted."""
     violation = Violation(field, shorten(value), accepted)
     return Refused(grpc.StatusCode.INVALID_ARGUMENT, reason, str(violation), [violation])
 
 
-def invalid_fields(violations: Sequence[Violation], reason: str) -> Refused:
-    """INVALID_ARGUMENT for several fields at once; the message is the first violation and how many follow."""
-    more = f" (and {len(violations) - 1} more)" if len(violations) > 1 else ""
+def invalid_fields(violations: Sequence[Violation], reason: str, count: int = 0) -> Refused:
+    """INVALID_ARGUMENT for several fields at once; the message is the first violation and how many follow.
+
+    Args:
+        violations: the first of them.
+        reason: of the refusal.
+        count: how many there are, where that is more than are given.
+    """
+    count = max(count, len(violations))
+    more = f" (and {count - 1} more)" if count > 1 else ""
     return Refused(grpc.StatusCode.INVALID_ARGUMENT, reason, f"{violations[0]}{more}", violations)
 
 

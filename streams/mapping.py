@@ -16,6 +16,9 @@ MAX_ID_BYTES = 256
 MAX_LABEL_BYTES = 256
 MAX_ABS_TARGET = 1e100
 
+SHOWN = 20
+"""Names in a message, at most."""
+
 TargetKind = Literal["binary", "multiclass", "regression"]
 TimeUnit = Literal["s", "ms", "us", "ns"]
 NANOSECONDS: dict[TimeUnit, int] = {"s": 1_000_000_000, "ms": 1_000_000, "us": 1_000, "ns": 1}
@@ -36,6 +39,11 @@ def warn_of_unit(what: str, looks: str | None, read: str, do: str) -> None:
     """Says so, once for each place."""
     said = f"{what}: numbers are read in {read} and lie in the first weeks of 1970; they look like {looks}: {do}"
     warnings.warn(said, ClockWarning, stacklevel=3)
+
+
+def twice(names: Iterable[str]) -> list[str]:
+    """The names that are there more than once, in order; the first 20 of them. In linear time."""
+    return sorted(name for name, times in Counter(names).items() if times > 1)[:SHOWN]
 
 
 @dataclass(frozen=True)
@@ -73,14 +81,13 @@ class Mapping:
     def __post_init__(self) -> None:
         if not self.features:
             raise ValueError("features: at least one column is needed, got none")
-        twice = sorted(name for name, times in Counter(self.features).items() if times > 1)
-        if twice:
-            raise ValueError(f"features: each column may be named once, these are named twice: {some(twice)}")
+        if again := twice(self.features):
+            raise ValueError(f"features: each column may be named once, these are named twice: {', '.join(again)}")
         if self.label in self.features:
             raise ValueError(f"label: {self.label!r} is a feature too; a label must not be its own input")
         unknown = sorted(set(self.missing) - set(self.features))
         if unknown:
-            raise ValueError(f"missing: {unknown[:10]} are no features; features: {some(self.features)}")
+            raise ValueError(f"missing: {some(unknown)} are no features; features: {some(self.features)}")
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -117,7 +124,7 @@ OnBad = Callable[[BadRow], None]
 """Called with each refused row; the stream goes on when it returns."""
 
 
-def some(names: Iterable[str], most: int = 20) -> str:
+def some(names: Iterable[str], most: int = SHOWN) -> str:
     """The first of some names for a message, and how many there are."""
     names = list(names)
     return ", ".join(names[:most]) + (f", ... ({len(names)} in all)" if len(names) > most else "")

@@ -10,9 +10,9 @@ from typing import Any, Literal, TypeVar
 
 import grpc
 
+from service import channels
 from service.api import continual_v1_pb2 as pb
 from service.client.core import (
-    CHANNEL_OPTIONS,
     CREATE_SECONDS,
     DATA,
     MODELS,
@@ -54,7 +54,7 @@ class AsyncClient:
     def stub(self, address: str, service: str) -> Any:
         """The stub of a service at an address, over the one channel kept for it."""
         if address not in self._channels:
-            self._channels[address] = grpc.aio.insecure_channel(address, CHANNEL_OPTIONS)
+            self._channels[address] = grpc.aio.insecure_channel(address, channels.CLIENT)
         if (address, service) not in self._stubs:
             self._stubs[address, service] = STUBS[service](self._channels[address])
         return self._stubs[address, service]
@@ -217,7 +217,9 @@ class AsyncLearnStream(AsyncIterator[LearnResult]):
                 reply = await self._read()
                 if reply is not None:
                     self._answered.set()
-                    return self.session.answer(reply)
+                    if (result := self.session.answer(reply)) is not None:
+                        return result
+                    continue
             except (grpc.RpcError, Restart) as error:
                 cause = error
             await self._drop()
@@ -245,10 +247,14 @@ class AsyncLearnStream(AsyncIterator[LearnResult]):
             except StopIteration:
                 self._batches = None
                 return
-            self._requests.put_nowait(self.session.offer(batch))
+            self._offer(batch)
         while self._later is not None and not self.session.unanswered:
             await asyncio.wait([self._pulling()])
             self._take()
+
+    def _offer(self, batch: Any) -> None:
+        for request in self.session.offer(batch):
+            self._requests.put_nowait(request)
 
     def _pulling(self) -> asyncio.Future[Any]:
         if self._pull is None:
@@ -263,7 +269,7 @@ class AsyncLearnStream(AsyncIterator[LearnResult]):
         if (batch := pull.result()) is END:
             self._later = None
         else:
-            self._requests.put_nowait(self.session.offer(batch))
+            self._offer(batch)
 
     async def _open(self) -> None:
         await self._client.run(self._client.core.need_map(Backoff(self.session.timeout)))

@@ -21,6 +21,7 @@ import numpy as np
 from grpc_health.v1 import health_pb2
 
 from service.api import continual_v1_pb2 as pb
+from service.client.cutting import check_size, fits, pieces, taken
 from service.client.routing import Resplit, Routes, hashes_of, united
 from service.errors import Refused, from_rpc_error
 from service.wire import (
@@ -38,17 +39,6 @@ from service.wire import (
 
 CREATE_SECONDS = 300.0
 """Deadline of creating a model: the first of its kind on a machine waits for its kernels to be compiled."""
-
-CHANNEL_OPTIONS = [
-    ("grpc.max_receive_message_length", 64 << 20),
-    ("grpc.max_send_message_length", 64 << 20),
-    ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.enable_retries", 0),  # the client retries itself: it knows what is safe
-    ("grpc.initial_reconnect_backoff_ms", 50),
-    ("grpc.min_reconnect_backoff_ms", 3_000),  # in effect the limit on connecting to one address
-    ("grpc.max_reconnect_backoff_ms", 1_000),
-]
 
 NOT_CONNECTED = "failed to connect"
 """In what gRPC says of a call that never left: it may be made again, whatever it does."""
@@ -282,21 +272,47 @@ class Core:
         if request.WhichOneof("events") == "columns":
             how["routes"] = routes
         if routes.whole or "routes" not in how:
-            left = max(backoff.left(), 0.001)
-            reply = yield from self.call(DATA, "Predict", request, left, key=first_key(request), **how)
-            return predictions_from_proto(reply.predictions)
+            return (yield from self._predict_rows(request, backoff, how | {"key": first_key(request)}))
         parts = []
         for id, rows in routes.rows(hashes_of(request.columns)):
             asked = pb.PredictRequest(model=model, columns=take_columns(request.columns, rows))
             asked.probabilities, asked.uncertainty = request.probabilities, request.uncertainty
-            reply = yield from self.call(DATA, "Predict", asked, max(backoff.left(), 0.001), partition=id, **how)
-            parts.append((rows, predictions_from_proto(reply.predictions)))
+            parts.append((rows, (yield from self._predict_rows(asked, backoff, how | {"partition": id}))))
+        return united(parts, request.columns.rows)
+
+    def _predict_rows(
+        self, request: pb.PredictRequest, backoff: Backoff, how: dict[str, Any]
+    ) -> Plan[PredictionBatch]:
+        """One request, or several where it, or the table of probabilities, is larger than a message."""
+        rows = request.columns.rows
+        if request.WhichOneof("events") == "event":
+            check_size("event", request.ByteSize())
+        elif rows and not fits(request.columns):
+            return (yield from self._predict_pieces(request, pieces(request.columns), backoff, how))
+        try:
+            reply = yield from self.call(DATA, "Predict", request, max(backoff.left(), 0.001), **how)
+        except Refused as refused:
+            if refused.reason != "TOO_MANY_PROBABILITIES" or rows < 2:
+                raise
+            halves = [slice(0, rows // 2), slice(rows // 2, rows)]
+            return (yield from self._predict_pieces(request, halves, backoff, how))
+        return predictions_from_proto(reply.predictions)
+
+    def _predict_pieces(
+        self, request: pb.PredictRequest, cut: list[slice], backoff: Backoff, how: dict[str, Any]
+    ) -> Plan[PredictionBatch]:
+        parts = []
+        for rows in cut:
+            asked = pb.PredictRequest(model=request.model, columns=taken(request.columns, rows))
+            asked.probabilities, asked.uncertainty = request.probabilities, request.uncertainty
+            parts.append((np.arange(rows.start, rows.stop), (yield from self._predict_rows(asked, backoff, how))))
         return united(parts, request.columns.rows)
 
     def update(self, model: str, event: pb.Event, timeout: float) -> Plan[PredictionBatch]:
         """Sends one event; its id makes every repetition safe, so one is filled in if it has none."""
         event.id = event.id or str(uuid.uuid4())
         request = pb.UpdateRequest(model=model, event=event)
+        check_size("event", request.ByteSize())
         codes = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
         reply = yield from self.call(
             DATA, "Update", request, timeout, model=model, key=event.key, retry=codes
@@ -346,6 +362,7 @@ class Core:
     def create(self, spec: Any, exist_ok: bool, timeout: float) -> Plan[pb.Model]:
         """Creates a model; repeated only where an existing one is no error."""
         request = pb.CreateModelRequest(spec_json=spec_json(spec), exist_ok=exist_ok)
+        check_size("spec", request.ByteSize())
         codes = (grpc.StatusCode.UNAVAILABLE,) if exist_ok else ()
         reply = yield from self.call(MODELS, "Create", request, timeout, retry=codes)
         self.map = None

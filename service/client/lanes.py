@@ -17,10 +17,11 @@ import grpc
 import numpy as np
 
 from service.api import continual_v1_pb2 as pb
+from service.client.cutting import fits, pieces, taken
 from service.client.routing import Routes, hashes_of, united
-from service.client.session import LearnResult, LearnSession, Numbered, Restart
-from service.errors import model_not_found
-from service.wire import columns_of, take_columns
+from service.client.session import LearnResult, LearnSession, Restart
+from service.errors import Refused, model_not_found
+from service.wire import take_columns
 
 QUIET_BATCHES = 16
 """A partition that got none of so many batches of a source is told that there was nothing for it."""
@@ -120,16 +121,24 @@ class Lanes:
 
     def whole(self, batch: Any) -> Whole:
         """A batch as its caller gives it."""
-        session = self.session
-        numbered = batch if isinstance(batch, Numbered) else None
-        given = numbered.batch if numbered else batch
-        columns = None if given is None else columns_of(given, session.core.schemas[session.model])
-        rows = columns.rows if columns is not None else 0
-        if numbered:
-            bounds = numbered.producer, numbered.sequence, numbered.next_sequence
-            return self._whole(*bounds, columns, numbered.numbers, True)
-        first, session.sequence = session.sequence, session.sequence + rows
-        return self._whole(session.producer, first, first + rows, columns, None, False)
+        columns, first, end, given = self.session.numbered(batch)
+        producer = self.session.producer if given is None else given.producer
+        numbers = None if given is None else given.numbers
+        refused = None
+        if columns is not None and not fits(columns):
+            refused = self._refusal(columns, first, end, numbers)
+        self.session.expect(first, end, columns, 1, refused)
+        if refused is not None:
+            columns = numbers = None
+        return self._whole(producer, first, end, columns, numbers, given is not None)
+
+    def _refusal(self, columns: pb.Columns, first: int, end: int, numbers: Any) -> Refused | None:
+        """Why a batch that is larger than a message cannot be cut: then its numbers go alone, as a stamp."""
+        try:
+            pieces(columns, np.arange(first, end) if numbers is None else np.asarray(numbers))
+        except Refused as refused:
+            return refused
+        return None
 
     def _from_request(self, request: pb.LearnRequest) -> Whole:
         counted = request.HasField("next_sequence")
@@ -169,26 +178,37 @@ class Lanes:
         out = []
         for id, rows in parts:
             lane = self._lane(id)
-            columns = whole.columns
-            if len(rows) == 0:
-                columns = None
-            elif columns is not None and len(rows) < columns.rows:
-                columns = take_columns(columns, rows)
-            request = pb.LearnRequest(
-                route=self.session.core.route(self.session.model),
-                model=self.session.model,
-                producer=whole.producer,
-                sequence=min(whole.first, lane.sent.get(whole.producer, whole.first)),
-                columns=columns,
-                next_sequence=whole.end,
-                partition=id,
-                number=whole.numbers[rows].astype("<u8").tobytes(),
-            )
-            lane.sent[whole.producer] = whole.end
-            lane.session.unanswered.append(request)
-            lane.given.append((whole, rows))
-            whole.left += 1
-            out.append((id, request))
+            first = min(whole.first, lane.sent.get(whole.producer, whole.first))
+            for piece, columns, end in self._pieces(whole, rows):
+                request = pb.LearnRequest(
+                    route=self.session.core.route(self.session.model),
+                    model=self.session.model,
+                    producer=whole.producer,
+                    sequence=first,
+                    columns=columns,
+                    next_sequence=end,
+                    partition=id,
+                    number=whole.numbers[piece].astype("<u8").tobytes(),
+                )
+                lane.sent[whole.producer] = first = end
+                lane.session.unanswered.append(request)
+                lane.given.append((whole, piece))
+                whole.left += 1
+                out.append((id, request))
+        return out
+
+    def _pieces(self, whole: Whole, rows: np.ndarray) -> list[tuple[np.ndarray, pb.Columns | None, int]]:
+        """What goes to one partition, cut where it is larger than a message: rows, columns, the number after them."""
+        if len(rows) == 0 or whole.columns is None:
+            return [(rows, None, whole.end)]
+        columns = take_columns(whole.columns, rows) if len(rows) < whole.columns.rows else whole.columns
+        if fits(columns):
+            return [(rows, columns, whole.end)]
+        numbers = whole.numbers[rows]
+        out: list[tuple[np.ndarray, pb.Columns | None, int]] = []
+        for cut in pieces(columns, numbers):
+            end = whole.end if cut.stop == len(rows) else int(numbers[cut.stop])
+            out.append((rows[cut], taken(columns, cut), end))
         return out
 
     def _lane(self, id: str) -> Lane:
@@ -276,7 +296,7 @@ class Lanes:
         """
         lane = self.lanes[id]
         try:
-            result = lane.session.answer(reply)
+            result = lane.session.piece(reply)
         except Restart as restart:
             return restart
         whole, rows = lane.given.popleft()
@@ -290,17 +310,17 @@ class Lanes:
         Raises:
             service.errors.Refused: a part was refused for good and the caller wants that raised.
         """
-        if not self.wholes or self.wholes[0].left:
-            return None
-        whole = self.wholes.popleft()
-        refused = next((part.refused for _, part in whole.parts if part.refused is not None), None)
-        if refused is not None and self.session.raises:
-            raise refused
-        parts = [(rows, part.predictions) for rows, part in whole.parts if part.predictions is not None]
-        filled = sorted(((rows, part) for rows, part in parts if len(rows)), key=lambda part: part[0][0]) or parts
-        predictions = united(filled, whole.rows) if refused is None and filled else None
-        duplicate = bool(whole.parts) and all(part.duplicate for _, part in whole.parts)
-        return LearnResult(whole.first, whole.rows, predictions, refused, duplicate, whole.producer, whole.end)
+        while self.wholes and not self.wholes[0].left:
+            whole = self.wholes.popleft()
+            refused = next((part.refused for _, part in whole.parts if part.refused is not None), None)
+            parts = [(rows, part.predictions) for rows, part in whole.parts if part.predictions is not None]
+            filled = sorted(((rows, part) for rows, part in parts if len(rows)), key=lambda part: part[0][0]) or parts
+            predictions = united(filled, whole.rows) if refused is None and filled else None
+            duplicate = bool(whole.parts) and all(part.duplicate for _, part in whole.parts)
+            plain = (whole.first, whole.rows, predictions, refused, duplicate, whole.producer, whole.end)
+            if (result := self.session.settle(LearnResult(*plain))) is not None:
+                return result
+        return None
 
 
 def id_of(whole: Whole) -> int:

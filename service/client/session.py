@@ -14,8 +14,9 @@ import numpy as np
 
 from service.api import continual_v1_pb2 as pb
 from service.client.core import Backoff, Core
-from service.client.routing import Routes
-from service.errors import Refused, from_rpc_error, from_status
+from service.client.cutting import fits, pieces, taken
+from service.client.routing import Routes, united
+from service.errors import Refused, from_rpc_error, from_status, invalid
 from service.wire import PredictionBatch, columns_of, predictions_from_proto
 
 _BROKEN = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED)
@@ -81,6 +82,49 @@ class Numbered:
     sequence: int
     next_sequence: int
     numbers: Any = None
+
+
+@dataclass(slots=True)
+class _Given:
+    """A batch as its caller gave it: the answers to its pieces become one.
+
+    Attributes:
+        sequence, next_sequence: the producer's numbers: of the first event, and after the batch.
+        rows: events in it.
+        left: pieces that are not answered.
+        refused: why nothing of it is sent but its numbers.
+        parts: answers to pieces.
+    """
+
+    sequence: int
+    next_sequence: int
+    rows: int
+    left: int
+    refused: Refused | None
+    parts: list[LearnResult]
+
+    def united(self) -> LearnResult:
+        """The answer to the batch."""
+        refused, parts = self.refused, self.parts
+        at = 0
+        for part in parts:
+            if refused is None and part.refused is not None:
+                refused = self._in_part(part.refused, at, at + part.rows)
+            at += part.rows
+        predictions = None
+        if refused is None:
+            places = np.cumsum([0, *(part.rows for part in parts)])
+            said = [(np.arange(a, a + one.rows), one.predictions) for a, one in zip(places, parts)]
+            predictions = united([(rows, one) for rows, one in said if one is not None], self.rows)
+        duplicate = all(part.duplicate for part in parts)
+        plain = (self.sequence, self.rows, predictions, refused, duplicate, parts[0].producer)
+        return LearnResult(*plain, self.next_sequence)
+
+    def _in_part(self, refused: Refused, start: int, stop: int) -> Refused:
+        """What refused a piece, as that of the batch."""
+        where = f"in the rows {start} to {stop - 1} of a batch that was sent in {len(self.parts)} pieces"
+        message = f"{where}, of which others may be in the log: {refused.message}"
+        return Refused(refused.code, refused.reason, message, refused.violations, refused.retry_seconds)
 
 
 class Several(Exception):  # noqa: N818 (a fact, raised where it shows that one stream does not do)
@@ -164,6 +208,7 @@ class LearnSession:
         self.sequence = first_sequence
         self.address = core.target
         self.unanswered: deque[pb.LearnRequest] = deque()
+        self._given: deque[_Given] = deque()  # batches that are not answered
         self.numbers: dict[tuple[str, int], Any] = {}  # of unanswered batches that leave numbers out
         self._acknowledged: dict[str, int] = {}  # by producer: every number before was
         self._backoff: Backoff | None = None
@@ -197,40 +242,88 @@ class LearnSession:
             request.acknowledged = self._acknowledged.get(request.producer, 0)
         return list(self.unanswered)
 
-    def offer(self, batch: Any) -> pb.LearnRequest:
-        """Numbers a batch and keeps it until it is answered; see `columns_of` for what it may be, or `Numbered`."""
-        if isinstance(batch, Numbered):
-            return self._offer_numbered(batch)
-        columns = columns_of(batch, self.core.schemas[self.model])
-        request = pb.LearnRequest(
-            route=self.core.route(self.model),
-            model=self.model,
-            producer=self.producer,
-            sequence=self.sequence,
-            columns=columns,
-        )
-        self.sequence += columns.rows
-        self.unanswered.append(request)
-        return request
+    def offer(self, batch: Any) -> list[pb.LearnRequest]:
+        """Numbers a batch and keeps it until it is answered; see `columns_of` for what it may be, or `Numbered`.
 
-    def _offer_numbered(self, given: Numbered) -> pb.LearnRequest:
-        columns = None if given.batch is None else columns_of(given.batch, self.core.schemas[self.model])
-        if given.numbers is not None:
-            self.numbers[given.producer, given.sequence] = given.numbers
-        request = pb.LearnRequest(
+        Returns:
+            What is to be sent: several pieces, where the batch is larger than a message.
+        """
+        columns, first, end, given = self.numbered(batch)
+        producer = self.producer if given is None else given.producer
+        if columns is None or fits(columns):
+            requests = [self._request(producer, first, columns, end if given is not None else None)]
+            if given is not None and given.numbers is not None:
+                self._say_numbers(requests[0], given.numbers, always=False)
+            self.expect(first, end, columns, 1)
+        else:
+            requests = self._pieces(columns, first, end, given)
+        self.unanswered.extend(requests)
+        return requests
+
+    def numbered(self, batch: Any) -> tuple[pb.Columns | None, int, int, Numbered | None]:
+        """A batch as columns (None: a stamp), the producer's numbers of its first event and after it."""
+        given = batch if isinstance(batch, Numbered) else None
+        inside = batch if given is None else given.batch
+        columns = None if inside is None else columns_of(inside, self.core.schemas[self.model])
+        if given is not None:
+            return columns, given.sequence, given.next_sequence, given
+        assert columns is not None
+        first, self.sequence = self.sequence, self.sequence + columns.rows
+        return columns, first, self.sequence, None
+
+    def expect(self, first: int, end: int, columns: pb.Columns | None, left: int, why: Refused | None = None) -> None:
+        """Notes a batch whose pieces will be answered: `left` of them; `why` it is refused, whatever they say."""
+        rows = columns.rows if columns is not None else 0
+        self._given.append(_Given(first, end, rows, left, why, []))
+
+    def _request(
+        self, producer: str, first: int, columns: pb.Columns | None, end: int | None
+    ) -> pb.LearnRequest:
+        return pb.LearnRequest(
             route=self.core.route(self.model),
             model=self.model,
-            producer=given.producer,
-            sequence=given.sequence,
+            producer=producer,
+            sequence=first,
             columns=columns,
-            next_sequence=given.next_sequence,
+            next_sequence=end,
         )
-        if columns is not None and given.numbers is not None and given.next_sequence - given.sequence == columns.rows:
-            numbers = np.asarray(given.numbers, "<u8")
-            if (numbers[1:] == numbers[:-1]).any():  # as many rows as numbers, but they are not one each
-                request.number = numbers.tobytes()
-        self.unanswered.append(request)
-        return request
+
+    def _say_numbers(self, request: pb.LearnRequest, given: Any, always: bool) -> None:
+        """Keeps the numbers of the rows, and writes them down where the request would not be clear without."""
+        self.numbers[request.producer, request.sequence] = given
+        if not request.columns.rows:
+            return
+        numbers = np.asarray(given, "<u8")
+        as_many = request.next_sequence - request.sequence == request.columns.rows
+        if always or (as_many and (numbers[1:] == numbers[:-1]).any()):  # but they are not one each
+            request.number = numbers.tobytes()
+
+    def _pieces(
+        self, columns: pb.Columns, first: int, end: int, given: Numbered | None
+    ) -> list[pb.LearnRequest]:
+        """A batch in pieces, each with its own numbers; one that cannot be cut leaves its numbers alone."""
+        producer = self.producer if given is None else given.producer
+        numbers = None if given is None else given.numbers
+        try:
+            if numbers is None and end != first + columns.rows:
+                raise invalid("numbers", "none", "one for each row of a batch that is larger than a message")
+            counted = np.arange(first, end) if numbers is None else np.asarray(numbers)
+            cut = pieces(columns, counted)
+        except Refused as refused:
+            # The mark of the producer passes the batch. What was refused before it may have left the mark behind.
+            before = first if given is not None else min(first, self._acknowledged.get(producer, 0))
+            self.expect(first, end, columns, 1, refused)
+            return [self._request(producer, before, None, end)]
+        requests = []
+        for rows in cut:
+            start = first if rows.start == 0 else int(counted[rows.start])
+            stop = end if rows.stop == columns.rows else int(counted[rows.stop])
+            request = self._request(producer, start, taken(columns, rows), stop if given is not None else None)
+            if given is not None:
+                self._say_numbers(request, counted[rows], always=True)
+            requests.append(request)
+        self.expect(first, end, columns, len(requests))
+        return requests
 
     def waiting(self, since: bool) -> None:
         """Notes that the caller starts or ends waiting for a reply."""
@@ -242,14 +335,18 @@ class LearnSession:
         self.timed_out = since is not None and clock.monotonic() - since > self.timeout
         return self.timed_out
 
-    def answer(self, reply: pb.LearnReply) -> LearnResult:
-        """Takes the reply to the oldest unanswered batch.
+    def answer(self, reply: pb.LearnReply) -> LearnResult | None:
+        """Takes the reply to the oldest unanswered piece; the answer to its batch once that is whole.
 
         Raises:
-            Restart: the batch has to be sent again, on a new stream.
+            Restart: the piece has to be sent again, on a new stream.
             Refused: the batch was refused for good and the caller wants that raised (later batches go on), or
                 the time for retries is used up.
         """
+        return self.settle(self.piece(reply))
+
+    def piece(self, reply: pb.LearnReply) -> LearnResult:
+        """The answer to the oldest unanswered piece; raises as `answer` does, but not what refused it for good."""
         refused = from_status(reply.refused) if reply.HasField("refused") else None
         if refused is not None and passes(refused):
             if refused.reason == "WRONG_SEQUENCE" and reply.next_sequence < self.unanswered[0].sequence:
@@ -262,13 +359,29 @@ class LearnSession:
         self.unanswered.popleft()
         self.numbers.pop((request.producer, request.sequence), None)
         self._backoff = None
-        if refused is not None and self.raises:
-            raise refused
         if refused is None:
             self._acknowledged[request.producer] = reply.next_sequence
         predictions = None if refused else predictions_from_proto(reply.accepted, reply.duplicate)
         plain = (request.sequence, request.columns.rows, predictions, refused, reply.duplicate)
         return LearnResult(*plain, request.producer, reply.next_sequence)
+
+    def settle(self, result: LearnResult) -> LearnResult | None:
+        """The answer to the oldest batch, once all of its pieces are answered; `result` is that to the next one.
+
+        Raises:
+            Refused: it was refused and the caller wants that raised.
+        """
+        given = self._given[0]
+        given.left -= 1
+        if given.left or given.parts or given.refused:
+            given.parts.append(result)
+            if given.left:
+                return None
+            result = given.united()
+        self._given.popleft()
+        if result.refused is not None and self.raises:
+            raise result.refused
+        return result
 
     def fault(self, cause: grpc.RpcError | Restart | None) -> float:
         """The stream broke (or ended: None) with batches unanswered; seconds to wait before the next one.

@@ -13,10 +13,10 @@ from typing import Any, Literal, TypeVar
 import grpc
 from grpc_health.v1 import health_pb2_grpc
 
+from service import channels
 from service.api import continual_v1_pb2 as pb
 from service.api import continual_v1_pb2_grpc as api
 from service.client.core import (
-    CHANNEL_OPTIONS,
     CREATE_SECONDS,
     DATA,
     HEALTH,
@@ -70,7 +70,7 @@ class Client:
         """The stub of a service at an address, over the one channel kept for it."""
         with self._lock:
             if address not in self._channels:
-                self._channels[address] = grpc.insecure_channel(address, CHANNEL_OPTIONS)
+                self._channels[address] = grpc.insecure_channel(address, channels.CLIENT)
             if (address, service) not in self._stubs:
                 self._stubs[address, service] = STUBS[service](self._channels[address])
             return self._stubs[address, service]
@@ -266,7 +266,9 @@ class LearnStream(Iterator[LearnResult]):
                     self._open()
                 reply = self._read()
                 if reply is not None:
-                    return self.session.answer(reply)
+                    if (result := self.session.answer(reply)) is not None:
+                        return result
+                    continue
             except (grpc.RpcError, Restart) as error:
                 cause = error
             self._drop()
@@ -291,7 +293,8 @@ class LearnStream(Iterator[LearnResult]):
             except StopIteration:
                 self._batches = None
                 return
-            self._requests.put(self.session.offer(batch))
+            for request in self.session.offer(batch):
+                self._requests.put(request)
 
     def _open(self) -> None:
         self._client.run(self._client.core.need_map(Backoff(self.session.timeout)))

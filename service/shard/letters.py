@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 from service import errors
 from service.api import continual_v1_pb2 as pb
 from service.shard.config import DEPLOYMENT
 from service.shard.shard import Shard
+from service.store.letters import Letter
 from service.store.partition import Partition as Store
+from service.store.poison import DeadLetter
 
 QUARANTINED = "q"
 """Begins the id of an event that stopped the fold: `q<partition>:<id in its stream>`."""
 
 MOST = 1000
+AT_ONCE = 8
+"""Letters that are read from the store together: each may be as large as a request."""
+
+LISTED_BYTES = 8 << 20
+"""Letters travel together until they are as large; whoever wants the others asks for those after the last one."""
+
+L = TypeVar("L", Letter, DeadLetter)
 _ID = re.compile(rf"(?:{QUARANTINED}(?P<partition>\d+):)?(?P<place>\d+-\d+)\Z")
 
 
@@ -45,13 +56,13 @@ def _listed(
     of_sources = _store(shard, model)
     reply = pb.ListDeadLettersReply(total=of_sources.count_letters())
     begin = after["partition"] if after else "0"  # of a message: None, as every partition comes before it
+    room = LISTED_BYTES
     for id in ids:
         store = _store(shard, model, id)
         reply.total += len(store.quarantined())
-        left = count - len(reply.letters)
-        if begin is None or int(id) < int(begin) or not left:
+        if begin is None or int(id) < int(begin):
             continue
-        for dead in store.dead_letters(after["place"] if after and id == begin else "", left):
+        for dead in _in_turn(store.dead_letters, after["place"] if after and id == begin else "", count, reply, room):
             reply.letters.add(
                 id=f"{QUARANTINED}{id}:{dead.id}",
                 number=dead.position,
@@ -59,17 +70,31 @@ def _listed(
                 payload=dead.payload,
                 partition=id,
             )
-    if left := count - len(reply.letters):
-        for letter in of_sources.letters(after["place"] if after and begin is None else "", left):
-            reply.letters.add(
-                id=letter.id,
-                producer=letter.producer,
-                number=letter.number,
-                reason=letter.reason,
-                payload=letter.payload,
-                beside=letter.beside,
-            )
+    for letter in _in_turn(of_sources.letters, after["place"] if after and begin is None else "", count, reply, room):
+        reply.letters.add(
+            id=letter.id,
+            producer=letter.producer,
+            number=letter.number,
+            reason=letter.reason,
+            payload=letter.payload,
+            beside=letter.beside,
+        )
     return reply
+
+
+def _in_turn(
+    read: Callable[[str, int], list[L]], after: str, count: int, reply: pb.ListDeadLettersReply, room: int
+) -> Iterator[L]:
+    """What `read` gives, few at a time, until the reply has `count` letters or is as large as it may be."""
+    while (left := min(AT_ONCE, count - len(reply.letters))) > 0 and reply.ByteSize() < room:
+        found = read(after, left)
+        if not found:
+            return
+        after = found[-1].id
+        for letter in found:
+            if reply.ByteSize() >= room:
+                return
+            yield letter
 
 
 async def drop_letter(shard: Shard, request: pb.DropDeadLetterRequest, raw: bytes) -> pb.DropDeadLetterReply:

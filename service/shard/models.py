@@ -16,6 +16,7 @@ from learners.fingerprint import fingerprint
 from service import errors
 from service.api import continual_v1_pb2 as pb
 from service.shard.answers import sinks_of
+from service.shard.aside import aside
 from service.shard.config import DEPLOYMENT
 from service.shard.shard import Shard
 from service.shard.statistics import Statistics
@@ -23,6 +24,9 @@ from service.store.partition import Partition as Store
 from service.store.partition_map import ModelMap, Range, moves
 
 PATH = "/continual.v1.Models/"
+
+LISTED_SPEC_BYTES = 8 << 20
+"""Of the specs in a list of models; `Get` gives the others."""
 
 M = TypeVar("M", bound=Message)
 
@@ -86,12 +90,11 @@ def _described(shard: Shard, model: str, part: Range) -> pb.Model:
     partition = shard.owned(model, part.id)
     shown = shard.maps.described(model, _map_of(shard, model), part)
     shown.position, shown.snapshot_position = partition.head, max(0, partition.snapshot_position)
-    spec_json = partition.spec.to_json()
     # A partition that is being opened knows neither, and began where those that it came from ended.
     events = [part.events(max(at, part.start)) for at in (shown.position, shown.snapshot_position)]
     return pb.Model(
         name=model,
-        spec_json=spec_json,
+        spec_json=shard.texts[model],
         position=events[0],
         snapshot_position=events[1],
         state=partition.state,
@@ -112,9 +115,10 @@ def _model(answers: list[tuple[Range, pb.Model]]) -> pb.Model:
 
 
 async def list_models(shard: Shard, request: pb.ListModelsRequest, raw: bytes) -> pb.ListModelsReply:
-    """All models of the deployment, in detail those that this shard has as a whole."""
-    models = await asyncio.to_thread(shard.catalog.list)
+    """All models of the deployment, in detail those that this shard has as a whole; specs as there is room for."""
+    models = await aside(shard.catalog.list)
     reply = pb.ListModelsReply()
+    room = LISTED_SPEC_BYTES
     for name, spec in models.items():
         held = shard.maps.of(name)
         here = held is not None and all((name, part.id) in shard.partitions for part in held.partitions)
@@ -122,6 +126,9 @@ async def list_models(shard: Shard, request: pb.ListModelsRequest, raw: bytes) -
             reply.models.append(_model([(part, _described(shard, name, part)) for part in held.partitions]))
         else:
             reply.models.add(name=name, spec_json=spec)
+        room -= len(reply.models[-1].spec_json.encode())
+        if room < 0:
+            reply.models[-1].ClearField("spec_json")
     return reply
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
@@ -17,16 +17,16 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 
-from service import errors
+from service import channels, errors
 from service.api import continual_v1_pb2 as pb
 from service.shard import models
-from service.shard.admission import Answer
 from service.shard.letters import drop_letter, list_letters
 from service.shard.maps import home
 from service.shard.partition import Partition
 from service.shard.predict import predict
 from service.shard.shard import HOP, Shard
-from service.shard.specs import parse_spec
+from service.shard.specs import name_in
+from service.shard.stream import LearnStream, predictions_of
 from service.store.errors import StoreError
 from service.store.partition_map import Range
 from service.wire import UNCERTAIN, first_key, key_hash, parse, predictions_to_proto
@@ -35,19 +35,6 @@ log = logging.getLogger(__name__)
 
 DATA = "continual.v1.OnlineLearning"
 CONTROL = "continual.v1.Models"
-MAX_MESSAGE_BYTES = 16 << 20
-IN_FLIGHT = 64
-"""Batches of one stream between admission and answer, at most; beyond it the stream is not read (back-pressure)."""
-
-TOGETHER_BYTES = 1 << 20
-"""Replies that are ready together travel in one message until it is as large."""
-
-OPTIONS = [
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_send_message_length", 4 * MAX_MESSAGE_BYTES),
-    # By default gRPC ends a connection whose client pings more often than every 5 minutes while a call takes its time.
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
-]
 
 Handler = Callable[[bytes, grpc.aio.ServicerContext], Awaitable[bytes]]
 
@@ -78,7 +65,7 @@ class Server:
         await server.start()
 
     def _new(self, options: list[tuple[str, int]] | None = None) -> grpc.aio.Server:
-        server = grpc.aio.server(options=OPTIONS + (options or [("grpc.so_reuseport", 0)]))
+        server = grpc.aio.server(options=channels.SERVER + (options or [("grpc.so_reuseport", 0)]))
         server.add_generic_rpc_handlers(tuple(_handlers(self._shard)))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection(
@@ -154,6 +141,9 @@ def _unary(handler: Handler) -> grpc.RpcMethodHandler:
             await errors.abort(context, refused)
         except StoreError as error:
             await errors.abort(context, errors.unavailable("STORE_UNAVAILABLE", str(error), 0.25))
+        except Exception as error:  # gRPC would tell the whole of it, however long
+            log.exception("a call failed")
+            await errors.abort(context, errors.internal(error))
         raise AssertionError
 
     return grpc.unary_unary_rpc_method_handler(call)
@@ -180,7 +170,7 @@ class _Forwarding(_Local):
 
     async def __call__(self, raw: bytes, context: grpc.aio.ServicerContext) -> bytes:
         request: Any = parse(self.request, raw)
-        model = _model_of(request)
+        model = await _model_of(request)
         await self.shard.maps.check(request.route, model)
         try:
             part = _part_of(self.shard, model, request)
@@ -212,9 +202,9 @@ class _OfPartition(_Forwarding):
         return await self.work(await self.shard.serving(request.model, part.id), request, raw)
 
 
-def _model_of(request: Any) -> str:
+async def _model_of(request: Any) -> str:
     if isinstance(request, pb.CreateModelRequest):
-        return parse_spec(request.spec_json).name
+        return await name_in(request.spec_json)
     return request.model if hasattr(request, "model") else request.name
 
 
@@ -247,20 +237,15 @@ async def _predict(partition: Partition, request: pb.PredictRequest, raw: bytes)
 
 async def _update(partition: Partition, request: pb.UpdateRequest, raw: bytes) -> Message:
     answer = await partition.update(request, raw)
-    return pb.UpdateReply(predictions=_predictions(answer), duplicate=answer.duplicate)
-
-
-def _predictions(answer: Answer) -> pb.Predictions:
-    code = answer.code if answer.classes else None
-    return predictions_to_proto(answer.position, answer.value, code, answer.classes, outcome=answer.outcome)
+    return pb.UpdateReply(predictions=predictions_of(answer), duplicate=answer.duplicate)
 
 
 def _learn(shard: Shard) -> grpc.RpcMethodHandler:
     """The bidirectional stream: one reply for each request, in order; the reader runs ahead of the answers."""
 
     async def learn(requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> AsyncIterator[bytes]:
-        async with _LearnStream(shard, requests, lambda raw: (raw,)) as stream:
-            async for ready in stream.replies(context):
+        async with LearnStream(shard, requests, context, lambda raw: (raw,)) as stream:
+            async for ready in stream.replies():
                 for reply in ready:
                     yield reply.SerializeToString()
 
@@ -271,169 +256,11 @@ def _learn_many(shard: Shard) -> grpc.RpcMethodHandler:
     """The same with several requests in a message, and in one whatever replies are ready together."""
 
     async def learn(requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> AsyncIterator[bytes]:
-        async with _LearnStream(shard, requests, lambda raw: parse(pb.LearnRequests, raw).requests) as stream:
-            async for ready in stream.replies(context):
+        async with LearnStream(shard, requests, context, lambda raw: parse(pb.LearnRequests, raw).requests) as stream:
+            async for ready in stream.replies():
                 yield pb.LearnReplies(replies=ready).SerializeToString()
 
     return grpc.stream_stream_rpc_method_handler(learn)
-
-
-class _LearnStream:
-    """One open stream of `LearnRequest`, read while in `async with`.
-
-    Args:
-        shard: that owns the model.
-        messages: what comes.
-        unpack: the requests in a message.
-    """
-
-    def __init__(
-        self, shard: Shard, messages: AsyncIterator[bytes], unpack: Callable[[bytes], Sequence[bytes]]
-    ) -> None:
-        self._shard = shard
-        self._messages = messages
-        self._unpack = unpack
-        self._queue: asyncio.Queue[Any] = asyncio.Queue(IN_FLIGHT)
-        self._last: tuple[str, str, str, int] | None = None
-        self._ended = False
-
-    async def __aenter__(self) -> _LearnStream:
-        self._reader = asyncio.create_task(self._read())
-        return self
-
-    async def __aexit__(self, *exception: object) -> None:
-        self._reader.cancel()
-
-    async def _read(self) -> None:
-        """Admits requests as they come and queues (request, future answer or refusal)."""
-        try:
-            async for message in self._messages:
-                try:
-                    requests = self._unpack(message)
-                except errors.Refused as refused:
-                    await self._queue.put((pb.LearnRequest(), refused))
-                    continue
-                for raw in requests:
-                    if self._ended or not await self._take(raw):
-                        return
-            await self._queue.put(None)
-        except asyncio.CancelledError:
-            raise
-        except BaseException as error:
-            log.exception("reading a Learn stream failed")
-            await self._queue.put((pb.LearnRequest(), errors.unavailable("STREAM_FAILED", str(error))))
-
-    async def _take(self, raw: bytes) -> bool:
-        """Admits a request. Returns whether a later one may be admitted."""
-        request = pb.LearnRequest()
-        try:
-            request = parse(pb.LearnRequest, raw)
-            self._check_sequence(request, self._last)
-            outcome: Any = await self._admit(request, raw)
-        except errors.Refused as refused:
-            outcome = refused
-        except StoreError as error:
-            outcome = errors.unavailable("STORE_UNAVAILABLE", str(error), 0.25)
-        self._last = (request.model, request.partition, request.producer, _end(request))
-        await self._queue.put((request, outcome))
-        # A later batch must not pass the mark of one that the client will send again.
-        return not (isinstance(outcome, errors.Refused) and outcome.code in _ENDS_THE_STREAM)
-
-    async def replies(self, context: grpc.aio.ServicerContext) -> AsyncIterator[list[pb.LearnReply]]:
-        """The replies in order, those that are ready together; aborts the call where it cannot go on in order."""
-        entry = await self._queue.get()
-        while entry is not None:
-            ready: list[pb.LearnReply] = []
-            size = 0
-            try:
-                while entry is not None and (not ready or _is_there(entry[1])):
-                    ready.append(await self._reply(*entry))
-                    size += ready[-1].ByteSize()
-                    entry = _NONE_YET
-                    if self._queue.empty() or size > TOGETHER_BYTES:
-                        break
-                    entry = self._queue.get_nowait()
-            except errors.Refused as refused:
-                if ready:
-                    yield ready
-                self._reader.cancel()
-                await errors.abort(context, refused)
-            yield ready
-            if entry is _NONE_YET:
-                entry = await self._queue.get()
-
-    async def _admit(self, request: pb.LearnRequest, raw: bytes) -> asyncio.Future[Answer]:
-        await self._shard.maps.check(request.route, request.model)
-        part = self._shard.find(request.model, _learn_hash(self._shard, request), request.partition)
-        if not self._shard.maps.is_mine(part):
-            raise self._shard.maps.refusal(f"model {request.model!r} is served by another shard")
-        answer = await (await self._shard.serving(request.model, part.id)).learn(request, raw)
-        answer.add_done_callback(self._note_end)
-        return answer
-
-    def _note_end(self, answer: asyncio.Future[Answer]) -> None:
-        """Ends the reading at once, however long the refusal waits for a client that does not read its replies."""
-        if not answer.cancelled():
-            error = answer.exception()
-            self._ended |= isinstance(error, errors.Refused) and error.code in _ENDS_THE_STREAM
-
-    def _check_sequence(self, request: pb.LearnRequest, last: tuple[str, str, str, int] | None) -> None:
-        """A stream may begin anywhere; after that a producer's batches follow one another."""
-        same = last is not None and last[:3] == (request.model, request.partition, request.producer)
-        if last is not None and same and request.sequence > last[3]:
-            raise errors.wrong_sequence(request.producer, request.sequence, last[3])
-
-    async def _reply(self, request: pb.LearnRequest, outcome: Any) -> pb.LearnReply:
-        """The reply to a request once its answer is there.
-
-        Raises:
-            service.errors.Refused: the stream cannot go on in order.
-        """
-        end = _end(request)
-        if isinstance(outcome, errors.Refused):
-            refused = outcome
-        else:
-            try:
-                # A call that is given up does not take the answer from others.
-                answer = outcome.result() if outcome.done() else await asyncio.shield(outcome)
-                return pb.LearnReply(
-                    sequence=request.sequence,
-                    accepted=_predictions(answer),
-                    next_sequence=end,
-                    duplicate=answer.duplicate,
-                )
-            except errors.Refused as error:
-                refused = error
-        if refused.code in _ENDS_THE_STREAM:
-            raise refused
-        return pb.LearnReply(sequence=request.sequence, refused=refused.to_status(), next_sequence=end)
-
-
-_NONE_YET = (pb.LearnRequest(), None)
-
-
-def _is_there(outcome: Any) -> bool:
-    """Whether the reply to a request can be made at once."""
-    return isinstance(outcome, errors.Refused) or outcome.done()
-
-
-def _end(request: pb.LearnRequest) -> int:
-    """The producer's number after a batch, whatever it says."""
-    if request.HasField("next_sequence"):
-        return request.next_sequence
-    return min(request.sequence + request.columns.rows, 2**64 - 1)
-
-
-_ENDS_THE_STREAM = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.ABORTED)
-"""Nothing after such a refusal can be taken in order: the client resends from the oldest unanswered batch."""
-
-
-def _learn_hash(shard: Shard, request: pb.LearnRequest) -> int:
-    """The hash of a key of a batch that names no partition, where that matters."""
-    held = shard.maps.of(request.model)
-    if request.partition or held is None or len(held.partitions) == 1:
-        return 0
-    return key_hash(first_key(request))
 
 
 async def _producer(partition: Partition, request: pb.GetProducerRequest, raw: bytes) -> Message:

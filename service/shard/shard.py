@@ -21,8 +21,10 @@ from google.protobuf.message import Message
 
 from learners.river import signing
 from learners.spec import ModelSpec
-from service import errors
+from service import channels, errors
 from service.api import continual_v1_pb2 as pb
+from service.shard import checker
+from service.shard.aside import aside
 from service.shard.children import settle
 from service.shard.config import DEPLOYMENT, ShardConfig
 from service.shard.maps import Maps, home
@@ -30,7 +32,7 @@ from service.shard.partition import Partition
 from service.shard.recovery import Recovery
 from service.shard.reshard import Resharding
 from service.shard.snapshots import Snapshotter
-from service.shard.specs import check_signing, compile_learner, is_stored, parse_spec
+from service.shard.specs import check_reach, check_signing, compile_learner, is_stored
 from service.store.catalog import Catalog
 from service.store.connect import RANK, Link, connect, durability, until_served
 from service.store.errors import MapConflict, ModelExists, OwnedElsewhere, StoreError, StoreUnavailable
@@ -45,9 +47,6 @@ HOP = ("continual-hop", "1")
 
 OPENING_SECONDS = 2.0
 """Requests wait for so long for a partition that is being opened."""
-
-FORWARDING = [("grpc.max_receive_message_length", -1), ("grpc.enable_retries", 0)]
-"""The owner has judged the size of its reply, and the caller knows what may be sent again."""
 
 M = TypeVar("M", bound=Message)
 
@@ -77,6 +76,7 @@ class Shard:
         self._exit = exit or _exit
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._tasks: set[asyncio.Task] = set()
+        self.texts: dict[str, str] = {}  # specs as JSON, by model
         self._creating = asyncio.Lock()
         self._listed = False  # whether the catalog was read: before that no model is known to be missing
         self._opening: set[tuple[str, str]] = set()  # not yet in `partitions`
@@ -198,7 +198,10 @@ class Shard:
             return None
         spec = ModelSpec.stored(spec_json)
         check_signing(spec)
-        await asyncio.to_thread(compile_learner, spec)
+        if self._listed:  # others are served already
+            await checker.of_process().compiled(spec_json)
+        await aside(compile_learner, spec)
+        self.texts[model] = await aside(spec.to_json)
         return spec
 
     async def open(self, model: str, part: Range) -> None:
@@ -219,7 +222,7 @@ class Shard:
         if not await asyncio.to_thread(settle, self.catalog, model, part.id, self.config.name, record):
             await asyncio.to_thread(store.release, token)
             return
-        partition = Partition(spec, store, token, Link(self.config.redis), self.fail, part)
+        partition = await aside(Partition, spec, store, token, Link(self.config.redis), self.fail, part)
         partition.refuse = self.maps.refusal
         partition.peers = lambda: self.maps.peers(model, part.id)
         place = model, part.id
@@ -227,7 +230,7 @@ class Shard:
         snapshotter = self.snapshots[place] = Snapshotter(partition)
         partition.on_progress = lambda: self._snapshot_if_due(partition, snapshotter)
         recovery = Recovery(partition)
-        head = await asyncio.to_thread(recovery.run)
+        head = await aside(recovery.run)
         partition.start(head)
         log.info(
             "model %s: serving at position %d, %d events replayed in %.3f s, snapshot loaded in %.3f s",
@@ -311,7 +314,7 @@ class Shard:
         """
         address = self.maps.address(shard)
         if address not in self._channels:
-            self._channels[address] = grpc.aio.insecure_channel(address, FORWARDING)
+            self._channels[address] = grpc.aio.insecure_channel(address, channels.FORWARDING)
         return self._channels[address]
 
     async def ask(self, shard: str, path: str, request: Message, reply: type[M], timeout: float = 60.0) -> M:
@@ -332,9 +335,10 @@ class Shard:
         """Creates a model and serves it.
 
         Raises:
-            service.errors.Refused: the spec is unfit, the model exists, the store promises too little, or no key signs.
+            service.errors.Refused: the spec does not fit, the model exists, or the store promises too little.
         """
-        spec = await asyncio.to_thread(parse_spec, spec_json, self.config.reach)  # it may try a learner out
+        spec = await aside(ModelSpec.stored, await checker.of_process().accept(spec_json))
+        check_reach(spec, self.config.reach)
         check_signing(spec)
         async with self._creating:
             offered = await asyncio.to_thread(durability, self.client)
@@ -347,7 +351,7 @@ class Shard:
 
     async def _created(self, spec: ModelSpec, exist_ok: bool) -> None:
         try:
-            created = await asyncio.to_thread(self.catalog.create, spec.name, spec.to_json())
+            created = await aside(lambda: self.catalog.create(spec.name, spec.to_json()))
         except ModelExists as error:
             if not await asyncio.to_thread(is_stored, self.catalog, spec):
                 raise errors.model_exists(spec.name) from error
@@ -402,6 +406,7 @@ class Shard:
             for id in held.retired:
                 await asyncio.to_thread(self._drop_retired, model, id)
             await asyncio.to_thread(self.catalog.delete, model)
+            self.texts.pop(model, None)
             await self.maps.look()
             return None
 

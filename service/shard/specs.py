@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import suppress
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -12,6 +15,8 @@ from learners.fingerprint import fingerprint
 from learners.river import signing
 from learners.spec import ModelSpec
 from service import errors
+from service.errors import MAX_TEXT, MAX_VIOLATIONS
+from service.shard.aside import aside
 from service.shard.requests import keys_inside
 from service.shard.statistics import Statistics
 from service.store.catalog import Catalog
@@ -19,18 +24,29 @@ from streams.batch import Batch
 from streams.reach import OutOfReach, Reach
 
 
-def parse_spec(spec_json: str, reach: Reach | None = None) -> ModelSpec:
-    """A spec from JSON.
+async def name_in(spec_json: str) -> str:
+    """The name that a spec gives its model; "" where there is none that a model could have.
 
-    Args:
-        spec_json: as it came.
-        reach: what its sources and sinks may name; None: not checked.
+    Nothing else of it is looked at, so that it costs little: whoever owns the name checks the whole.
+    """
+
+    def read() -> Any:
+        with suppress(ValueError, RecursionError):
+            found = json.loads(spec_json)
+            return found.get("name") if isinstance(found, dict) else None
+
+    name = read() if len(spec_json) < SMALL_TEXT else await aside(read)
+    return name if isinstance(name, str) and len(name) <= MAX_TEXT else ""
+
+
+def parse_spec(spec_json: str) -> ModelSpec:
+    """A spec from JSON.
 
     Raises:
         service.errors.Refused: with a violation for every field that does not fit.
     """
     try:
-        spec = ModelSpec.model_validate_json(spec_json)
+        return ModelSpec.model_validate_json(spec_json)
     except ValidationError as error:
         violations = [
             errors.Violation(
@@ -38,12 +54,13 @@ def parse_spec(spec_json: str, reach: Reach | None = None) -> ModelSpec:
                 "nothing" if item["type"] == "missing" else errors.shorten(item["input"]),
                 accepted(item),
             )
-            for item in error.errors(include_url=False)
+            for item in islice(error.errors(include_url=False), MAX_VIOLATIONS)
         ]
-        raise errors.invalid_fields(violations, "INVALID_SPEC") from error
-    if reach is not None:
-        check_reach(spec, reach)
-    return spec
+        raise errors.invalid_fields(violations, "INVALID_SPEC", error.error_count()) from error
+
+
+SMALL_TEXT = 65_536
+"""Characters of JSON that are read in less time than a thread takes to start."""
 
 
 def accepted(item: Any) -> str:

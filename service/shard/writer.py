@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 
 from service import errors
 from service.shard.admission import Item, Producers, UpdateWindow, new_future
+from service.shard.leases import leases_of
 from service.shard.requests import EXCHANGED
 from service.store.connect import Link
 from service.store.errors import LogMismatch, StoreUnavailable
@@ -25,8 +26,9 @@ entry took all, nothing would be left to append while it is folded."""
 WAITING_ROWS = 65_536
 """Events admitted and not yet logged, at most: streams are paused beyond it, unary calls refused."""
 
-CONFIRM_SECONDS = 0.25
 RETRY_SECONDS = 0.25
+UNCONFIRMED = "LEASE_UNCONFIRMED"
+"""Why a shard refuses that does not know for certain that it is the owner; it may know it again at any moment."""
 
 
 class LogWriter:
@@ -75,18 +77,21 @@ class LogWriter:
         if not self._available:
             raise errors.unavailable("STORE_UNAVAILABLE", "the store does not answer; nothing was lost", RETRY_SECONDS)
         if time.monotonic() - self._confirmed > LEASE_SECONDS:
-            raise errors.unavailable("LEASE_UNCONFIRMED", "ownership was not confirmed within 1 s", RETRY_SECONDS)
+            raise errors.unavailable(UNCONFIRMED, "ownership was not confirmed within 1 s", RETRY_SECONDS)
 
     async def confirm_loop(self) -> None:
-        """Renews the lease for ever; raises `Fenced` when another owner took over."""
-        while True:
-            sent = time.monotonic()
-            try:
-                await self._store.confirm_async(self._client, self._token)
-                self._confirmed = max(self._confirmed, sent)
-            except StoreUnavailable:
-                pass  # the lease runs out by itself
-            await asyncio.sleep(CONFIRM_SECONDS)
+        """Has the lease renewed for ever; raises `Fenced` when another owner took over."""
+        loop = asyncio.get_running_loop()
+        lost: asyncio.Future[Exception] = loop.create_future()
+
+        def give_up(why: Exception) -> None:
+            loop.call_soon_threadsafe(lambda: None if lost.done() else lost.set_result(why))
+
+        with leases_of(self._store.client).held(self._store, self._token, self._was_confirmed, give_up):
+            raise await lost
+
+    def _was_confirmed(self, sent: float) -> None:
+        self._confirmed = max(self._confirmed, sent)
 
     # The queue
 

@@ -12,13 +12,16 @@ import os
 import secrets
 import socket
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
+import redis
 
 from service.store.connect import Link
-from service.store.errors import OwnedElsewhere
+from service.store.errors import OwnedElsewhere, StoreError, translated
 from service.store.scripting import FENCE, PartitionBase, Script, unfenced
 
 LEASE_SECONDS = 1.0
@@ -159,3 +162,36 @@ class Ownership(PartitionBase):
             StoreUnavailable: if Redis cannot serve now.
         """
         self._fenced(_RELEASE, (), token)
+
+
+def confirm_all(client: redis.Redis, held: Sequence[tuple[Ownership, str]]) -> list[Exception | None]:
+    """Renews leases in one round trip.
+
+    Args:
+        client: of the store that all are in.
+        held: partitions, each with the token that owns it.
+
+    Returns:
+        For each None, or why it was not confirmed: `Fenced`, `StoreUnavailable`, or what else Redis says.
+    """
+    pipeline = client.pipeline(transaction=False)
+    for one, token in held:
+        pipeline.execute_command("EVALSHA", _CONFIRM.sha, 1, one.keys.owner, token)
+    try:
+        replies = pipeline.execute(raise_on_error=False)
+    except redis.RedisError as error:
+        return [translated(error)] * len(held)
+    return [_confirmed(one, token, reply) for (one, token), reply in zip(held, replies)]
+
+
+def _confirmed(one: Ownership, token: str, reply: Any) -> Exception | None:
+    try:
+        if isinstance(reply, redis.exceptions.NoScriptError):
+            one.confirm(token)
+        elif isinstance(reply, redis.RedisError):
+            raise translated(reply)
+        else:
+            unfenced(token, reply)
+    except (StoreError, redis.RedisError) as error:
+        return error
+    return None

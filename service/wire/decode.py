@@ -27,6 +27,9 @@ _I8, _U1 = np.dtype("<i8"), np.dtype("u1")
 _FLOAT = "a finite float32, or NaN where the feature may be missing"
 _KINDS = "0 (observation), 1 (labelled) or 2 (label)"
 
+GUESSED_NAMES, GUESSED_CHARACTERS = 200, 40
+"""Features among which is looked for the one that was meant, and how long they may be."""
+
 M = TypeVar("M", bound=Message)
 
 
@@ -129,8 +132,8 @@ def _classes(
         return np.array([*values, np.nan]).take(code), (), complete  # code -1 is the NaN at the end
     classes = tuple(class_of(label, f"columns.labels[{i}]") for i, label in enumerate(labels))  # type: ignore[arg-type, var-annotated]
     if len(set(classes)) != count:
-        twice = Counter(classes).most_common(1)[0][0]
-        raise invalid("columns.labels", f"{twice!r} twice", "every label once", "DUPLICATE_LABEL")
+        again = Counter(classes).most_common(1)[0][0]
+        raise invalid("columns.labels", f"{again!r} twice", "every label once", "DUPLICATE_LABEL")
     y = code.astype(np.float64)
     if not complete:
         y[code < 0] = np.nan
@@ -340,8 +343,11 @@ def _row(event: pb.Event, schema: Schema) -> np.ndarray:
 def _unknown(event: pb.Event, schema: Schema) -> list[Violation]:
     names = sorted(name for name in event.features if name not in schema.column)[:MAX_VIOLATIONS]
     violations = []
-    for name in names:
-        close = difflib.get_close_matches(name[:200], schema.features[:1000], n=1)
+    for number, name in enumerate(names):
+        # Its time grows with the square of the lengths: only for one name, and what is of a usual length.
+        near = number == 0 and len(name) <= GUESSED_CHARACTERS
+        among = [one for one in schema.features[:GUESSED_NAMES] if len(one) <= GUESSED_CHARACTERS] if near else []
+        close = difflib.get_close_matches(name, among, n=1)
         accepted = f"did you mean {close[0]!r}?" if close else f"features of the spec: {_some(schema)}"
         violations.append(Violation(f"event.features.{name}", "an unknown feature", accepted))
     return violations

@@ -6,7 +6,7 @@ import grpc
 import numpy as np
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from service import errors
+from service import channels, errors
 from service.api import continual_v1_pb2 as pb
 from service.api import continual_v1_pb2_grpc as api
 from service.client import AsyncClient, Client, Refused
@@ -112,6 +112,11 @@ class Server(api.OnlineLearningServicer, api.ModelsServicer):
 
     def _learn(self, request):
         mark, rows = self.marks.get(request.producer, 0), request.columns.rows
+        if not rows and request.HasField("next_sequence"):  # a stamp
+            self.marks[request.producer] = max(mark, request.next_sequence)
+            reply = pb.LearnReply(sequence=request.sequence, next_sequence=request.next_sequence)
+            reply.accepted.SetInParent()
+            return reply
         applied = min(max(mark - request.sequence, 0), rows)
         reply = pb.LearnReply(sequence=request.sequence, duplicate=applied == rows)
         try:
@@ -183,7 +188,7 @@ class Running:
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(20)
 
     async def _start(self):
-        server = grpc.aio.server()
+        server = grpc.aio.server(options=channels.SERVER)
         api.add_OnlineLearningServicer_to_server(self.servicer, server)
         api.add_ModelsServicer_to_server(self.servicer, server)
         checks = health.aio.HealthServicer()

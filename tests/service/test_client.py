@@ -8,10 +8,9 @@ import pandas as pd
 import pytest
 from client_harness import SPEC, Server, applied
 
-from service import errors
+from service import channels, errors
 from service.client import Refused
-from service.client.core import CHANNEL_OPTIONS, Backoff
-from service.shard.server import OPTIONS
+from service.client.core import Backoff
 
 
 def test_predict_takes_arrays_events_and_frames(client):
@@ -165,5 +164,6 @@ def test_management(client):
 
 def test_the_server_allows_the_pings_of_a_call_that_takes_its_time():
     """Else it ends the connection, and a model that takes minutes to compile is never made."""
-    pings = dict(CHANNEL_OPTIONS)["grpc.keepalive_time_ms"]
-    assert dict(OPTIONS)["grpc.http2.min_recv_ping_interval_without_data_ms"] < pings
+    for ours in (channels.CLIENT, channels.FORWARDING):
+        pings = dict(ours)["grpc.keepalive_time_ms"]
+        assert dict(channels.SERVER)["grpc.http2.min_ping_interval_without_data_ms"] < pings

@@ -1,6 +1,8 @@
 """Refusals on the wire."""
 
 
+from urllib.parse import quote
+
 import grpc
 from google.rpc import error_details_pb2
 from hypothesis import given, settings
@@ -53,3 +55,26 @@ def test_details_too_large_for_trailers_are_left_out():
     status = errors.wrong_map(pb.PartitionMap(partitions=partitions)).to_status()
     assert len(status.SerializeToString()) < 8000
     assert errors.from_status(status).reason == "WRONG_MAP"
+
+
+@given(
+    st.sampled_from(["a", "%", "é", "ф", "😀", "\n"]),
+    st.integers(0, 5000),
+    st.integers(1, 3000),
+)
+@settings(max_examples=60, deadline=None)
+def test_whatever_is_said_fits_trailers_as_they_travel(character, length, count):
+    """Percent-encoded and as base64, with what gRPC adds."""
+    violation = errors.Violation(character * length, character * length, character * length)
+    refusals = [
+        errors.invalid_fields([violation] * count, "INVALID_SPEC"),
+        errors.model_not_found(character * length),
+        errors.failed_precondition("X", character * length, character * length),
+        errors.internal(ValueError(character * length)),
+    ]
+    for refused in refusals:
+        status = refused.to_status()
+        trailers = len(quote(refused.message)) + 4 * len(status.SerializeToString()) // 3
+        assert trailers < 8000
+        assert errors.from_status(status).reason == refused.reason
+    assert errors.from_status(refusals[0].to_status()).violations

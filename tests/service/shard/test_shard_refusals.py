@@ -22,9 +22,9 @@ from shard_harness import (
 from learners.spec import ModelSpec
 from service.api import continual_v1_pb2 as pb
 from service.api import continual_v1_pb2_grpc as api
+from service.channels import MAX_MESSAGE_BYTES
 from service.client import Client
 from service.errors import Refused, from_status
-from service.shard.server import MAX_MESSAGE_BYTES
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 X = dict(zip(FEATURES, (0.5, -0.25, 1.0)))

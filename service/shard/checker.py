@@ -1,0 +1,243 @@
+"""New specs are checked by a process beside the shard: whatever a spec asks for, those that serve go on.
+
+The process validates a spec, tries and builds its learner, and folds a few events with it, so that what has to be
+compiled is in the cache on the disk. It begins with the first spec, is kept for the next ones, and ends when none comes
+for a while. One that takes too long, or too much memory, is ended, and its spec is refused.
+
+    python -m service.shard.checker     lines of JSON on standard input and output
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import logging
+import os
+import select
+import subprocess
+import sys
+import time
+from collections import OrderedDict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import cache
+from typing import Any
+
+from google.rpc import status_pb2
+
+from learners.spec import MAX_SPEC_BYTES, LearnerSpec
+from service import errors
+
+log = logging.getLogger(__name__)
+
+CHECK_SECONDS = 120.0
+"""Validating a spec and trying its learner may take as long."""
+
+COMPILE_SECONDS = 180.0
+"""Building its learner and compiling what it runs may take as long after that."""
+
+MEMORY_BYTES = 4 << 30
+"""Bound on the memory of the process."""
+
+IDLE_SECONDS = 30.0
+"""The process ends when no spec came for as long."""
+
+WAITING = 16
+"""Specs that wait for their turn, at most."""
+
+KNOWN = 1024
+"""Specs that are known to have been compiled."""
+
+
+class Checker:
+    """The process, started when it is needed. Its methods may be called from any event loop.
+
+    Args:
+        check_seconds: see `CHECK_SECONDS`.
+        compile_seconds: see `COMPILE_SECONDS`.
+        memory_bytes: see `MEMORY_BYTES`.
+    """
+
+    def __init__(
+        self,
+        check_seconds: float = CHECK_SECONDS,
+        compile_seconds: float = COMPILE_SECONDS,
+        memory_bytes: int = MEMORY_BYTES,
+    ) -> None:
+        self._seconds = check_seconds, compile_seconds
+        self._memory = memory_bytes
+        self._thread = ThreadPoolExecutor(1, "check-specs")  # whose thread starts with the first spec
+        self._process: subprocess.Popen[bytes] | None = None
+        self._compiled: OrderedDict[str, None] = OrderedDict()
+        self._waiting = 0
+        self._idle: asyncio.TimerHandle | None = None
+
+    async def accept(self, text: str) -> str:
+        """Checks a spec and compiles what it runs; returns it as `ModelSpec.to_json` writes it.
+
+        Raises:
+            service.errors.Refused: it does not fit, takes too long or too much memory, or too many others wait.
+        """
+        size = len(text.encode())
+        if size > MAX_SPEC_BYTES:
+            accepted = f"at most {MAX_SPEC_BYTES} bytes of JSON"
+            raise errors.invalid("spec", f"{size} bytes", accepted, "SPEC_TOO_LARGE")
+        if text in self._compiled:
+            return text
+        if self._waiting >= WAITING:
+            raise errors.exhausted("CHECKS_WAITING", f"{WAITING} specs wait to be checked", 1.0)
+        loop = asyncio.get_running_loop()
+        self._waiting += 1
+        try:
+            accepted = await loop.run_in_executor(self._thread, self._accept, text)
+        finally:
+            self._waiting -= 1
+            if self._idle is not None:
+                self._idle.cancel()
+            self._idle = loop.call_later(IDLE_SECONDS, self._thread.submit, self.close)
+        self._compiled[accepted] = None
+        if len(self._compiled) > KNOWN:
+            self._compiled.popitem(last=False)
+        return accepted
+
+    async def compiled(self, text: str) -> None:
+        """Has it compiled what the spec of a model runs; where that fails it will be compiled by whoever runs it."""
+        try:
+            await self.accept(text)
+        except errors.Refused as refused:
+            log.warning("a spec that was accepted before: %s", refused)
+
+    def close(self) -> None:
+        """Ends the process; the next spec starts another one."""
+        if self._process is not None:
+            assert self._process.stdin is not None
+            assert self._process.stdout is not None
+            self._process.kill()  # it holds nothing, and may be busy
+            self._process.wait()
+            with suppress(BrokenPipeError):
+                self._process.stdin.close()
+            self._process.stdout.close()
+            self._process = None
+
+    # On the thread
+
+    def _accept(self, text: str) -> str:
+        started = self._started()
+        said: dict[str, Any] = {}
+        seconds, what, unread = 0.0, "", bytearray()
+        try:
+            _write(started, {"spec": text, "modules": _plugins()})
+            for seconds, what in zip(self._seconds, ("checking", "compiling")):  # noqa: B007 (said below)
+                said = _read(started, unread, seconds)
+                if "status" in said:
+                    raise errors.from_status(status_pb2.Status.FromString(base64.b64decode(said["status"])))
+        except TimeoutError as error:
+            self.close()
+            accepted = f"a model for which that takes at most {seconds:g} s"
+            raise errors.invalid("spec", f"{what} it took longer", accepted, "CHECK_TOO_LONG") from error
+        except OSError as error:
+            status = started.wait()
+            self.close()
+            accepted = f"a model that can be built within {self._memory >> 20} MiB of memory"
+            value = f"its check ended with status {status}"
+            raise errors.invalid("spec", value, accepted, "CHECK_FAILED") from error
+        return said["spec"]
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        if self._process is None or self._process.poll() is not None:
+            self.close()
+            command = [sys.executable, "-m", "service.shard.checker", str(self._memory)]
+            environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+            pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "bufsize": 0}
+            self._process = subprocess.Popen(command, env=environment, **pipes)
+        return self._process
+
+
+@cache
+def of_process() -> Checker:
+    """The one that all shards of this process share."""
+    return Checker()
+
+
+def _plugins() -> list[str]:
+    """Modules outside `learners` that this process knows learners of."""
+    modules = {kind.__module__ for kind in LearnerSpec.known().values()}
+    return sorted(module for module in modules if not module.startswith(("learners.", "__")))
+
+
+def _write(process: subprocess.Popen[bytes], message: dict[str, Any]) -> None:
+    assert process.stdin is not None
+    left = memoryview(json.dumps(message).encode() + b"\n")
+    while left:
+        left = left[process.stdin.write(left) :]
+
+
+def _read(process: subprocess.Popen[bytes], unread: bytearray, seconds: float) -> dict[str, Any]:
+    """The next line that the process writes.
+
+    Raises:
+        TimeoutError: it takes longer.
+        OSError: the process has ended.
+    """
+    assert process.stdout is not None
+    deadline = time.monotonic() + seconds
+    while (end := unread.find(b"\n")) < 0:
+        if not select.select([process.stdout], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            raise TimeoutError
+        data = os.read(process.stdout.fileno(), 1 << 20)
+        if not data:
+            raise BrokenPipeError
+        unread += data
+    line = bytes(unread[:end])
+    del unread[: end + 1]
+    return json.loads(line)
+
+
+# The process
+
+
+def main() -> None:
+    """Reads specs and says of each, in a line, whether it fits, and in another one that it is compiled."""
+    import importlib
+    import resource
+
+    memory = int(sys.argv[1])
+    resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
+    os.nice(5)  # those that serve go first
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever a library prints is no answer
+    for line in sys.stdin:
+        request = json.loads(line)
+        for module in request["modules"]:
+            importlib.import_module(module)
+        for answer in _answers(request["spec"]):
+            answers.write(json.dumps(answer) + "\n")
+            answers.flush()
+
+
+def _answers(text: str) -> Iterator[dict[str, str]]:
+    from service.shard.specs import compile_learner, parse_spec
+
+    try:
+        spec = parse_spec(text)
+        yield {}
+        compile_learner(spec)
+        yield {"spec": spec.to_json()}
+    except errors.Refused as refused:
+        yield _refused(refused)
+    except MemoryError:
+        accepted = "a model that can be built within the memory that `docs/limits.md` names"
+        yield _refused(errors.invalid("spec", "it takes too much memory", accepted, "CHECK_FAILED"))
+    except Exception as error:  # of a learner: it belongs to whoever asked for it
+        value = f"{type(error).__name__}: {error}"
+        yield _refused(errors.invalid("spec.learner", value, "a learner that folds its first events", "CHECK_FAILED"))
+
+
+def _refused(refused: errors.Refused) -> dict[str, str]:
+    return {"status": base64.b64encode(refused.to_status().SerializeToString()).decode()}
+
+
+if __name__ == "__main__":
+    main()

@@ -70,9 +70,19 @@ async def get(shard: Shard, request: pb.GetModelRequest, raw: bytes) -> pb.Model
     """A model with the state of its partitions."""
 
     async def here(part: Range) -> pb.Model:
+        if (request.name, part.id) in shard.broken:
+            return await _broken(shard, request.name, part)
         return _described(shard, request.name, part)
 
     return _model(await _each(shard, "Get", request, pb.Model, here))
+
+
+async def _broken(shard: Shard, model: str, part: Range) -> pb.Model:
+    """A model as a partition that could not be opened shows it."""
+    shown = shard.maps.described(model, _map_of(shard, model), part)
+    shown.reason = shard.broken[model, part.id]
+    spec_json = await asyncio.to_thread(shard.catalog.get, model)
+    return pb.Model(name=model, spec_json=spec_json or "", state="failed", partitions=[shown])
 
 
 def _described(shard: Shard, model: str, part: Range) -> pb.Model:
@@ -80,6 +90,7 @@ def _described(shard: Shard, model: str, part: Range) -> pb.Model:
     partition = shard.owned(model, part.id)
     shown = shard.maps.described(model, _map_of(shard, model), part)
     shown.position, shown.snapshot_position = partition.head, max(0, partition.snapshot_position)
+    shown.reason = partition.reason
     spec_json = partition.spec.to_json()
     events = [part.events(at) for at in (shown.position, max(shown.snapshot_position, part.start))]
     return pb.Model(
@@ -198,7 +209,9 @@ async def _statistics(shard: Shard, model: str, part: Range, digest: bool) -> pb
         name=model,
         position=position,
         snapshot_position=max(0, partition.snapshot_position),
-        counts=counts | {"duplicates": partition.duplicates, "refused": partition.refused} | exchanged,
+        counts=counts
+        | {"duplicates": partition.duplicates, "refused": partition.refused, "rebuilds": partition.rebuilds}
+        | exchanged,
         metrics=metrics,
         keys_resident=resident,
         digest=value,

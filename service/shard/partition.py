@@ -153,7 +153,7 @@ class Partition(Intake):
 
     def take_place_of(self, before: Partition) -> None:
         """This one is to serve again what another object of this process served; nobody holds that one any more."""
-        self.state, self.reason = "rebuilding", before.reason
+        self.state, self.reason, self.writer.head = "rebuilding", before.reason, before.head
         self.duplicates, self.refused, self.rebuilds = before.duplicates, before.refused, before.rebuilds + 1
 
     async def halt(self) -> None:

@@ -97,10 +97,10 @@ class Recovery:
         p = self._p
         began = time.perf_counter()
         p.renew()
+        head = p.writer.head = p.store.head().position
         start = self._load()
         loaded = time.perf_counter()
         self.load_seconds = loaded - began
-        head = p.store.head().position
         self._set_aside = sorted(position for position in p.store.quarantined() if position >= start)
         if self._dirty or self._set_aside:
             p.store.discard_newer(p.token, p.snapshot_position)

@@ -55,6 +55,11 @@ class Revival:
         self._served: dict[tuple[str, str], float] = {}
         self._pauses: dict[tuple[str, str], float] = {}
 
+    @property
+    def trying(self) -> int:
+        """Trials under way."""
+        return len(self._trials)
+
     def stop(self) -> None:
         """Ends what is under way."""
         self._stopping = True

@@ -60,8 +60,9 @@ UNAVAILABLE, FENCED, UNRECOVERABLE = "unavailable", "fenced", "unrecoverable"
 class Process(Protocol):
     """A process that tries a fold."""
 
-    said: Iterable[str]
-    """Its lines."""
+    @property
+    def said(self) -> Iterable[str]:
+        """Its lines."""
 
     def kill(self) -> None:
         """Ends it."""
@@ -278,7 +279,10 @@ def main() -> None:
     os.dup2(2, 1)  # what a learner prints is not what this process says
 
     def say(line: str) -> None:
-        print(" ".join(line.split()), file=out, flush=True)
+        try:
+            print(" ".join(line.split()), file=out, flush=True)
+        except BrokenPipeError:
+            os._exit(0)  # the shard is gone
 
     def end() -> None:
         sys.stdin.read()

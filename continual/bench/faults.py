@@ -150,9 +150,9 @@ def report_poison(folder: Path, events: int, seed: int, out: Path | None, as_jso
         sound &= outcome.audit.sound and outcome.counts["nonfinite_skipped"] > 0
     notes = [
         "A marked event is set aside once its fold has failed twice, alone; it is kept as a dead letter, byte for "
-        "byte; the state equals the fold of the log without it. Where its fold raises, the process lives. Where it ends the "
-        "process, the shard is started again, and then once more as it replays; the event is found in a process of its "
-        "own.",
+        "byte; the state equals the fold of the log without it. Where its fold raises, the process lives. Where it "
+        "ends the process, the shard is started again, and once more as it replays; then the event is found in a "
+        "process of its own.",
         "An update that is not finite is skipped and counted; every number of the state and of the answers is finite.",
         "`silent s`: longest time between two answers. `kept`: the dead letter is the event. `skipped`: not finite.",
     ]
@@ -188,10 +188,10 @@ def report_campaign(folder: Path, kills: int, seed: int, out: Path | None, as_js
     notes = [
         f"What the shards were doing when they were killed (several things at once count each): {where}.",
         "Five models: one healthy, one slow, one whose marked events raise, one whose marked events end the process, "
-        "one that gets single updates and is split. `of trials`: kills of processes that tried a fold. `set aside`: events "
-        "that became dead letters; `of others`: those among them whose fold does not fail; `missed`: events whose fold "
-        "fails and which were not set aside. Each acknowledged event was looked up in the log, each state held against "
-        "the fold of the log without faults, bit for bit.",
+        "one that gets single updates and is split. `of trials`: kills of processes that tried a fold. `set aside`: "
+        "events that became dead letters; `of others`: those among them whose fold does not fail; `missed`: events "
+        "whose fold fails and which were not set aside. Each acknowledged event was looked up in the log, each state "
+        "held against the fold of the log without faults, bit for bit.",
         *found.told,
     ]
     title = f"Faults: {found.total} kills of shards that are forked"

@@ -164,6 +164,9 @@ def get(name: str, target: str, as_json: bool) -> None:
         if len(found.partitions) > 1:
             _partitions.show_partitions(found.partitions)
         click.echo(f"# {held['state']}, {held['position']:,} events, snapshot at {held['snapshot_position']:,}")
+        for part in held["partitions"]:
+            if "reason" in part:
+                click.echo(f"# partition {part['id']} is {part['state']}: {part['reason']}")
         click.echo(yaml.safe_dump(held["spec"], sort_keys=False, allow_unicode=True), nl=False)
 
     show_either(held, as_json, people)

@@ -37,8 +37,8 @@ from streams.batch import Batch
 
 LIVES = 250
 """Of an epoch, at most."""
-LIFE_SECONDS = 0.1
-"""To the kill on average: in half of the lives from the beginning, in the other half from the end of the start."""
+SHORT_SECONDS, LONG_SECONDS = 0.15, 0.3
+"""To the kill on average: from the beginning of a life, or, in half of them, from when all models serve."""
 LAST_SECONDS = 300.0
 """A last life that takes longer hangs."""
 
@@ -156,12 +156,14 @@ class Epoch:
 
     def _live(self, life: int, split: bool) -> None:
         process = self._start(life, split=split)
+        mean = SHORT_SECONDS
         if self._rng.random() < 0.5:
+            mean = LONG_SECONDS
             process.ended(LAST_SECONDS)
             if (first := next(process.said, "")).strip() != SERVES:
                 self._ended(process, first)
                 return
-        end = time.monotonic() + min(1.5, float(self._rng.exponential(LIFE_SECONDS)))
+        end = time.monotonic() + min(1.5, float(self._rng.exponential(mean)))
         spares = self._rng.random() < 0.2
         while (left := end - time.monotonic()) > 0:
             if process.ended(min(left, 0.02)) and (line := next(process.said, "")).strip() != SERVES:

@@ -41,13 +41,13 @@ FEATURES = ("a", "b", "c")
 HOW = {HEALTHY: "nothing", SLOW: "nothing", RAISES: "raise", CRASHES: "exit", SPLITS: "nothing"}
 PAUSE = {SLOW: 2e-4}
 """Seconds that each event of the slow model takes longer."""
-REST = {HEALTHY: 0.004, SLOW: 0.04, RAISES: 0.02, CRASHES: 0.03, SPLITS: 0.004}
+REST = {HEALTHY: 0.004, SLOW: 0.02, RAISES: 0.01, CRASHES: 0.01, SPLITS: 0.004}
 """Seconds between two batches, at most."""
-MARKED = {RAISES: 300, CRASHES: 900}
+MARKED = {RAISES: 300, CRASHES: 600}
 """One event in so many stops the fold."""
 
 SERVES = "serves"
-"""What a shard says once it is started; what a process died over may still be tried then."""
+"""What a shard says once all of its models serve."""
 
 PHASES = ("starting", "rebuilding", "trial", "snapshot", "split", "serving")
 
@@ -131,9 +131,13 @@ class Life:
         if order["split"]:
             work.append(self._split())
         with self._in("serving"):
-            self._say(SERVES)
-            await asyncio.gather(*work)
+            await asyncio.gather(self._say_when_all_serve(), *work)
             await asyncio.Event().wait()
+
+    async def _say_when_all_serve(self) -> None:
+        while any(partition.state != "serving" for partition in self._shard.partitions.values()):
+            await asyncio.sleep(0.002)
+        self._say(SERVES)
 
     @contextmanager
     def _in(self, phase: str) -> Any:
@@ -171,7 +175,7 @@ class Life:
                 partition = await self._shard.serving(spec.name, "0")
                 at = (await partition.producer("p")).next_sequence
                 while at < len(events):
-                    stop = min(len(events), at + int(self._rng.integers(1, 24)))
+                    stop = min(len(events), at + int(self._rng.integers(1, 40)))
                     columns = columns_of(events.slice(at, stop), schema)
                     request = pb.LearnRequest(model=spec.name, producer="p", sequence=at, columns=columns)
                     answer = await partition.learn(request, request.SerializeToString())

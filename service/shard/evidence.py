@@ -39,7 +39,7 @@ class Evidence:
 
     Attributes:
         apart: positions [first, second) whose events the next attempt folds one by one.
-        failed: whether anything failed yet.
+        failed: whether anything failed yet, so that rows of a fold that failed may be left.
         set_aside: events that were set aside.
     """
 

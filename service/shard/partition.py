@@ -131,8 +131,8 @@ class Partition(Intake):
         if self.state in ("serving", "moving"):
             self.give_up("rebuilding", str(cause))
             self.fail(cause)
-        else:
-            log.warning("model %s: it is %s, and %s", self.name, self.state, raised(cause))
+        else:  # it serves no more already
+            log.info("model %s: it is %s, and something %s", self.name, self.state, raised(cause))
 
     def give_up(self, state: str, reason: str) -> None:
         """Refuses everything that waits and comes; nobody sees the learner any more.
@@ -165,6 +165,9 @@ class Partition(Intake):
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.to_thread(self.sequencer.stop)
         await self.client.aclose()
+        self.learner = self.spec.learner.build(self.spec)  # what it held makes room for its successor's
+        self.sequencer = self._sequencer()
+        self.sequencer.abandon()
 
     async def stop(self) -> None:
         """Serves what was admitted, then stops."""

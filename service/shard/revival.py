@@ -51,7 +51,7 @@ class Revival:
         self._s = shard
         self._stopping = False
         self._trials: set[Trial] = set()
-        self._turn = threading.Semaphore(max(1, (os.cpu_count() or 2) - 1))
+        self._turn = threading.Semaphore(os.cpu_count() or 2)
         self._served: dict[tuple[str, str], float] = {}
         self._pauses: dict[tuple[str, str], float] = {}
 
@@ -146,8 +146,10 @@ class Revival:
             await self._serve(partition, None)
 
     async def _serve(self, partition: Partition, trial: Trial | None) -> None:
+        place = partition.spec.name, partition.part.id
         try:
             recovery, head, aside = await self._recovered(partition, trial)
+            partition.start(head)
         except Stopped:
             return
         except Fenced as error:
@@ -156,8 +158,6 @@ class Revival:
         except Exception as error:
             self._failed_for_good(partition, error)
             return
-        partition.start(head)
-        place = partition.spec.name, partition.part.id
         self._served[place] = time.monotonic()
         if aside:
             self._pauses.pop(place, None)
@@ -166,11 +166,12 @@ class Revival:
             *(partition.name, head, recovery.replayed, recovery.replay_seconds, recovery.load_seconds),
         )
         if partition.snapshot_position < 0 or not recovery.same_numerics:
-            await self._s.snapshots[place].take()
+            await self._s.snapshot(partition)
 
     async def _recovered(self, partition: Partition, trial: Trial | None) -> tuple[Recovery, int, int]:
         """Attempts until the log is folded; returns the last one, where the log ends, and how many were set aside."""
         evidence = Evidence()
+        evidence.failed = trial is not None
         while True:
             try:
                 if trial is not None:

@@ -256,11 +256,12 @@ class Shard:
 
     def _snapshot_if_due(self, partition: Partition, snapshotter: Snapshotter) -> None:
         if snapshotter.due:
-            self.spawn(self._snapshot(partition, snapshotter))
+            self.spawn(self.snapshot(partition))
 
-    async def _snapshot(self, partition: Partition, snapshotter: Snapshotter) -> None:
+    async def snapshot(self, partition: Partition) -> None:
+        """Writes a snapshot; where that cannot be done now, a later one will do."""
         try:
-            await snapshotter.take()
+            await self.snapshots[partition.spec.name, partition.part.id].take()
         except (StoreUnavailable, errors.Refused) as error:
             log.warning("model %s: snapshot put off: %s", partition.name, error)
         except StoreError as error:
@@ -268,6 +269,11 @@ class Shard:
                 partition.failed(error)
         except Exception:
             log.exception("model %s: a snapshot could not be written; the log is kept", partition.name)
+
+    def check_there(self, model: str, id: str) -> None:
+        """Raises NOT_FOUND where there is no such model, UNAVAILABLE where it is not open yet."""
+        if (model, id) not in self.broken:
+            self.owned(model, id)
 
     def _state(self, model: str, id: str) -> str:
         if (model, id) in self.broken:

@@ -80,7 +80,8 @@ class Spawned:
 
     def __init__(self, order: dict[str, Any]) -> None:
         command = [sys.executable, "-m", __name__]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}  # Ray's workers add to theirs
+        self._process = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(order) + "\n")  # secrets may be among it: not as an argument

@@ -37,8 +37,8 @@ from streams.batch import Batch
 
 LIVES = 250
 """Of an epoch, at most."""
-SHORT_SECONDS, LONG_SECONDS = 0.15, 0.3
-"""To the kill on average: from the beginning of a life, or, in half of them, from when all models serve."""
+SHORT_SECONDS, LONG_SECONDS = 0.12, 0.12
+"""To the kill on average: from the beginning of a life, or, in a third of them, from when all models serve."""
 LAST_SECONDS = 300.0
 """A last life that takes longer hangs."""
 
@@ -157,7 +157,7 @@ class Epoch:
     def _live(self, life: int, split: bool) -> None:
         process = self._start(life, split=split)
         mean = SHORT_SECONDS
-        if self._rng.random() < 0.5:
+        if self._rng.random() < 0.33:
             mean = LONG_SECONDS
             process.ended(LAST_SECONDS)
             if (first := next(process.said, "")).strip() != SERVES:

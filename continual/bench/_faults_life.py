@@ -41,9 +41,9 @@ FEATURES = ("a", "b", "c")
 HOW = {HEALTHY: "nothing", SLOW: "nothing", RAISES: "raise", CRASHES: "exit", SPLITS: "nothing"}
 PAUSE = {SLOW: 2e-4}
 """Seconds that each event of the slow model takes longer."""
-REST = {HEALTHY: 0.004, SLOW: 0.02, RAISES: 0.01, CRASHES: 0.01, SPLITS: 0.004}
+REST = {HEALTHY: 0.01, SLOW: 0.02, RAISES: 0.02, CRASHES: 0.02, SPLITS: 0.004}
 """Seconds between two batches, at most."""
-MARKED = {RAISES: 300, CRASHES: 600}
+MARKED = {RAISES: 200, CRASHES: 800}
 """One event in so many stops the fold."""
 
 SERVES = "serves"

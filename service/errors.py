@@ -287,6 +287,13 @@ def failed_precondition(reason: str, subject: str, message: str) -> Refused:
     return Refused(grpc.StatusCode.FAILED_PRECONDITION, reason, message, details=[failure])
 
 
+def model_failed(name: str, reason: str) -> Refused:
+    """FAILED_PRECONDITION: the model cannot be served before somebody does something about the reason."""
+    why = shorten(reason, 2 * MAX_TEXT)
+    message = f"model {shorten(name)!r} cannot serve: {why}. Its log is kept; the next start of the shard tries again"
+    return failed_precondition("MODEL_FAILED", name, message)
+
+
 def wrong_map(current: pb.PartitionMap, message: str = "the partition map has changed") -> Refused:
     """FAILED_PRECONDITION with the current map: the caller's deployment, map version or owner is not right.
 

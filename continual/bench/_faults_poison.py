@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from continual.bench._faults_audit import Audit, audit
-from continual.bench._faults_learner import MARK
+from continual.bench._faults_learner import MARK, How
 from continual.bench._faults_served import Served
 from continual.bench._faults_traffic import GIVE_UP_SECONDS, Acknowledged, Ledger, Stream, file_events, spec_of
 from learners.spec import ModelSpec
@@ -20,6 +20,9 @@ from streams.batch import Batch
 
 PLUGIN = {"CONTINUAL_LEARNERS": "continual.bench._faults_learner"}
 """Environment of a deployment that knows the poisoned learner."""
+
+HOWS: tuple[How, ...] = ("raise", "exit", "crash")
+"""What the marked event does."""
 
 RECURRENT: dict[str, Any] = {"kind": "recurrent", "cell": {"kind": "mingru", "units": 16}}
 
@@ -45,12 +48,12 @@ class Outcome:
     kept: bool
 
 
-def run_poison(served: Served, *, how: str, events: int = 1000, seed: int = 0) -> Outcome:
+def run_poison(served: Served, *, how: How, events: int = 1000, seed: int = 0) -> Outcome:
     """Streams events of which the middle one stops the fold, until all are answered.
 
     Args:
         served: a running deployment with `PLUGIN` in its environment.
-        how: `raise` or `kill`.
+        how: one of `HOWS`.
         events: how many.
         seed: of the events.
     """

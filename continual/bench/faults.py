@@ -18,6 +18,7 @@ from continual.bench import _faults_kills as kills_run
 from continual.bench import _faults_poison as poison_run
 from continual.bench import _faults_power as power_run
 from continual.bench._faults_audit import Audit
+from continual.bench._faults_campaign import run_campaign
 from continual.bench._faults_served import Served
 from continual.bench.report import out_option, publish
 
@@ -37,6 +38,12 @@ Row = dict[str, Any]
 @click.option("--power-loss", is_flag=True, help="Lose power instead: unsynced bytes of the log are gone.")
 @click.option("--losses", default=20, show_default=True, help="Losses of power, for each setting of appendfsync.")
 @click.option("--poison", is_flag=True, help="Send events that stop the fold, and some that overflow, instead.")
+@click.option(
+    "--forked",
+    is_flag=True,
+    help="Fork the shards instead of starting them under Ray: kills by the thousand, in replays and rebuilds, of "
+    "models whose fold raises or ends the process, slow ones, in snapshots and splits.",
+)
 @click.option("--seed", default=0, show_default=True, help="Of events, sizes of batches, and positions of faults.")
 @out_option
 def faults(
@@ -46,6 +53,7 @@ def faults(
     power_loss: bool,
     losses: int,
     poison: bool,
+    forked: bool,
     seed: int,
     out: Path | None,
     as_json: bool,
@@ -60,6 +68,8 @@ def faults(
     with tempfile.TemporaryDirectory(prefix="continual-faults-") as folder:
         if power_loss:
             sound = report_losses(Path(folder), losses, events, seed, out, as_json)
+        elif forked:
+            sound = report_campaign(Path(folder), kills, seed, out, as_json)
         elif poison:
             sound = report_poison(Path(folder), events, seed, out, as_json)
         else:
@@ -129,8 +139,8 @@ def report_poison(folder: Path, events: int, seed: int, out: Path | None, as_jso
     """Runs and publishes `poison`; returns whether service went on and nothing else was lost."""
     rows: list[Row] = []
     sound = True
-    with progress("poison", 3) as advance, Served(folder, env=poison_run.PLUGIN) as served:
-        for number, how in enumerate(("raise", "kill")):
+    with progress("poison", len(FAULT) + 1) as advance, Served(folder, env=poison_run.PLUGIN) as served:
+        for number, how in enumerate(poison_run.HOWS):
             outcome = poison_run.run_poison(served, how=how, events=events, seed=seed)
             rows.append({"event": FAULT[how]} | poison_row(outcome))
             sound &= outcome.audit.sound and outcome.kept and outcome.quarantined == [events // 2]
@@ -139,8 +149,10 @@ def report_poison(folder: Path, events: int, seed: int, out: Path | None, as_jso
         rows.append({"event": "overflows"} | poison_row(outcome))
         sound &= outcome.audit.sound and outcome.counts["nonfinite_skipped"] > 0
     notes = [
-        "A marked event stops the shard and is quarantined when it stopped its restarts too; it is kept as a dead "
-        "letter, byte for byte and alone; the state equals the fold of the log without it.",
+        "A marked event is set aside once its fold has failed twice, alone; it is kept as a dead letter, byte for "
+        "byte; the state equals the fold of the log without it. Where its fold raises, the process lives. Where it "
+        "ends the process, the shard is started again, and once more as it replays; then the event is found in a "
+        "process of its own.",
         "An update that is not finite is skipped and counted; every number of the state and of the answers is finite.",
         "`silent s`: longest time between two answers. `kept`: the dead letter is the event. `skipped`: not finite.",
     ]
@@ -149,7 +161,42 @@ def report_poison(folder: Path, events: int, seed: int, out: Path | None, as_jso
     return sound
 
 
-FAULT = {"raise": "raises", "kill": "kills"}
+FAULT = {"raise": "raises", "exit": "exits", "crash": "crashes"}
+
+
+def report_campaign(folder: Path, kills: int, seed: int, out: Path | None, as_json: bool) -> bool:
+    """Runs and publishes `faults-forked`; returns whether nothing was lost, doubled or set aside unjustly."""
+    with progress("kills", kills) as advance:
+        found = run_campaign(folder, kills=kills, seed=seed, progress=advance)
+    row = {
+        "kills": found.total,
+        "of trials": found.trials,
+        "ended by an event": found.ended,
+        "models": found.models,
+        "logged": found.logged,
+        "acked": found.acknowledged,
+        "lost": found.lost,
+        "doubled": found.doubled,
+        "mispredicted": found.mispredicted,
+        "stop the fold": found.stopping,
+        "set aside": found.set_aside,
+        "of others": found.unjust,
+        "missed": found.missed,
+        "state = fold": not found.differing,
+    }
+    where = ", ".join(f"{count} {phase}" for phase, count in found.kills.most_common())
+    notes = [
+        f"What the shards were doing when they were killed (several things at once count each): {where}.",
+        "Five models: one healthy, one slow, one whose marked events raise, one whose marked events end the process, "
+        "one that gets single updates and is split. `of trials`: kills of processes that tried a fold. `set aside`: "
+        "events that became dead letters; `of others`: those among them whose fold does not fail; `missed`: events "
+        "whose fold fails and which were not set aside. Each acknowledged event was looked up in the log, each state "
+        "held against the fold of the log without faults, bit for bit.",
+        *found.told,
+    ]
+    title = f"Faults: {found.total} kills of shards that are forked"
+    publish("faults-forked", title, [row], notes=notes, details={"seed": seed}, out=out, as_json=as_json)
+    return found.sound
 
 
 def recovery(kind: str, kills: int, seconds: Sequence[float]) -> Row:

@@ -100,6 +100,7 @@ def _show(name: str, done: Any, as_json: bool) -> None:
 def described(part: Any) -> dict[str, Any]:
     """A partition as JSON shows it; hashes as text, since not every reader of JSON has 64 bits."""
     plain = {name: getattr(part, name) for name in ("model", "id", "shard", "address", "state", "start")}
+    plain |= {"reason": part.reason} if part.reason else {}
     return plain | {"first_hash": f"{part.first_hash:016x}", "last_hash": f"{part.last_hash:016x}"}
 
 

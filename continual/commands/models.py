@@ -162,6 +162,9 @@ def get(name: str, target: str, as_json: bool) -> None:
         if len(found.partitions) > 1:
             _partitions.show_partitions(found.partitions)
         say(f"# {held['state']}, {held['position']:,} events, snapshot at {held['snapshot_position']:,}")
+        for part in held["partitions"]:
+            if "reason" in part:
+                say(f"# partition {part['id']} is {part['state']}: {part['reason']}")
         show_yaml(held["spec"])
 
     show_either(held, as_json, people)

@@ -237,7 +237,7 @@ class GetPartitionMapRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., make_ready: _Optional[bool] = ...) -> None: ...
 
 class Partition(_message.Message):
-    __slots__ = ("model", "first_hash", "last_hash", "shard", "address", "state", "id", "map_version", "start", "position", "snapshot_position")
+    __slots__ = ("model", "first_hash", "last_hash", "shard", "address", "state", "id", "map_version", "start", "position", "snapshot_position", "reason")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     FIRST_HASH_FIELD_NUMBER: _ClassVar[int]
     LAST_HASH_FIELD_NUMBER: _ClassVar[int]
@@ -249,6 +249,7 @@ class Partition(_message.Message):
     START_FIELD_NUMBER: _ClassVar[int]
     POSITION_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOT_POSITION_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
     model: str
     first_hash: int
     last_hash: int
@@ -260,7 +261,8 @@ class Partition(_message.Message):
     start: int
     position: int
     snapshot_position: int
-    def __init__(self, model: _Optional[str] = ..., first_hash: _Optional[int] = ..., last_hash: _Optional[int] = ..., shard: _Optional[str] = ..., address: _Optional[str] = ..., state: _Optional[str] = ..., id: _Optional[str] = ..., map_version: _Optional[int] = ..., start: _Optional[int] = ..., position: _Optional[int] = ..., snapshot_position: _Optional[int] = ...) -> None: ...
+    reason: str
+    def __init__(self, model: _Optional[str] = ..., first_hash: _Optional[int] = ..., last_hash: _Optional[int] = ..., shard: _Optional[str] = ..., address: _Optional[str] = ..., state: _Optional[str] = ..., id: _Optional[str] = ..., map_version: _Optional[int] = ..., start: _Optional[int] = ..., position: _Optional[int] = ..., snapshot_position: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class PartitionMap(_message.Message):
     __slots__ = ("deployment", "version", "partitions")

@@ -16,7 +16,7 @@ from service.store.partition import Partition as Store
 from service.store.poison import DeadLetter
 
 QUARANTINED = "q"
-"""Begins the id of an event that stopped the fold: `q<partition>:<id in its stream>`."""
+"""Begins the id of an event that was set aside, as its fold failed: `q<partition>:<id in its stream>`."""
 
 MOST = 1000
 AT_ONCE = 8
@@ -30,7 +30,7 @@ _ID = re.compile(rf"(?:{QUARANTINED}(?P<partition>\d+):)?(?P<place>\d+-\d+)\Z")
 
 
 async def list_letters(shard: Shard, request: pb.ListDeadLettersRequest, raw: bytes) -> pb.ListDeadLettersReply:
-    """Events that stopped the fold first, then messages of sources.
+    """Events that were set aside first, then messages of sources.
 
     The former by partition, those that were split or merged since among them: each keeps its own. Each oldest first.
 
@@ -39,7 +39,7 @@ async def list_letters(shard: Shard, request: pb.ListDeadLettersRequest, raw: by
     """
     after = _checked("after", request.after) if request.after else None
     count = min(request.count or 100, MOST)
-    shard.owned(request.name, shard.find(request.name).id)
+    shard.check_there(request.name, shard.find(request.name).id)
     held = shard.maps.of(request.name)
     ids = sorted([*held.retired, *(part.id for part in held.partitions)] if held else ["0"], key=int)
     return await asyncio.to_thread(_listed, shard, request.name, ids, after, count)
@@ -98,14 +98,14 @@ def _in_turn(
 
 
 async def drop_letter(shard: Shard, request: pb.DropDeadLetterRequest, raw: bytes) -> pb.DropDeadLetterReply:
-    """Removes a message of a source. What stopped the fold stays: every replay has to pass over it.
+    """Removes a message of a source. An event that was set aside stays: every replay has to pass over it.
 
     Raises:
         service.errors.Refused: there is no such model, or the id is none of a message.
     """
     if _checked("id", request.id)["partition"]:
-        raise errors.invalid("id", request.id, "a message of a source; an event that stopped the fold is kept")
-    shard.owned(request.name, shard.find(request.name).id)
+        raise errors.invalid("id", request.id, "a message of a source; an event that was set aside is kept")
+    shard.check_there(request.name, shard.find(request.name).id)
     dropped = await asyncio.to_thread(_store(shard, request.name).drop_letter, request.id)
     return pb.DropDeadLetterReply(dropped=dropped)
 

@@ -75,6 +75,8 @@ async def get(shard: Shard, request: pb.GetModelRequest, raw: bytes) -> pb.Model
     """A model with the state of its partitions."""
 
     async def here(part: Range) -> pb.Model:
+        if (request.name, part.id) in shard.broken:
+            return await _broken(shard, request.name, part)
         return _described(shard, request.name, part)
 
     return _model(await _each(shard, "Get", request, pb.Model, here))
@@ -83,6 +85,12 @@ async def get(shard: Shard, request: pb.GetModelRequest, raw: bytes) -> pb.Model
 def _source_state(name: str, said: dict[str, Any]) -> pb.SourceState:
     """What a source said of itself, without what it keeps for its next run."""
     return pb.SourceState(name=name, **{part: value for part, value in said.items() if part != "tails"})
+async def _broken(shard: Shard, model: str, part: Range) -> pb.Model:
+    """A model as a partition that could not be opened shows it."""
+    shown = shard.maps.described(model, _map_of(shard, model), part)
+    shown.reason = shard.broken[model, part.id]
+    spec_json = await asyncio.to_thread(shard.catalog.get, model)
+    return pb.Model(name=model, spec_json=spec_json or "", state="failed", partitions=[shown])
 
 
 def _described(shard: Shard, model: str, part: Range) -> pb.Model:
@@ -90,6 +98,7 @@ def _described(shard: Shard, model: str, part: Range) -> pb.Model:
     partition = shard.owned(model, part.id)
     shown = shard.maps.described(model, _map_of(shard, model), part)
     shown.position, shown.snapshot_position = partition.head, max(0, partition.snapshot_position)
+    shown.reason = partition.reason
     # A partition that is being opened knows neither, and began where those that it came from ended.
     events = [part.events(max(at, part.start)) for at in (shown.position, shown.snapshot_position)]
     return pb.Model(
@@ -212,7 +221,9 @@ async def _statistics(shard: Shard, model: str, part: Range, digest: bool) -> pb
         name=model,
         position=position,
         snapshot_position=max(0, partition.snapshot_position),
-        counts=counts | {"duplicates": partition.duplicates, "refused": partition.refused} | exchanged,
+        counts=counts
+        | {"duplicates": partition.duplicates, "refused": partition.refused, "rebuilds": partition.rebuilds}
+        | exchanged,
         metrics=metrics,
         keys_resident=resident,
         digest=value,

@@ -1,41 +1,43 @@
 """From the store back to a serving partition: the newest snapshot, then the log after it through the same fold.
 
-A start that dies while replaying leaves a mark. The next one records every entry before it folds it, the one after
-that every event of the entry that failed, and an event that fails again is quarantined: moved to the dead letters
-and passed over by every later replay.
+This is one attempt; `service.shard.evidence` says what is done where a fold fails in it. Before the first event is
+folded the store gets a mark, and loses it after the last one: a start that finds the mark knows that a process died
+meanwhile, though not of what.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, islice
 from typing import NamedTuple, TypeVar
 
-import numpy as np
+import redis
 
 from learners.base import Folded, hash_shared
 from learners.fingerprint import fingerprint
 from service.api import continual_v1_pb2 as pb
 from service.shard.admission import Answer, UpdateWindow, payload_hash, update_id
+from service.shard.failures import FoldFailed, Stopped, Unrecoverable, raised
 from service.shard.partition import NOTHING, Partition
 from service.shard.requests import EXCHANGED, LEARN, PREPARED, decode_learn, end_of
 from service.shard.rows import StoreRows
+from service.shard.snapshots import write_here
 from service.shard.statistics import Statistics
-from service.store.errors import SnapshotUnreadable
+from service.store.errors import SnapshotUnreadable, StoreError
 from service.store.log import Entry
-from service.wire import decode_event, take_columns
+from service.wire import Schema, decode_event
 from streams.batch import Batch
 
 log = logging.getLogger(__name__)
 
-FIRST_OF_ENTRY, INSIDE_ENTRY = 3, 2
-"""Attempts at which an event is quarantined: the count of an entry's first event includes that of the entry."""
-
 REPLAY_ROWS = 8192
 """Events folded at a time: many, as after each fold the thread waits for the interpreter lock that decoding holds."""
+
+KEEP_SECONDS = 10.0
+"""A process that tries a fold writes a snapshot so often: what it was killed for is not folded again."""
 
 
 class Logged(NamedTuple):
@@ -49,10 +51,35 @@ class Logged(NamedTuple):
 
 
 class Recovery:
-    """One start of a partition. `run` blocks and belongs in a thread; nothing else touches the partition meanwhile."""
+    """One attempt to bring a partition to the end of its log.
 
-    def __init__(self, partition: Partition) -> None:
+    `run` blocks and belongs in a thread; nothing else touches the partition meanwhile.
+
+    Args:
+        partition: new, or left by an attempt before.
+        apart: the events of positions [first, second) are folded one by one.
+        dirty: whether rows may be left of a fold that failed.
+        trial: of a process that tries folds: called with position and number of the events about to be folded, and
+            with two zeros after. Such an attempt leaves no mark and writes snapshots.
+        stopping: asked between two folds.
+    """
+
+    def __init__(
+        self,
+        partition: Partition,
+        apart: tuple[int, int] = (0, 0),
+        *,
+        dirty: bool = False,
+        trial: Callable[[int, int], None] | None = None,
+        stopping: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._p = partition
+        self._apart = apart
+        self._dirty = dirty
+        self._trial = trial
+        self._stopping = stopping
+        self._set_aside: list[int] = []
+        self._kept = time.monotonic()
         self.replayed = 0
         self.load_seconds = 0.0
         self.replay_seconds = 0.0
@@ -62,27 +89,36 @@ class Recovery:
         """Brings the learner to the end of the log and returns that position.
 
         Raises:
-            service.store.errors.StoreError: the store cannot serve, lost part of the log, or another owner took over.
+            FoldFailed: a fold raised; the partition is good for nothing but another attempt.
+            Unrecoverable: what the store holds is damaged, or is not of this build.
+            Stopped: see `stopping`.
+            service.store.errors.StoreError: the store cannot serve, or another owner took over.
         """
         p = self._p
         began = time.perf_counter()
+        p.renew()
+        head = p.writer.head = p.store.head().position
         start = self._load()
         loaded = time.perf_counter()
         self.load_seconds = loaded - began
-        head = p.store.head().position
-        attempts = p.store.attempts()
-        if attempts or p.store.quarantined():
+        self._set_aside = sorted(position for position in p.store.quarantined() if position >= start)
+        if self._dirty or self._set_aside:
             p.store.discard_newer(p.token, p.snapshot_position)
-        if start < head and attempts:
-            self._replay_recording(start, max(attempts))
-        else:
-            if start < head:
-                p.store.record_attempt(p.token, start - 1)
+        if start < head and self._trial is None:
+            p.store.mark_replay(p.token)
+        try:
             self._replay(start)
-        if start < head:
-            p.store.clear_attempts(p.token)
+        finally:  # this process lives
+            if self._trial is None:
+                self._unmark()
         self.replay_seconds = time.perf_counter() - loaded
         return head
+
+    def _unmark(self) -> None:
+        try:
+            self._p.store.clear_replay(self._p.token)
+        except StoreError as error:  # then the next start takes more care than it need
+            log.warning("model %s: the mark of the replay stays: %s", self._p.name, error)
 
     def _load(self) -> int:
         p = self._p
@@ -128,73 +164,19 @@ class Recovery:
                     self._fold(pending, start)
                     pending, rows = [], 0
                 if apart:
-                    self._p.fold_exchange(entry.messages[0])
+                    self._exchange(entry)
         if pending:
             self._fold(pending, start)
 
-    def _replay_recording(self, start: int, suspect: int) -> None:
-        """The same, noting in the store what is about to be folded."""
-        p = self._p
-        for entry in p.store.read(start):
-            if _is_exchange(entry):
-                p.fold_exchange(entry.messages[0])
-            elif entry.position <= suspect < entry.end:
-                self._event_by_event(entry, start)
-            else:
-                if entry.count:
-                    p.store.record_attempt(p.token, entry.position)
-                self._fold([(entry, self._decoded(entry))], start)
-
-    def _event_by_event(self, entry: Entry, start: int) -> None:
-        p = self._p
-        passed_over = p.store.quarantined()
-        outcomes = []
-        decoded = self._decoded(entry)
-        batch = Batch.concat([one.batch for one in decoded if len(one.batch)])
-        for row in range(max(0, start - entry.position), len(batch)):
-            position = entry.position + row
-            if position in passed_over:
-                outcomes.append(self._pass_over(1))
-                continue
-            attempts = p.store.record_attempt(p.token, position)
-            if attempts >= (FIRST_OF_ENTRY if row == 0 else INSIDE_ENTRY):
-                message = self._message_of(decoded, row)
-                p.store.quarantine(p.token, position, f"stopped the fold at {attempts} starts in a row", message)
-                log.error("model %s: event at position %d is quarantined", p.spec.name, position)
-                outcomes.append(self._pass_over(1))
-                continue
-            outcomes.append(self._folded(batch.slice(row, row + 1)))
-        self._note(decoded, entry.position, max(0, start - entry.position), Folded.concat(outcomes))
-
-    @staticmethod
-    def _message_of(decoded: list[Logged], row: int) -> bytes:
-        """The logged request that row `row` of an entry came with, without other rows."""
-        for one in decoded:
-            if row < len(one.batch):
-                if one.producer is None:
-                    return one.message
-                request = pb.LearnRequest.FromString(one.message[1:])
-                request.columns.CopyFrom(take_columns(request.columns, np.array([row])))
-                request.ClearField("number")
-                return LEARN + request.SerializeToString()
-            row -= len(one.batch)
-        raise IndexError(row)
+    def _exchange(self, entry: Entry) -> None:
+        try:
+            self._p.fold_exchange(entry.messages[0])
+        except BaseException as error:
+            what = f"what other partitions had learned, logged at position {entry.position}"
+            raise Unrecoverable(f"the fold of {what}, {raised(error)}") from error
 
     def _decoded(self, entry: Entry) -> list[Logged]:
-        schema = self._p.schema
-        decoded = []
-        for message in entry.messages:
-            body = message[1:]
-            if message[:1] in (PREPARED, EXCHANGED):
-                continue
-            if message[:1] == LEARN:
-                request = pb.LearnRequest.FromString(body)
-                batch = decode_learn(request, schema)
-                decoded.append(Logged(message, batch, request.producer, request.sequence, end_of(request)))
-            else:
-                batch = decode_event(pb.UpdateRequest.FromString(body).event, schema)
-                decoded.append(Logged(message, batch, None, 0, 0))
-        return decoded
+        return decoded(entry, self._p.schema)
 
     def _fold(self, entries: list[tuple[Entry, list[Logged]]], start: int) -> None:
         first = entries[0][0].position
@@ -205,26 +187,50 @@ class Recovery:
             self._note(decoded, first, skip, NOTHING)
             return
         batch = Batch.concat(batches)
+        self._keep(first + len(batch))
         parts = []
         at = skip
-        for position in sorted(self._p.store.quarantined()) if self._quarantined() else []:
-            row = position - first
-            if at <= row < len(batch):
-                if at < row:
-                    parts.append(self._folded(batch.slice(at, row)))
+        while at < len(batch):
+            stop = self._end_of_fold(first + at, first + len(batch)) - first
+            if stop == at:
                 parts.append(self._pass_over(1))
-                at = row + 1
-        if at < len(batch):
-            parts.append(self._folded(batch.slice(at, len(batch)) if at else batch))
+                stop = at + 1
+            else:
+                parts.append(self._folded(first + at, batch.slice(at, stop) if stop - at < len(batch) else batch))
+            at = stop
         self._note(decoded, first, skip, Folded.concat(parts))
 
-    def _quarantined(self) -> bool:
-        if not hasattr(self, "_any"):
-            self._any = bool(self._p.store.quarantined())
-        return self._any
+    def _end_of_fold(self, position: int, end: int) -> int:
+        """Up to where events are folded together from a position on; the position itself if it was set aside."""
+        end = next((one for one in self._set_aside if position <= one < end), end)
+        first, last = self._apart
+        if position < first:
+            return min(end, first)
+        return min(end, position + 1) if position < last else end
 
-    def _folded(self, batch: Batch) -> Folded:
-        folded = self._p.learner.fold(batch)
+    def _keep(self, end: int) -> None:
+        """Writes a snapshot before events that failed are folded again, so that those before them need not be."""
+        p = self._p
+        first, last = self._apart
+        again = first < last and max(0, p.snapshot_position) < p.learner.position <= first < end
+        long = self._trial is not None and time.monotonic() - self._kept > KEEP_SECONDS
+        if again or long:
+            write_here(p)
+            self._kept = time.monotonic()
+
+    def _folded(self, position: int, batch: Batch) -> Folded:
+        if self._stopping():
+            raise Stopped
+        if self._trial is not None:
+            self._trial(position, len(batch))
+        try:
+            folded = self._p.learner.fold(batch)
+        except (StoreError, redis.RedisError):
+            raise  # the fold met the store, not the event
+        except BaseException as error:  # this is a thread: what comes here comes out of the fold
+            raise FoldFailed.raised(position, len(batch), error) from error
+        if self._trial is not None:
+            self._trial(0, 0)
         self._p.statistics.update(folded)
         self.replayed += len(batch)
         return folded
@@ -255,6 +261,24 @@ class Recovery:
                 else:
                     p.window.note(update_id(batch), payload_hash(batch), answer)
             at = stop
+
+
+def decoded(entry: Entry, schema: Schema) -> list[Logged]:
+    """The requests of an entry of the log, without those that hold no events of its own."""
+    found = []
+    for message in entry.messages:
+        body = message[1:]
+        if message[:1] in (PREPARED, EXCHANGED):
+            continue
+        if message[:1] == LEARN:
+            request = pb.LearnRequest.FromString(body)
+            found.append(
+                Logged(message, decode_learn(request, schema), request.producer, request.sequence, end_of(request))
+            )
+        else:
+            batch = decode_event(pb.UpdateRequest.FromString(body).event, schema)
+            found.append(Logged(message, batch, None, 0, 0))
+    return found
 
 
 def _is_exchange(entry: Entry) -> bool:

@@ -15,10 +15,14 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+import redis
+
 from learners.base import CaptureActive, Folded, Learner
 from service import errors
+from service.shard.failures import FoldFailed, raised
 from service.shard.rows import StoreRows
 from service.shard.statistics import Statistics
+from service.store.errors import StoreError
 from streams.batch import Batch
 
 PIECE_SECONDS = 2e-3
@@ -60,6 +64,7 @@ class Sequencer:
         self._arrived = threading.Condition()
         self._row_seconds = 2e-6
         self._stopped = False
+        self._broken = False  # a fold failed in its midst, or everything is given up: nobody may see this learner
 
     def small(self, batch: Batch) -> bool:
         """Whether these events may be folded or predicted here and now, on the event loop."""
@@ -67,8 +72,13 @@ class Sequencer:
         return quick and self._outstanding == 0 and self._learner.resident(batch.key)
 
     def fold_now(self, batch: Batch) -> Folded:
-        """Folds events that are `small`."""
-        folded = self._learner.fold(batch)
+        """Folds events that are `small`.
+
+        Raises:
+            FoldFailed: the fold raised; the learner is good for nothing any more.
+        """
+        self._check_running()
+        folded = self._whole(self._learner.fold, batch)
         self._statistics.update(folded)
         return folded
 
@@ -78,6 +88,9 @@ class Sequencer:
         Args:
             batches: of logged events.
             done: called on the event loop, in order, with the number of a batch, what was folded and the classes then.
+
+        Returns:
+            What ends with the last of them; it raises `FoldFailed` if a fold did.
         """
         self._check_running()
         self._groups.extend((batch, number, done) for number, batch in enumerate(batches))
@@ -99,9 +112,10 @@ class Sequencer:
 
         def enter() -> None:
             try:
+                self._check_whole()
                 result = function(*args)
             except BaseException as error:  # it belongs to the visitor
-                loop.call_soon_threadsafe(_settle, answer, None, error)
+                loop.call_soon_threadsafe(_settle, answer, None, harmless(error))
             else:
                 loop.call_soon_threadsafe(_settle, answer, result, None)
 
@@ -115,26 +129,65 @@ class Sequencer:
         """Runs `function` with the learner to itself, between two entries of the log."""
         return await self._submit(function, *args)
 
+    async def fold_apart(self, function: Callable[..., T], *args: Any) -> T:
+        """The same for what changes the learner.
+
+        Raises:
+            FoldFailed: it raised; the learner is good for nothing any more.
+        """
+        return await self._submit(self._whole, function, *args)
+
+    def abandon(self) -> None:
+        """Nothing more is folded or let in; what runs ends after its piece. Then `stop` does not wait for long."""
+        self._broken = True
+
     def stop(self) -> None:
         """Ends the thread after what it has to do; whoever comes later is refused."""
         self._stopped = True
         self._pool.shutdown()
 
     def _check_running(self) -> None:
+        self._check_whole()
         if self._stopped:
             raise errors.unavailable("PARTITION_STOPPED", "the partition stopped; repeat the request", 0.2)
+
+    def _check_whole(self) -> None:
+        if self._broken:
+            raise errors.unavailable("PARTITION_STOPPED", "the partition starts again; repeat the request", 0.2)
 
     def _submit(self, function: Callable[..., T], *args: Any) -> asyncio.Future[T]:
         self._check_running()
         self._outstanding += 1
-        job = asyncio.get_running_loop().run_in_executor(self._pool, function, *args)
+        job = asyncio.get_running_loop().run_in_executor(self._pool, self._work, function, *args)
         job.add_done_callback(self._ended)
         return job
+
+    def _whole(self, function: Callable[..., T], *args: Any) -> T:
+        """What changes the learner happens wholly, or nobody sees the learner again."""
+        position = self._learner.position
+        try:
+            return function(*args)
+        except (CaptureActive, StoreError, redis.RedisError) as error:
+            self._broken |= not isinstance(error, CaptureActive)
+            raise
+        except BaseException as error:
+            self._broken = True
+            count = len(args[0]) if args and isinstance(args[0], Batch) else 0
+            raise FoldFailed.raised(position, count, error) from error
 
     def _ended(self, job: asyncio.Future[Any]) -> None:
         self._outstanding -= 1
 
     # In the thread
+
+    def _work(self, function: Callable[..., T], *args: Any) -> T:
+        self._check_whole()
+        try:
+            return function(*args)
+        except BaseException as error:
+            if (safe := harmless(error)) is not error:
+                raise safe from error
+            raise
 
     def _let_in(self) -> None:
         while self._visitors:
@@ -151,6 +204,8 @@ class Sequencer:
                     loop.call_soon_threadsafe(_post, *said)
                     said = None
         except BaseException as caught:  # it belongs to who waits for the job
+            self._broken = True
+            self._groups.clear()
             error = caught
         loop.call_soon_threadsafe(_finish, said, done, error)
 
@@ -169,6 +224,7 @@ class Sequencer:
         start = fetched = 0
         while start < len(batch):
             self._let_in()
+            self._check_whole()
             most = max(64, int(PIECE_SECONDS / self._row_seconds))
             stop = start + most if len(batch) - start > 1.25 * most else len(batch)  # no crumbs
             if fetched < stop < len(batch):
@@ -195,7 +251,7 @@ class Sequencer:
         self._cold.patient = True
         began = time.thread_time()  # waiting for the interpreter lock would make pieces shorter, and the waits more
         try:
-            folded = self._learner.fold(piece)
+            folded = self._whole(self._learner.fold, piece)
         except CaptureActive as stopped:
             if stopped.folded is None:
                 return None
@@ -207,6 +263,13 @@ class Sequencer:
             self._row_seconds += 0.2 * (seconds - self._row_seconds)
         self._statistics.update(folded)
         return folded
+
+
+def harmless(error: BaseException) -> BaseException:
+    """The exception, or one in its place where it would end the event loop or cannot be handed to it."""
+    if isinstance(error, Exception) and not isinstance(error, StopIteration):
+        return error
+    return RuntimeError(f"something {raised(error)}")
 
 
 def _post(taken: list[Group], folded: Folded, classes: tuple[int | str, ...]) -> None:

@@ -12,9 +12,9 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import grpc
 from google.protobuf.message import Message
@@ -25,17 +25,16 @@ from service import channels, errors
 from service.api import continual_v1_pb2 as pb
 from service.shard import checker
 from service.shard.aside import aside
-from service.shard.children import settle
 from service.shard.config import DEPLOYMENT, ShardConfig
 from service.shard.maps import Maps, home
 from service.shard.partition import Partition
-from service.shard.recovery import Recovery
 from service.shard.reshard import Resharding
+from service.shard.revival import Revival
 from service.shard.snapshots import Snapshotter
 from service.shard.specs import check_reach, check_signing, compile_learner, is_stored
 from service.store.catalog import Catalog
-from service.store.connect import RANK, Link, connect, durability, until_served
-from service.store.errors import MapConflict, ModelExists, OwnedElsewhere, StoreError, StoreUnavailable
+from service.store.connect import RANK, connect, durability, until_served
+from service.store.errors import MapConflict, ModelExists, StoreError, StoreUnavailable
 from service.store.ownership import OwnerRecord
 from service.store.partition import Partition as Store
 from service.store.partition_map import ModelMap, Range
@@ -61,6 +60,7 @@ class Shard:
     Attributes:
         partitions: those that this shard serves, by (model, id).
         snapshots: what writes their snapshots.
+        broken: why a partition of this shard could not be opened, by (model, id).
     """
 
     def __init__(self, config: ShardConfig, exit: Callable[[BaseException], None] | None = None) -> None:
@@ -71,7 +71,9 @@ class Shard:
         self.partitions: dict[tuple[str, str], Partition] = {}
         self.snapshots: dict[tuple[str, str], Snapshotter] = {}
         self.maps = Maps(self.catalog, config.name, config.shards, self._state)
+        self.broken: dict[tuple[str, str], str] = {}
         self.resharding = Resharding(self)
+        self.revival = Revival(self)
         self.on_health: Callable[[bool], None] = lambda serving: None
         self._exit = exit or _exit
         self._channels: dict[str, grpc.aio.Channel] = {}
@@ -104,7 +106,7 @@ class Shard:
         while self._opening:
             await asyncio.sleep(0.005)
         self.on_health(True)
-        self._spawn(self._look_for_ever())
+        self.spawn(self._look_for_ever())
 
     def _adopt(self) -> None:
         """Gives every model of this shard's a map, and every partition of a shard that is gone a new owner."""
@@ -126,6 +128,7 @@ class Shard:
         """Answers what was admitted, writes a last snapshot, gives ownership up."""
         self._stopping = True
         self.on_health(False)
+        self.revival.stop()
         await self.resharding.end()
         for task in self._tasks:
             task.cancel()
@@ -140,6 +143,8 @@ class Shard:
                     log.warning("model %s: no last snapshot: %s", partition.name, error)
             if serving:
                 await partition.close()
+            elif partition.state in ("rebuilding", "failed"):
+                await partition.halt()
         for channel in self._channels.values():
             await channel.close()
 
@@ -147,7 +152,8 @@ class Shard:
         """Under which this shard takes partitions."""
         return OwnerRecord.here(self.config.name, self.address)
 
-    def _spawn(self, work) -> None:
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Runs on its own until the shard stops."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -172,18 +178,14 @@ class Shard:
         for model, part in self.maps.mine():
             place = model, part.id
             dropped = self._dropped.get(place) == self.maps.maps[model].birth
-            if not (dropped or self._stopping or place in self.partitions or place in self._opening):
+            known = place in self.partitions or place in self._opening or place in self.broken
+            if not (dropped or self._stopping or known):
                 self._opening.add(place)
-                self._spawn(self._open_or_fail(model, part))
+                self.spawn(self._open(model, part))
 
-    async def _open_or_fail(self, model: str, part: Range) -> None:
+    async def _open(self, model: str, part: Range) -> None:
         try:
-            await self.open(model, part)
-        except asyncio.CancelledError:
-            raise
-        except BaseException as cause:
-            log.exception("model %s: partition %s could not be opened", model, part.id)
-            self.fail(cause)
+            await self.revival.open(model, part)
         finally:
             self._opening.discard((model, part.id))
 
@@ -196,7 +198,7 @@ class Shard:
         spec_json = await asyncio.to_thread(self.catalog.get, model)
         if spec_json is None:
             return None
-        spec = ModelSpec.stored(spec_json)
+        spec = await aside(ModelSpec.stored, spec_json)
         check_signing(spec)
         if self._listed:  # others are served already
             await checker.of_process().compiled(spec_json)
@@ -204,68 +206,49 @@ class Shard:
         self.texts[model] = await aside(spec.to_json)
         return spec
 
-    async def open(self, model: str, part: Range) -> None:
-        """Takes ownership, recovers, serves; nothing where the maps say by then that it is not this shard's."""
-        spec = await self.make_ready(model)
-        if spec is None:
-            return
-        store = Store(self.client, DEPLOYMENT, model, part.id)
-        record = self.record()
-        while True:
-            try:
-                token = await asyncio.to_thread(store.acquire, record)
-                break
-            except OwnedElsewhere:
-                await self.maps.look()
-                if not self._still_mine(model, part.id):
-                    return
-        if not await asyncio.to_thread(settle, self.catalog, model, part.id, self.config.name, record):
-            await asyncio.to_thread(store.release, token)
-            return
-        partition = await aside(Partition, spec, store, token, Link(self.config.redis), self.fail, part)
-        partition.refuse = self.maps.refusal
-        partition.peers = lambda: self.maps.peers(model, part.id)
-        place = model, part.id
+    def keep(self, partition: Partition) -> None:
+        """Has a partition, whose calls come to it from now on."""
+        place = partition.spec.name, partition.part.id
         self.partitions[place] = partition
         snapshotter = self.snapshots[place] = Snapshotter(partition)
         partition.on_progress = lambda: self._snapshot_if_due(partition, snapshotter)
-        recovery = Recovery(partition)
-        head = await aside(recovery.run)
-        partition.start(head)
-        log.info(
-            "model %s: serving at position %d, %d events replayed in %.3f s, snapshot loaded in %.3f s",
-            *(partition.name, head, recovery.replayed, recovery.replay_seconds, recovery.load_seconds),
-        )
-        if partition.snapshot_position < 0 or not recovery.same_numerics:
-            await snapshotter.take()
 
-    def _still_mine(self, model: str, id: str) -> bool:
-        held = self.maps.of(model)
-        part = held.get(id) if held else None
-        return part is not None and self.maps.is_mine(part)
+    def forget(self, partition: Partition) -> None:
+        """Has a partition no more."""
+        place = partition.spec.name, partition.part.id
+        if self.partitions.get(place) is partition:
+            del self.partitions[place], self.snapshots[place]
 
     async def close(self, partition: Partition) -> None:
         """Serves a partition no more; its keys in the store are left as they are."""
         await partition.stop()
-        place = partition.spec.name, partition.part.id
-        self.partitions.pop(place, None)
-        self.snapshots.pop(place, None)
+        self.forget(partition)
         await partition.close()
 
     def _snapshot_if_due(self, partition: Partition, snapshotter: Snapshotter) -> None:
         if snapshotter.due:
-            self._spawn(self._snapshot(partition, snapshotter))
+            self.spawn(self.snapshot(partition))
 
-    async def _snapshot(self, partition: Partition, snapshotter: Snapshotter) -> None:
+    async def snapshot(self, partition: Partition) -> None:
+        """Writes a snapshot; where that cannot be done now, a later one will do."""
         try:
-            await snapshotter.take()
+            await self.snapshots[partition.spec.name, partition.part.id].take()
         except (StoreUnavailable, errors.Refused) as error:
             log.warning("model %s: snapshot put off: %s", partition.name, error)
         except StoreError as error:
             if partition.state == "serving":  # a model that was deleted meanwhile refuses its last snapshot
-                self.fail(error)
+                partition.failed(error)
+        except Exception:
+            log.exception("model %s: a snapshot could not be written; the log is kept", partition.name)
+
+    def check_there(self, model: str, id: str) -> None:
+        """Raises NOT_FOUND where there is no such model, UNAVAILABLE where it is not open yet."""
+        if (model, id) not in self.broken:
+            self.owned(model, id)
 
     def _state(self, model: str, id: str) -> str:
+        if (model, id) in self.broken:
+            return "failed"
         partition = self.partitions.get((model, id))
         return partition.state if partition else ""
 
@@ -284,6 +267,8 @@ class Shard:
         partition = self.partitions.get((model, id))
         if partition is not None:
             return partition
+        if (model, id) in self.broken:
+            raise errors.model_failed(model, self.broken[model, id])
         if not self._listed or (model, id) in self._opening or self.maps.of(model) is not None:
             raise errors.unavailable("PARTITION_STARTING", f"model {model!r} is being opened", 0.2)
         raise errors.model_not_found(model)
@@ -372,8 +357,14 @@ class Shard:
         birth = held.birth if held else ""
         if self._dropped.get((model, id)) == birth:
             return
+        if (model, id) in self.broken:
+            self._dropped[model, id] = birth
+            await asyncio.to_thread(self._drop_retired, model, id)
+            del self.broken[model, id]
+            return
         partition = self.owned(model, id)
-        partition.check_started()
+        if partition.state != "failed":
+            partition.check_started()
         self._dropped[model, id] = birth
         await self.close(partition)
         await asyncio.to_thread(partition.store.delete, partition.token)

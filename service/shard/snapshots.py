@@ -43,7 +43,6 @@ class Snapshotter:
 
     def __init__(self, partition: Partition) -> None:
         self._p = partition
-        self._spec_digest = partition.spec.digest()
         self._one = asyncio.Lock()
         self._last: Written | None = None
         self._pause_ends = 0.0  # of `time.monotonic`
@@ -96,7 +95,7 @@ class Snapshotter:
         p = self._p
         arrays = p.learner.begin_capture(p.snapshot_position)
         manifest = {
-            "spec_digest": self._spec_digest,
+            "spec_digest": p.spec_digest,
             "shared_digest": hash_shared(p.learner.shared_arrays()).hexdigest(),
             "statistics": p.statistics.to_dict(),
             "fingerprint": fingerprint(p.spec),
@@ -139,3 +138,21 @@ class Snapshotter:
             p.store.trim_answers(p.token, min(taken))
             before = min(before, *taken, p.store.first_answer())  # no answer is kept without its event
         p.store.trim(p.token, before)
+
+
+def write_here(partition: Partition) -> None:
+    """Writes a snapshot of a partition that nobody else touches: of one that is being recovered, in its thread.
+
+    Raises:
+        service.store.errors.StoreError: the store cannot serve, or another owner took over.
+    """
+    p = partition
+    snapshotter = Snapshotter(p)
+    position, _, arrays, manifest = snapshotter._begin()
+    writer = p.store.begin_snapshot(p.token, position)
+    writer.write(arrays | p.window.arrays())
+    while (piece := p.learner.capture(PIECE_BYTES)) is not None:
+        p.store.put_rows(p.token, piece, p.snapshot_position)
+    writer.commit(manifest | p.producers.to_dict())
+    snapshotter._end(position)
+    snapshotter._trim()

@@ -117,6 +117,10 @@ class LogWriter:
         self._under_way += len(item.batch)
         self._arrived.set()
 
+    def close(self) -> None:
+        """Whoever waits for room waits no more: nothing is taken any longer."""
+        self._room.set()
+
     def answered(self, rows: int) -> None:
         """Notes that so many events are folded and answered."""
         self._under_way -= rows

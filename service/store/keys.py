@@ -28,7 +28,7 @@ class PartitionKeys:
         head: hash, where the log ends.
         rows: three hashes, the versions of keyed rows.
         snapshots: hash, the manifests.
-        attempts: hash, starts that reached a position.
+        attempts: hash, there while a replay is under way.
         quarantine: hash, positions that are skipped.
         dead: stream, the events that were skipped.
         letters: stream, the messages of sources that do not fit.

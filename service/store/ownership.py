@@ -103,7 +103,13 @@ class Ownership(PartitionBase):
     """Taking, confirming and giving up a partition."""
 
     def acquire(
-        self, record: OwnerRecord, *, timeout: float = 30.0, lease: float = LEASE_SECONDS, poll: float = 0.05
+        self,
+        record: OwnerRecord,
+        *,
+        mine: str = "",
+        timeout: float = 30.0,
+        lease: float = LEASE_SECONDS,
+        poll: float = 0.05,
     ) -> str:
         """Takes the partition and returns the token that every write must carry.
 
@@ -112,6 +118,7 @@ class Ownership(PartitionBase):
 
         Args:
             record: who takes it.
+            mine: token of the caller's own that is replaced at once: what was sent with it is refused from then on.
             timeout: seconds to wait for a previous owner.
             lease: seconds an owner holds the partition without confirming.
             poll: seconds between looks.
@@ -124,7 +131,7 @@ class Ownership(PartitionBase):
         deadline = time.monotonic() + timeout
         while True:
             held = self.owner()
-            dead = held[0] if held is not None and held[1].dead_here() else ""
+            dead = held[0] if held is not None and (held[0] == mine or held[1].dead_here()) else ""
             args = (nonce, body, int(lease * 1e6), dead)
             taken, answer = _ACQUIRE.run(self.client, (self.keys.owner,), args)
             if taken:

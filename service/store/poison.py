@@ -1,4 +1,4 @@
-"""Events that stop the fold: how often each was reached, and where they went."""
+"""Events that stop the fold: the mark of a replay under way, and what was set aside."""
 
 from __future__ import annotations
 
@@ -6,23 +6,13 @@ from dataclasses import dataclass
 
 from service.store.scripting import FENCE, PartitionBase, Script
 
-# Positions before this one were got past in this start, so they are not what stops the partition.
-_ATTEMPT = Script(
-    FENCE
-    + """
-for _, position in ipairs(redis.call('HKEYS', KEYS[2])) do
-  if tonumber(position) < tonumber(ARGV[2]) then redis.call('HDEL', KEYS[2], position) end
-end
-return {1, redis.call('HINCRBY', KEYS[2], ARGV[2], 1)}
-"""
-)
+_MARK = Script(FENCE + "redis.call('HSET', KEYS[2], 'replay', ARGV[1]) return {1}")
 _CLEAR = Script(FENCE + "redis.call('UNLINK', KEYS[2]) return {1}")
 _QUARANTINE = Script(
     FENCE
     + """
 if redis.call('HSETNX', KEYS[2], ARGV[2], ARGV[3]) == 0 then return {0} end
 redis.call('XADD', KEYS[3], '*', 'position', ARGV[2], 'reason', ARGV[3], 'payload', ARGV[4])
-redis.call('HDEL', KEYS[4], ARGV[2])
 return {1}
 """
 )
@@ -30,13 +20,13 @@ return {1}
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """An entry that was moved out of the way.
+    """An event that was set aside.
 
     Attributes:
         id: in the dead-letter stream; pass it to `dead_letters` to read on after it.
-        position: of its first event.
+        position: in the log.
         reason: why.
-        payload: the original bytes.
+        payload: the logged request that it came with, without other events.
     """
 
     id: str
@@ -46,26 +36,30 @@ class DeadLetter:
 
 
 class Poison(PartitionBase):
-    """Counting attempts and keeping what is quarantined."""
+    """The mark of a replay under way, and what is quarantined."""
 
-    def record_attempt(self, token: str, position: int) -> int:
-        """Counts a start that is about to fold the entry at `position`; returns how many in a row reached it.
+    def mark_replay(self, token: str) -> None:
+        """Notes that a process is about to replay the log: a mark that the next start finds is of one that died.
 
-        Call it before the fold, in rising order of position: reaching one forgets those before.
+        It stands in the store, for the next start may be on another node. What the store loses with its power costs
+        one more start, no more.
 
         Raises:
             Fenced: if another owner holds the partition.
             StoreUnavailable: if Redis cannot serve now.
         """
-        return self._fenced(_ATTEMPT, (self.keys.attempts,), token, position)[1]
+        self._fenced(_MARK, (self.keys.attempts,), token)
 
-    def attempts(self) -> dict[int, int]:
-        """Returns how often the positions that lost starts reached last were reached."""
-        reply = iter(self._command(b"HGETALL", self.keys.attempts))
-        return {int(position): int(count) for position, count in zip(reply, reply)}
+    def suspect(self) -> bool:
+        """Whether a process died while it replayed the log. Counts that an earlier build left there say the same.
 
-    def clear_attempts(self, token: str) -> None:
-        """Forgets all counts: the replay is over.
+        Raises:
+            StoreUnavailable: if Redis cannot serve now.
+        """
+        return bool(self._command("EXISTS", self.keys.attempts))
+
+    def clear_replay(self, token: str) -> None:
+        """Takes the mark away: the replay is over, or was given up by a process that lives.
 
         Raises:
             Fenced: if another owner holds the partition.
@@ -74,9 +68,9 @@ class Poison(PartitionBase):
         self._fenced(_CLEAR, (self.keys.attempts,), token)
 
     def quarantine(self, token: str, position: int, reason: str, payload: bytes) -> bool:
-        """Marks the entry at `position` as one to skip and keeps its bytes as a dead letter.
+        """Marks the event at `position` as one to pass over and keeps its bytes as a dead letter.
 
-        Rows that a lost fold wrote may hold part of the entry: recover with `discard_newer` after this.
+        Rows that a lost fold wrote may hold part of the event: recover with `discard_newer` after this.
 
         Returns:
             Whether it is new; a position that is quarantined already is left as it is.
@@ -85,11 +79,11 @@ class Poison(PartitionBase):
             Fenced: if another owner holds the partition.
             StoreUnavailable: if Redis cannot serve now.
         """
-        keys = (self.keys.quarantine, self.keys.dead, self.keys.attempts)
+        keys = (self.keys.quarantine, self.keys.dead)
         return self._fenced(_QUARANTINE, keys, token, position, reason, payload)[0] == 1
 
     def quarantined(self) -> dict[int, str]:
-        """Returns the reason by position of every entry that replay skips."""
+        """Returns the reason by position of every event that a replay passes over."""
         reply = iter(self._command(b"HGETALL", self.keys.quarantine))
         return {int(position): reason.decode() for position, reason in zip(reply, reply)}
 

@@ -16,7 +16,9 @@ import pytest
 from click.testing import CliRunner
 
 from continual.bench._faults_audit import audit, read_log
+from continual.bench._faults_campaign import run_campaign
 from continual.bench._faults_kills import KINDS, planned, run_kills
+from continual.bench._faults_learner import How
 from continual.bench._faults_poison import run_overflow, run_poison
 from continual.bench._faults_power import Cut, run_losses
 from continual.bench._faults_served import Served
@@ -48,6 +50,23 @@ def test_nothing_acknowledged_is_lost_or_doubled_by_ten_kills(served: Served) ->
     assert outcome.unasked == 0
 
 
+def test_no_kill_of_a_forked_shard_loses_doubles_or_sets_aside_anything(tmp_path_factory) -> None:
+    campaign = run_campaign(tmp_path_factory.mktemp("f"), kills=120, seed=3)
+    assert campaign.sound, campaign
+    assert campaign.total == 120
+    assert campaign.acknowledged > 120
+    assert campaign.stopping == campaign.set_aside > 0
+    assert {"starting", "rebuilding", "trial"} <= set(campaign.kills)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(7200)
+def test_nor_do_ten_thousand(tmp_path_factory) -> None:
+    campaign = run_campaign(tmp_path_factory.mktemp("f"), kills=10_000, seed=4)
+    assert campaign.sound, campaign
+    assert {"starting", "rebuilding", "trial", "snapshot", "split", "serving"} == set(campaign.kills)
+
+
 @needs_compiler
 def test_what_was_synced_survives_a_loss_of_power(folder: Path) -> None:
     outcome = run_losses(folder, appendfsync="always", losses=1, events=1000)
@@ -76,8 +95,12 @@ def test_the_cut_drops_what_came_after_the_last_sync(tmp_path: Path) -> None:
     assert cut.apply() == 0
 
 
-def test_an_event_that_stops_the_fold_is_quarantined_and_nothing_else_is_lost(served: Served) -> None:
-    outcome = run_poison(served, how="kill", events=600)
+@pytest.mark.parametrize(("how", "starts"), [("raise", 2), ("exit", 3)])
+def test_an_event_that_stops_the_fold_is_set_aside_and_nothing_else_is_lost(
+    served: Served, how: How, starts: int
+) -> None:
+    outcome = run_poison(served, how=how, events=600)
+    assert outcome.starts == starts  # in one process and rebuilt; in three: it serves, it replays, it is tried apart
     assert outcome.quarantined == [300]
     assert outcome.kept
     assert outcome.counts["quarantined"] == 1

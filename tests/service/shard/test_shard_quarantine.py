@@ -6,32 +6,14 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from reshard_harness import logged, map_of
-from shard_harness import LocalShard, batch_of, digest, events, spec_of
+from shard_harness import batch_of, digest, events, spec_of
 
 from continual.cli import main
 from learners.compiled import CompiledLearner
+from service.api import continual_v1_pb2 as pb
 from service.client import Client
-from service.errors import Refused
 
 MARK = 12345.0
-
-
-@pytest.fixture
-def start(own_server):
-    """Starts a shard, in place of the one before, as often as it takes to get past what stops it."""
-    shards = []
-
-    def started():
-        for _ in range(8):
-            if shards:
-                shards.pop().stop()
-            shards.append(LocalShard(own_server.url))
-            if not shards[0].failures:
-                return shards[0]
-        raise AssertionError(shards[0].failures)
-
-    yield started
-    shards.pop().stop()
 
 
 @pytest.fixture
@@ -54,46 +36,41 @@ def command(target, *arguments, code=0):
     return json.loads(done.stdout)
 
 
-def test_what_stopped_the_fold_is_listed_and_sent_again_after_splits_and_merges(start, own_server, poisoned, name):
+def test_what_stopped_the_fold_is_listed_and_sent_again_after_splits_and_merges(local, own_server, poisoned, name):
     spec = spec_of(name)
     given = events("binary", 60, by_id=True)
     given["x"][37, 0] = MARK
-    shard = start()
-    with Client(shard.target) as client:
+    target = local.target
+    with Client(target) as client:
         client.models.create(spec)
-        with pytest.raises(Refused):
-            list(client.learn(name, [given], producer="p", timeout=2))
+        (answer,) = client.learn(name, [given], producer="p")
+        assert np.flatnonzero(answer.predictions.outcome == pb.OUTCOME_QUARANTINED).tolist() == [37]
         one = {"a": MARK, "b": 0.5, "c": 1.0}
-        with pytest.raises(Refused):
-            client.update(name, one, "UP", key="k", id="alone", timeout=0.5)
-    shard = start()
-    with Client(shard.target) as client:
-        list(client.learn(name, [given], producer="p"))
-        held = command(shard.target, "list", "--model", name)
+        held = command(target, "list", "--model", name)
         assert [(one["partition"], one["number"]) for one in held["dead_letters"]] == [("0", 37)]
+        assert held["dead_letters"][0]["reason"] == "its fold raised RuntimeError: the marked event, twice, alone"
         client.models.split(name)
-        with pytest.raises(Refused):
-            client.update(name, one, "UP", key="k", id="alone", timeout=0.5)
-    shard = start()
-    poisoned.undo()
-    with Client(shard.target) as client:
+        alone = client.update(name, one, "UP", key="k", id="alone")
+        assert alone.outcome.tolist() == [pb.OUTCOME_QUARANTINED]
+        assert client.models.statistics(name).counts["quarantined"] == 2
+        poisoned.undo()
         client.models.merge(name, "1", "2")
-        held = command(shard.target, "list", "--model", name)
+        held = command(target, "list", "--model", name)
         first, second = held["dead_letters"]
         assert (held["total"], first["partition"]) == (2, "0")
         assert second["partition"] in map_of(own_server.url, name).retired[1:]
         after = ("list", "--model", name, "--count", "1", "--after")
-        pages = [command(shard.target, *after, one["id"])["dead_letters"] for one in (first, second)]
+        pages = [command(target, *after, one["id"])["dead_letters"] for one in (first, second)]
         assert pages == [[second], []]
         shown = {"features": one, "key": "k", "time": 0}
-        assert command(shard.target, "show", second["id"], "--model", name) == second | {"event": shown}
+        assert command(target, "show", second["id"], "--model", name) == second | {"event": shown}
         before = digest(client, name)
         for _ in range(2):
-            sent = command(shard.target, "retry", first["id"], second["id"], "--model", name)["outcomes"]
+            sent = command(target, "retry", first["id"], second["id"], "--model", name)["outcomes"]
             assert [one["sent"] for one in sent] == [True, True]
-        mended = command(shard.target, "retry", first["id"], "--payload", "{}", "--model", name, code=1)["outcomes"]
+        mended = command(target, "retry", first["id"], "--payload", "{}", "--model", name, code=1)["outcomes"]
         assert "--payload is for a message of a source" in mended[0]["reason"]
-        assert command(shard.target, "list", "--model", name)["total"] == 2
+        assert command(target, "list", "--model", name)["total"] == 2
         again = logged(own_server.url, spec, "3")
         assert [ids for ids, _ in again] == [["e37"], ["alone"]]
         np.testing.assert_array_equal(again[0][1].x, batch_of(spec, given).x[37:38])

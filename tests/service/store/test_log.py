@@ -100,8 +100,8 @@ def test_a_second_owner_fences_the_first_amid_its_writes(partition: Partition, t
         lambda: partition.begin_snapshot(token, 2),
         lambda: writer.commit({}),
         writer.abort,
-        lambda: partition.record_attempt(token, 0),
-        lambda: partition.clear_attempts(token),
+        lambda: partition.mark_replay(token),
+        lambda: partition.clear_replay(token),
         lambda: partition.quarantine(token, 0, "bad", b"x"),
         lambda: partition.confirm(token),
         lambda: partition.release(token),
@@ -212,7 +212,7 @@ def test_delete_leaves_nothing(partition: Partition, token: str, client: redis.R
     for _ in range(3):
         partition.begin_snapshot(token, 2).commit({})
     partition.begin_snapshot(token, 2)
-    partition.record_attempt(token, 1)
+    partition.mark_replay(token)
     partition.quarantine(token, 0, "bad", b"x")
     partition.delete(token)
     assert client.keys(partition.keys.prefix.replace("[", "\\[") + "*") == []

@@ -135,7 +135,7 @@ class Made:
         key = [b"key"] * EVENTS
         if not how.endswith("horizon"):
             bad, clean = (Batch.of(self.x, y, key=key, time=of) for of in (wrong, time))
-            labels = {"out_of_order": "ignore"} if how.endswith("ignore") else {}
+            labels: dict[str, Any] = {"out_of_order": "ignore"} if how.endswith("ignore") else {}
             counted = np.arange(EVENTS) != AT
             return Case("clock", how, bad, clean, counted, y, AT, 1, labels)
         # An observation, and its label half a second later.

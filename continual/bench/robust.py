@@ -185,7 +185,7 @@ def _row(arm: Arm, target: Target, kind: str, figures: Sequence[Figure]) -> Row:
         "learner": arm.name,
         "target": target,
         "disturbed": kind,
-        "clean": f"{figures[0].clean[-1]:.3f}",
+        "clean": f"{figures[0].clean[-1]:.3g}",
         **{f"after {start:,}": _text(target, value) for (start, _), value in zip(PLACES, worst)},
         "aim": f"NO: {', '.join(missed)}" if missed else "met",
     }
@@ -198,7 +198,7 @@ def _text(target: Target, value: float) -> str:
 
 
 @click.command()
-@click.option("--only", multiple=True, help="Learners whose name holds this; may be repeated. ! in front: does not.")
+@click.option("--only", multiple=True, help="This learner, or those whose name holds this; repeatable. `!x`: not those with x.")
 @click.option("--kind", "kinds", multiple=True, type=click.Choice(EVERY), help="Just this disturbance; repeatable.")
 @click.option("--seed", default=0, show_default=True, help="Of the events and of the learners.")
 @out_option
@@ -237,7 +237,9 @@ def robust(only: tuple[str, ...], kinds: tuple[str, ...], seed: int, out: Path |
 def _is_chosen(name: str, only: Sequence[str]) -> bool:
     wanted = [part for part in only if not part.startswith("!")]
     unwanted = [part[1:] for part in only if part.startswith("!")]
-    return (not wanted or any(part in name for part in wanted)) and not any(part in name for part in unwanted)
+    names = {arm.name for arm in ARMS}
+    meant = any(name == part if part in names else part in name for part in wanted)
+    return (not wanted or meant) and not any(part in name for part in unwanted)
 
 
 _NOTES = (

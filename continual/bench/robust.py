@@ -198,7 +198,7 @@ def _text(target: Target, value: float) -> str:
 
 
 @click.command()
-@click.option("--only", multiple=True, help="This learner, or those whose name holds this; repeatable. `!x`: not those with x.")
+@click.option("--only", multiple=True, help="Learners with this name, or in their names; repeatable. !x: not with x.")
 @click.option("--kind", "kinds", multiple=True, type=click.Choice(EVERY), help="Just this disturbance; repeatable.")
 @click.option("--seed", default=0, show_default=True, help="Of the events and of the learners.")
 @out_option

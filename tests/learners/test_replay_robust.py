@@ -85,7 +85,8 @@ def test_a_larger_level_that_lasts_is_accepted() -> None:
 def test_a_state_of_before_the_bounds_still_opens(kind) -> None:
     x, y = stream()
     old, _ = folded(spec(kind), x[:200], y[:200])
-    arrays = {name: array.copy() for name, array in old.shared_arrays().items() if name not in ("bound", "model.step_bound")}
+    new = ("bound", "model.step_bound")
+    arrays = {name: array.copy() for name, array in old.shared_arrays().items() if name not in new}
     fresh = old.spec.learner.build(old.spec)
     fresh.load(arrays, MemoryRows())
     assert not fresh.shared_arrays()["bound"].any()

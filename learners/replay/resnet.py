@@ -137,8 +137,11 @@ class ResNet:
     def forward(self, x: np.ndarray, train: bool, inferred: int = 0) -> np.ndarray:
         """See `Body`."""
         self._net.train(train)
+        before = self._held_moments() if train else None
         with one_thread():
             self._out = self._net(self._images(x))
+        if before is not None and not np.isfinite(self._held_moments()).all():
+            self._take_moments(before)  # the step will not be finite either, and is not taken
         return self._out.detach().numpy()
 
     def infer(self, x: np.ndarray) -> np.ndarray:
@@ -162,18 +165,24 @@ class ResNet:
             self._out.backward(torch.from_numpy(d))
         del self._out
 
+    def _held_moments(self) -> np.ndarray:
+        """The running moments of batch normalisation, in one array: a copy."""
+        return torch.cat(self._moments).numpy()
+
+    def _take_moments(self, moments: np.ndarray) -> None:
+        at = 0
+        for buffer in self._moments:
+            buffer.copy_(torch.from_numpy(np.array(moments[at : at + len(buffer)])))
+            at += len(buffer)
+
     def arrays(self) -> dict[str, np.ndarray]:
         """See `Body`: weights, and the running moments of batch normalisation."""
-        return {"body": self.theta, "body.moments": torch.cat(self._moments).numpy()}
+        return {"body": self.theta, "body.moments": self._held_moments()}
 
     def load(self, arrays: dict[str, np.ndarray]) -> None:
         """See `Body`."""
         self.theta[:] = arrays["body"]
-        at = 0
-        for buffer in self._moments:
-            part = arrays["body.moments"][at : at + len(buffer)]
-            buffer.copy_(torch.from_numpy(np.array(part)))
-            at += len(buffer)
+        self._take_moments(arrays["body.moments"])
 
 
 @cache

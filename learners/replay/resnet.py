@@ -137,11 +137,9 @@ class ResNet:
     def forward(self, x: np.ndarray, train: bool, inferred: int = 0) -> np.ndarray:
         """See `Body`."""
         self._net.train(train)
-        before = self._held_moments() if train else None
+        self._before = self._held_moments()
         with one_thread():
             self._out = self._net(self._images(x))
-        if before is not None and not np.isfinite(self._held_moments()).all():
-            self._take_moments(before)  # the step will not be finite either, and is not taken
         return self._out.detach().numpy()
 
     def infer(self, x: np.ndarray) -> np.ndarray:
@@ -164,6 +162,8 @@ class ResNet:
         with one_thread():
             self._out.backward(torch.from_numpy(d))
         del self._out
+        if not np.isfinite(self._held_moments()).all():  # then the step is not finite either, and is not taken
+            self._take_moments(self._before)  # not before the way back, for which PyTorch keeps them
 
     def _held_moments(self) -> np.ndarray:
         """The running moments of batch normalisation, in one array: a copy."""

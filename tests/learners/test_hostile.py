@@ -177,7 +177,7 @@ def test_hostile_streams(name: str) -> None:
     learner, number = LEARNERS[name], list(LEARNERS).index(name)
     models = list(_models(learner))
     model = models[number % len(models)]
-    for seed, ways in list(enumerate(STREAMS))[:: 5 if _slow(learner) else 1]:
+    for seed, ways in list(enumerate(STREAMS))[:: 9 if _slow(learner) else 1]:
         survives(model, ways, 1000 * number + seed)
 
 

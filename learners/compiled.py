@@ -306,6 +306,7 @@ class CompiledLearner(KeyedLearner):
                 self._predict_from(source, np.ascontiguousarray(batch.x[rows]), batch.time[rows], places, part)
                 for whole, some in zip(said, part):
                     whole[rows] = some
+        said.spread[said.spread == np.inf] = np.nan  # a variance beyond float64 is one that is not known
         spread = (said.spread[:, k] if known else None for k, known in enumerate(self._knows))
         return Predicted(said.value, said.code, said.table if classes else None, *spread)
 

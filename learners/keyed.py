@@ -339,6 +339,8 @@ class KeyedLearner:
     rows: KeyedRows
     OUTSIDE_DIGEST: ClassVar[tuple[str, ...]] = ()
     """Shared arrays that are not logical content."""
+    MISSING: ClassVar[tuple[str, ...]] = ("pending_head",)
+    """Columns of `rows` in which NaN says that there is none: what was predicted from no label before, for one."""
 
     @property
     def position(self) -> int:

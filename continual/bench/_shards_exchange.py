@@ -11,7 +11,6 @@ from typing import Any
 
 import click
 import numpy as np
-from safetensors.numpy import load as load_tensors
 
 from continual import data
 from continual.bench._helpers import Row, check, cuts, until
@@ -27,6 +26,7 @@ from service.store.catalog import Catalog
 from service.store.connect import connect
 from service.store.partition import Partition as Store
 from service.store.partition_map import Range
+from service.store.tensors import pack, unpack
 from service.wire import Schema, encode_columns
 from streams.batch import Batch, Keys
 
@@ -128,7 +128,7 @@ class Partitions:
         self._learners: list[Any] = [spec.learner.build(spec) for _ in parts]
         self._published = [0] * len(parts)
         self._open = [False] * len(parts)
-        self._contributions: dict[str, dict[str, np.ndarray]] = {}
+        self._contributions: dict[str, bytes] = {}
         self._statistics = [Statistics(spec.target.kind) for _ in parts]
         for learner in self._learners if self._every and len(parts) > 1 else ():
             learner.begin_apart("0")
@@ -151,17 +151,17 @@ class Partitions:
             return
         if self._open[number] and self._news(number):
             self._take(number)
-        self._contributions[self._parts[number].id] = learner.contribution()
+        self._contributions[self._parts[number].id] = pack(learner.contribution())
         self._published[number], self._open[number] = learner.position, True
 
     def _news(self, number: int) -> list[str]:
         taken, own = self._learners[number].exchange.taken.live, self._parts[number].id
         given = self._contributions.items()
-        return [id for id, one in given if id != own and int(one["steps"][0]) > taken.get(id, 0)]
+        return [id for id, one in given if id != own and int(unpack(one)["steps"][0]) > taken.get(id, 0)]
 
     def _take(self, number: int) -> None:
         learner, own = self._learners[number], self._parts[number].id
-        others = {id: one for id, one in self._contributions.items() if id != own}
+        others = {id: unpack(one) for id, one in self._contributions.items() if id != own}
         round = int(learner.exchange.counts[ROUND]) + 1
         learner.receive(combine(round, learner.classes(), learner.exchange.taken, others, {}))
         self._open[number] = False
@@ -249,7 +249,7 @@ def _folded(spec: ModelSpec, store: Store) -> tuple[str, int]:
     learner.begin_apart("0")
     for message in _messages(store):
         if message[:1] == EXCHANGED:
-            learner.receive(load_tensors(message[1:]))
+            learner.receive(unpack(message[1:]))
         elif message[:1] == LEARN:
             learner.fold(decode_learn(pb.LearnRequest.FromString(message[1:]), Schema.of(spec)))
     return learner.digest(), int(learner.exchange.counts[ROUND])

@@ -14,7 +14,7 @@ of label policy that the learner supports.
 
 from __future__ import annotations
 
-from learners.conformance import exchanges  # noqa: F401 - its checks join the others
+from learners.conformance import exchanges, hostile  # noqa: F401 - their checks join the others
 from learners.conformance.checks import check, check_learner, known
 from learners.conformance.crashes import CrashRun, TwoVersionRows, fold_with_crashes
 from learners.conformance.logs import deliver, expected_outcomes, random_log

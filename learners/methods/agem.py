@@ -2,11 +2,14 @@
 
     g = grad mean CE(stream),  r = grad mean CE(drawn from the buffer);   where g r < 0:  g - (g r / r r) r
 
+Nothing is taken away where r r is zero, as squares of small numbers are, or g r / r r is not finite.
+
 The buffer is filled from the first event on, by the rule of `buffer` (in the paper: at the ends of tasks).
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -35,10 +38,11 @@ class Averaged(Replaying):
             reference = [g.copy() for g in self.net.gradients]
         self._of(x, y)
         along = sum(product(g, r) for g, r in zip(self.net.gradients, reference))
-        if along < 0:
-            size = sum(product(r, r) for r in reference)
+        size = sum(product(r, r) for r in reference)
+        share = along / size if along < 0 < size else 0.0
+        if share and math.isfinite(share):
             for g, r in zip(self.net.gradients, reference):
-                project(g, r, along / size)
+                project(g, r, share)
 
     def _of(self, x: np.ndarray, y: np.ndarray) -> None:
         self.net.see(x)

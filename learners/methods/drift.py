@@ -22,7 +22,7 @@ import numpy as np
 from pydantic import Field, SerializeAsAny, WrapValidator, field_validator
 
 from kernels.cpu.heads import _filter
-from kernels.cpu.layout import H_POSITION, H_SEEN, HEAD, OBSERVED, OUT_OF_ORDER, UNKNOWN_ID
+from kernels.cpu.layout import H_POSITION, H_SEEN, H_TIME, HEAD, OBSERVED, OUT_OF_ORDER, UNKNOWN_ID
 from learners.base import SIGNALS, ColdRows, Folded, MemoryRows, Predicted
 from learners.compiled import MAX_ROW_BYTES, CompiledLearner, CompiledSpec
 from learners.drift.detectors import MOST_INPUTS, Adwin, AnyDetector, better_by, feed, is_better, losses
@@ -259,13 +259,17 @@ class DriftLearner(KeyedLearner):
         return {name: self.rows.columns[f"{lane}.{name}"] for name in self._names}
 
     def _make_empty(self, lane: int, slots: np.ndarray) -> tuple[np.ndarray, Columns]:
-        """Empties what another learner than that of the lane wrote to rows; returns their slots and what was there."""
+        """Empties what another learner than that of the lane wrote to rows; returns their slots and what was there.
+
+        The time of the key's last event stays: which events are out of order does not depend on who serves.
+        """
         number, owner = self._marks.number(lane), self.rows.columns["learner"]
         stale = np.unique(slots[owner[slots, lane] != number])
         kept = {name: column[stale] for name, column in self._columns(lane).items()}
         kept["learner"] = owner[stale, lane]
         for column in self._columns(lane).values():
             column[stale] = 0
+        self._columns(lane)["head"][stale, H_TIME] = self.rows.columns["head"][stale, H_TIME]
         owner[stale, lane] = number
         return stale, kept
 
@@ -274,7 +278,7 @@ class DriftLearner(KeyedLearner):
         head = self.rows.columns["head"]
         for lane in self._active():
             column = self.rows.columns[f"{lane}.head"]
-            for place in (H_SEEN, H_POSITION):
+            for place in (H_SEEN, H_TIME, H_POSITION):
                 head[slots, place] = np.maximum(head[slots, place], column[slots, place])
 
     def _put_back(self, lane: int, kept: tuple[np.ndarray, Columns], before: int) -> None:
@@ -343,6 +347,7 @@ class DriftLearner(KeyedLearner):
             stale = columns["learner"][places, lead] != number
             for name in ("head", "body"):
                 own[name][stale] = 0
+            own["head"][stale, H_TIME] = columns["head"][places][stale, H_TIME]
             parts.append((own, rows, np.arange(len(rows))))
         return self._leader.predict_rows(parts, batch, probabilities)
 

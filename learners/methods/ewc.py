@@ -4,7 +4,8 @@
     at every `period` labels:   F <- decay F + (mean over its labels of (d CE / d w_i)^2),   w* <- w
 
 The paper consolidates at the ends of tasks; a stream has none, so a period of labels stands in. The Fisher information
-is the empirical one, of each label of the period with the weights that it was learned with. The penalty is a step of
+is the empirical one, of each label of the period with the weights that it was learned with; no entry of a gradient
+counts as more than the bound on a step's (see `Classifier`). The penalty is a step of
 its own after the descent, at most to w* itself: however large F is, it cannot overshoot.
 """
 
@@ -59,13 +60,13 @@ class Consolidated(Descent):
 
     def gradient(self, x: np.ndarray, y: np.ndarray) -> None:
         """See `Method`: the squares of each label's own gradient first."""
-        squares = self._known(self.squares)
+        squares, most = self._known(self.squares), self.net.longest(self.spec.rate)
         for row in range(len(y)):
             self.net.see(x[row : row + 1], train=False)
             self.net.entropy(0, y[row : row + 1])
             self.net.back()
             for g, total in zip(self.net.gradients, squares):
-                add_squares(g, total)
+                add_squares(g, most, total)
         self.labels += len(y)
         super().gradient(x, y)
 
@@ -77,8 +78,7 @@ class Consolidated(Descent):
         if self.labels >= spec.period:
             parts = (self._known(arrays) for arrays in (self.anchor, self.fisher, self.squares))
             for w, anchor, importance, squares in zip(self.net.weights, *parts):
-                fresh = np.nan_to_num(squares / self.labels, nan=0.0, posinf=0.0)
-                importance[:] = spec.decay * importance + fresh
+                importance[:] = spec.decay * importance + squares / self.labels
                 squares[:] = 0
                 anchor[:] = w
             self.labels = 0

@@ -80,6 +80,9 @@ class Students:
             self._asked = x.copy(), said
         return self._asked[1][-len(x) :]
 
+    def limit(self, bound: np.ndarray) -> None:
+        """See `Model`: it holds no inputs."""
+
     def logits(self, x: np.ndarray, classes: int, out: np.ndarray) -> None:
         """See `Model`."""
         students.scores(self.w[:classes], x, self._wanted(x), self.spec.units, self._work, out)

@@ -126,6 +126,7 @@ class RiverLearner(KeyedLearner):
     """
 
     OUTSIDE_DIGEST: ClassVar[tuple[str, ...]] = ("signature",)
+    MISSING: ClassVar[tuple[str, ...]] = (*KeyedLearner.MISSING, "pending_x")
 
     def __init__(self, model: ModelSpec) -> None:
         spec = model.learner

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import accumulate, pairwise
@@ -9,14 +10,22 @@ from typing import Protocol
 
 import numpy as np
 
-from kernels.cpu.replay import layers, losses
+from kernels.cpu.replay import bounds, layers, losses
 from learners.cells.base import Draws
 
 HEAD = 1 << 20
 """Number of the head among the layers that draw initial weights."""
 
-LONGEST = 1e30
-"""Of what a step may change a weight by: weights stay finite."""
+
+def _norm(parts: list[np.ndarray]) -> float:
+    """The norm of the parts of a vector together; NaN or infinite where they are."""
+    squares = sum(losses.product(part, part) for part in parts)
+    if squares < math.inf:
+        return math.sqrt(squares)
+    largest = max(float(np.abs(part).max(initial=0)) for part in parts)  # too large to square, or not finite
+    if not largest < math.inf:
+        return math.nan
+    return largest * math.sqrt(sum(losses.product(part / largest, part / largest) for part in parts))
 
 
 class Body(Protocol):
@@ -57,8 +66,14 @@ class Body(Protocol):
 class Classifier:
     """A body with a head. `known` is how many classes there are, the others have their initial weights.
 
+    No step is longer than twice the longest of late, nor than the initial weights are to begin with: see
+    `kernels.cpu.replay.bounds`. Where that leaves a gradient as it is, the step is exactly rate times the gradient.
+
     The rows of the head are drawn from the seed as those of PyTorch's linear layer are, uniform in
     (-1/sqrt(H), 1/sqrt(H)), each class its own: so a class may appear at any time.
+
+    Attributes:
+        step_bound: float64 [2], state of the bound on gradients.
     """
 
     def __init__(self, body: Body, seed: int, bias: bool, temperature: float = 0.0) -> None:
@@ -72,6 +87,8 @@ class Classifier:
         self._forget()
         self.w, self.b = np.zeros((0, body.size), self._dtype), np.zeros(0, self._dtype)
         self.reserve(2)
+        self._reach = _norm([body.theta, self.w.reshape(-1)])
+        self.step_bound = np.zeros(2)
 
     def reserve(self, classes: int) -> None:
         """Room for so many classes."""
@@ -183,14 +200,14 @@ class Classifier:
     @contextmanager
     def aside(self) -> Iterator[None]:
         """What is learned inside is undone at the end."""
-        before = [array.copy() for array in self.weights]
+        before = [array.copy() for array in (*self.weights, self.step_bound)]
         moments = {name: array.copy() for name, array in self.body.arrays().items()}
         try:
             yield
         finally:
             self.body.load(moments)
             self._forget()
-            for array, old in zip(self.weights, before):
+            for array, old in zip((*self.weights, self.step_bound), before):
                 array[:] = old
 
     @property
@@ -203,12 +220,18 @@ class Classifier:
         """The gradient of each of `weights`, as views."""
         return [self.body.gradient, self.gw[: self.known].reshape(-1), self.gb[: self.known]]
 
+    def longest(self, rate: float) -> float:
+        """The bound on the norm of a gradient."""
+        return bounds.longest(self.step_bound, self._reach / rate)
+
     def descend(self, rate: float) -> bool:
-        """One step down the gradient; False, and no step, where it is not finite or would be longer than `LONGEST`."""
+        """One step down the gradient, or less of it where that is too long; False, and no step: it is not finite."""
         gradients = self.gradients
-        if not all(layers.within(g, LONGEST / rate) for g in gradients):
+        norm = _norm(gradients)
+        if not norm < math.inf:
             return False
         self._forget()
+        rate *= bounds.shorten(self.step_bound, norm, self._reach / rate)
         for w, g in zip(self.weights, gradients):
             layers.descend(w, g, rate)
         return True
@@ -217,12 +240,14 @@ class Classifier:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """State by name, of the known classes."""
-        return {**self.body.arrays(), "head.w": self.w[: self.known], "head.b": self.b[: self.known]}
+        head = {"head.w": self.w[: self.known], "head.b": self.b[: self.known]}
+        return {**self.body.arrays(), **head, "step_bound": self.step_bound}
 
     def load(self, arrays: dict[str, np.ndarray], known: int) -> None:
-        """Takes on a state."""
+        """Takes on a state; one of before gradients were bounded begins that as a fresh one does."""
         self.body.load(arrays)
         self._forget()
+        self.step_bound[:] = arrays.get("step_bound", 0)
         self.known = known
         self.reserve(known)
         self.w, self.b = self._fresh(len(self.w))

@@ -6,6 +6,9 @@
 The boundary is a count of labels that were learned, so it does not depend on how the log was delivered, and what waits
 for the next step is state. A labelled event is an observation followed by its label: a label by id joins the mini-batch
 with the inputs of its observation, which are kept with the key for `labels.pending` observations.
+
+Inputs are bounded before anything sees or keeps them: standardised ones by `clip`, others by twice the largest input
+of late (`kernels.cpu.replay.bounds`).
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import numpy as np
 
 from kernels.cpu import layout
 from kernels.cpu.layout import C_CLASSES, C_POSITION, Events, Out, Rows, plain
+from kernels.cpu.replay import bounds
 from kernels.cpu.replay import events as kernel
 from kernels.cpu.replay.events import C_LABELS, C_SKIPPED, C_STEPS
 from learners.base import ColdRows, Folded, MemoryRows, Predicted
@@ -63,6 +67,7 @@ class MiniBatchLearner(KeyedLearner):
             x=np.zeros((spec.batch, width), self._dtype),
             y=np.zeros(spec.batch, np.int64),
         )
+        self._bound = np.zeros(2)
         if not multiclass:
             self._shared.counters[C_CLASSES] = 2
         self._capacity = 2
@@ -121,6 +126,9 @@ class MiniBatchLearner(KeyedLearner):
     def _step(self, out: Out, start: int, stop: int) -> None:
         """The model learns the mini-batch. Where that was not finite, the label that completed it says so."""
         counters = self._shared.counters
+        if not self._own.standardise and self._bound[bounds.SEEN] < 2 * bounds.YOUNG:  # the first inputs had no bound
+            bounds.limit(self._bound, self._shared.x)
+            self._model.limit(self._bound)
         done = self._model.step(self._shared.x, self._shared.y, int(counters[C_CLASSES]))
         counters[C_STEPS if done else C_SKIPPED] += 1
         if not done:
@@ -131,7 +139,10 @@ class MiniBatchLearner(KeyedLearner):
         """What is learned from events, [n, J]."""
         prepared = np.empty((len(features), self._features), self._dtype)
         kernel.prepare(self._config, self._shared.scaler, features, commit, prepared)
-        return self._encode(prepared)
+        x = self._encode(prepared)
+        if not self._own.standardise:
+            bounds.hold(self._bound, self._config.window, commit, x)
+        return x
 
     def _logits(self, x: np.ndarray) -> np.ndarray:
         """[n, capacity]: logits of every class that there is room for."""
@@ -168,6 +179,7 @@ class MiniBatchLearner(KeyedLearner):
         return {
             "counters": counters,
             "scaler": self._shared.scaler,
+            "bound": self._bound,
             "waiting.x": self._shared.x[:waiting],
             "waiting.y": self._shared.y[:waiting],
             "classes": np.frombuffer(json.dumps(list(self._classes)).encode(), np.uint8),
@@ -185,6 +197,7 @@ class MiniBatchLearner(KeyedLearner):
             if shared[name].shape != mine.shape:
                 raise ValueError(f"array {name}: shape {shared[name].shape}, this version holds {mine.shape}")
             mine[:] = shared[name]
+        self._bound[:] = shared.get("bound", 0)  # a state of before inputs were bounded has none
         self._classes = {label: i for i, label in enumerate(json.loads(bytes(shared["classes"])))}
         waiting = len(shared["waiting.y"])
         self._shared.x[:waiting], self._shared.y[:waiting] = shared["waiting.x"], shared["waiting.y"]

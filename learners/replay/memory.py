@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from kernels.cpu.draws import distinct
-from kernels.cpu.replay import places
+from kernels.cpu.replay import bounds, places
 from kernels.cpu.replay.places import FILLED, SEEN
 from learners.spec import Strict
 
@@ -78,6 +78,14 @@ class Memory:
         notes = self.notes[:0] if notes is None else notes
         held = self.x, self.y, self.notes, self.noted_classes
         places.offer(_KINDS[self.spec.kind], self._seed, self._counters, self._per_class, x, y, notes, *held)
+
+    def limit(self, bound: np.ndarray) -> None:
+        """Keeps what is held within a bound on inputs; notes of inputs that this changes count no more."""
+        held = self.x[: len(self)]
+        before = held.copy()
+        bounds.limit(bound, held)
+        if self._noted:
+            self.noted_classes[: len(self)][(held != before).any(axis=1)] = 0
 
     def arrays(self, known: int) -> dict[str, np.ndarray]:
         """State by name, without rows that are not in use."""

@@ -16,6 +16,9 @@ class Model(Protocol):
     def reserve(self, classes: int) -> None:
         """Room for so many classes."""
 
+    def limit(self, bound: np.ndarray) -> None:
+        """Keeps the inputs that it holds within a bound (see `kernels.cpu.replay.bounds`), which has come down."""
+
     def logits(self, x: np.ndarray, classes: int, out: np.ndarray) -> None:
         """Writes the logits of the first `classes` classes to `out` [n, classes or more], each row on its own."""
 
@@ -50,6 +53,9 @@ class Method:
     def reserve(self, classes: int) -> None:
         """See `Model`."""
         self.net.reserve(classes)
+
+    def limit(self, bound: np.ndarray) -> None:
+        """See `Model`: it holds none."""
 
     def logits(self, x: np.ndarray, classes: int, out: np.ndarray) -> None:
         """See `Model`."""
@@ -91,6 +97,10 @@ class Replaying(Method):
     def after(self, x: np.ndarray, y: np.ndarray) -> None:
         """See `Method`."""
         self.memory.insert(x, y)
+
+    def limit(self, bound: np.ndarray) -> None:
+        """See `Model`."""
+        self.memory.limit(bound)
 
     def reserve(self, classes: int) -> None:
         """See `Model`."""

@@ -137,6 +137,7 @@ class ResNet:
     def forward(self, x: np.ndarray, train: bool, inferred: int = 0) -> np.ndarray:
         """See `Body`."""
         self._net.train(train)
+        self._before = self._held_moments()
         with one_thread():
             self._out = self._net(self._images(x))
         return self._out.detach().numpy()
@@ -161,19 +162,27 @@ class ResNet:
         with one_thread():
             self._out.backward(torch.from_numpy(d))
         del self._out
+        if not np.isfinite(self._held_moments()).all():  # then the step is not finite either, and is not taken
+            self._take_moments(self._before)  # not before the way back, for which PyTorch keeps them
+
+    def _held_moments(self) -> np.ndarray:
+        """The running moments of batch normalisation, in one array: a copy."""
+        return torch.cat(self._moments).numpy()
+
+    def _take_moments(self, moments: np.ndarray) -> None:
+        at = 0
+        for buffer in self._moments:
+            buffer.copy_(torch.from_numpy(np.array(moments[at : at + len(buffer)])))
+            at += len(buffer)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """See `Body`: weights, and the running moments of batch normalisation."""
-        return {"body": self.theta, "body.moments": torch.cat(self._moments).numpy()}
+        return {"body": self.theta, "body.moments": self._held_moments()}
 
     def load(self, arrays: dict[str, np.ndarray]) -> None:
         """See `Body`."""
         self.theta[:] = arrays["body"]
-        at = 0
-        for buffer in self._moments:
-            part = arrays["body.moments"][at : at + len(buffer)]
-            buffer.copy_(torch.from_numpy(np.array(part)))
-            at += len(buffer)
+        self._take_moments(arrays["body.moments"])
 
 
 @cache

@@ -15,14 +15,13 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from safetensors.numpy import load as load_tensors
-from safetensors.numpy import save as save_tensors
 
 from learners.base import MemoryRows
 from learners.exchange import REFUSED, ROUND, Arrays, ClassesDiffer, Exchange, combine
 from service import errors
 from service.store.errors import StoreUnavailable
 from service.store.partition import Partition as Store
+from service.store.tensors import pack, unpack
 
 if TYPE_CHECKING:
     from service.shard.partition import Partition
@@ -136,7 +135,7 @@ class Exchanger:
             found = await asyncio.to_thread(self._contribution, arrays)
             if all(np.isfinite(array).all() for array in found.values()):
                 steps = int(found["steps"][0])
-                await asyncio.to_thread(self._p.store.publish, self._p.token, steps, save_tensors(found))
+                await asyncio.to_thread(self._p.store.publish, self._p.token, steps, pack(found))
             self._published_at, self._open = position, True
 
     def _copied(self) -> tuple[int, Arrays]:
@@ -167,7 +166,7 @@ class Exchanger:
 
     def _combined(self, live: list[str], left: list[str]) -> bytes:
         published = {id: body for id in (*live, *left) if (body := self._store(id).published()) is not None}
-        found = {id: load_tensors(body) for id, body in published.items()}
+        found = {id: unpack(body) for id, body in published.items()}
         parts = ({id: found[id] for id in some if id in found} for some in (live, left))
         round = int(self._kept.counts[ROUND]) + 1
-        return save_tensors(combine(round, self._p.learner.classes(), self._kept.taken, *parts))
+        return pack(combine(round, self._p.learner.classes(), self._kept.taken, *parts))

@@ -13,8 +13,6 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from safetensors.numpy import load as load_tensors
-
 from learners.base import Folded, Learner
 from learners.spec import ModelSpec
 from service import errors
@@ -32,6 +30,7 @@ from service.shard.writer import LogWriter
 from service.store.connect import Link
 from service.store.partition import Partition as Store
 from service.store.partition_map import Range
+from service.store.tensors import unpack
 from service.wire import Schema
 from streams.batch import Batch
 
@@ -281,7 +280,7 @@ class Partition(Intake):
     def fold_exchange(self, message: bytes) -> None:
         """Folds what others have learned, as it was logged."""
         exchanging: Any = self.learner
-        exchanging.receive(load_tensors(message[1:]))
+        exchanging.receive(unpack(message[1:]))
         self.exchanges += 1
 
     async def _logged(self, position: int, items: list[Item]) -> None:

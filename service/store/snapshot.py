@@ -15,12 +15,11 @@ from typing import Any, Literal
 
 import numpy as np
 import xxhash
-from safetensors.numpy import load as load_tensors
-from safetensors.numpy import save as save_tensors
 
 from service.store.errors import LogMismatch, SnapshotReplaced, SnapshotUnreadable
 from service.store.rows import CHUNK_BYTES
 from service.store.scripting import FENCE, PartitionBase, Script
+from service.store.tensors import pack, unpack
 
 FORMAT = 1
 """Version of the layout of manifest and arrays."""
@@ -130,7 +129,7 @@ class SnapshotWriter:
         if not arrays:
             return
         group = len(self._groups)
-        body = save_tensors({name: np.asarray(array, order="C") for name, array in arrays.items()})
+        body = pack(arrays)
         chunks = range(0, len(body), CHUNK_BYTES)
         for index, start in enumerate(chunks):
             self._checked(_WRITE, f"{group}:{index}", body[start : start + CHUNK_BYTES])
@@ -231,7 +230,7 @@ class Snapshots(PartitionBase):
             )
         arrays: dict[str, np.ndarray] = {}
         for index, group in enumerate(manifest["groups"]):
-            arrays.update(load_tensors(self._group(key, index, group)))
+            arrays.update(unpack(self._group(key, index, group)))
         return Snapshot(manifest["position"], manifest, arrays)
 
     def _group(self, key: str, index: int, group: dict[str, Any]) -> bytes:

@@ -132,15 +132,6 @@ def rectifier_gradient(x, d):
 
 
 @nb.njit(**JIT)
-def within(values, most):
-    """Whether the magnitude of every value is at most `most`; that of NaN is not."""
-    bad, limit = False, values.dtype.type(most)
-    for i in range(len(values)):
-        bad |= not (abs(values[i]) <= limit)
-    return not bad
-
-
-@nb.njit(**JIT)
 def descend(w, g, rate):
     """W -= rate g."""
     step = w.dtype.type(rate)

@@ -182,7 +182,9 @@ def project(g, r, along):
 
 
 @nb.njit(**JIT)
-def add_squares(g, out):
-    """Out += g^2."""
+def add_squares(g, most, out):
+    """Out += min(|g|, most)^2, and nothing where g is NaN."""
     for i in range(len(g)):
-        out[i] += np.float64(g[i]) * np.float64(g[i])
+        size = abs(np.float64(g[i]))
+        size = most if size > most else size
+        out[i] += size * size if size >= 0.0 else 0.0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from safetensors.numpy import load as load_tensors
 from shard_harness import FEATURES, events
 
 from learners.base import Learner, MemoryRows
@@ -15,6 +14,7 @@ from service.store.catalog import Catalog
 from service.store.connect import connect
 from service.store.partition import Partition as Store
 from service.store.partition_map import ModelMap, Range
+from service.store.tensors import unpack
 from service.wire import Schema, decode_columns, decode_event, key_hash
 from streams.batch import Batch
 
@@ -37,7 +37,7 @@ def logged(url: str, spec: ModelSpec, id: str) -> list[tuple[list[str], Batch | 
             if message[:1] == PREPARED:
                 continue
             if message[:1] == EXCHANGED:
-                out.append(([], load_tensors(message[1:])))
+                out.append(([], unpack(message[1:])))
                 continue
             if message[:1] != LEARN:
                 event = pb.UpdateRequest.FromString(message[1:]).event

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from kernels.cpu.layout import AVERAGED, EXCHANGED, READ_OUT, TARGET_MEANS, WEIGHTS, Shared
+from kernels.cpu.layout import AVERAGED, EXCHANGED, POOLED_COLUMNS, READ_OUT, S_SPAN, TARGET_MEANS, WEIGHTS, Shared
 from learners.exchange import COUNT, MEAN, VARIANCE, Quantities
 
 HEAD, FADING = "head.", "head.fading."
@@ -29,7 +29,7 @@ def quantities(shared: Shared, head: Any, classes: int, weights: str) -> Quantit
             averaged[name] = array[:classes].copy() if name in READ_OUT else array[None].copy()
     for name in (name for name in WEIGHTS if name in averaged and weights == "sum"):
         summed[name] = averaged.pop(name).astype(np.float64)
-    pooled = {"scaler": shared.scaler.copy(), "target": _means(shared.target)}
+    pooled = {"scaler": shared.scaler[:, :POOLED_COLUMNS].copy(), "target": _means(shared.target)}
     if not hasattr(head, "state"):
         return Quantities(averaged, summed, pooled)
     for name in _averaged_of(head):
@@ -51,7 +51,8 @@ def take_on(shared: Shared, head: Any, before: Quantities, after: Quantities) ->
         if not name.startswith(HEAD):
             own = getattr(shared, name) if name in READ_OUT else getattr(shared, name)[None]
             own[: len(array)] = array
-    shared.scaler[:] = after.pooled["scaler"]
+    shared.scaler[:, :POOLED_COLUMNS] = after.pooled["scaler"]
+    shared.scaler[:, S_SPAN] = after.pooled["scaler"][:, COUNT]
     for (count, mean), row in zip(TARGET_MEANS, after.pooled["target"]):
         shared.target[[count, mean]] = row[COUNT], row[MEAN]
     return True

@@ -14,12 +14,37 @@ from kernels.cpu.layout import (
     H_LABELS,
     H_SEEN,
     REGRESSION,
+    S_COUNT,
+    S_FAR,
+    S_FAR_MEAN,
+    S_FAR_VARIANCE,
+    S_MEAN,
+    S_SPAN,
+    S_VARIANCE,
     T_CHANGE_SQ,
 )
-from kernels.cpu.numerics import INLINE
+from kernels.cpu.numerics import CALL, INLINE
 
 _FLAT = 1e-14
 """A variance below this share of the squared mean is rounding, not variation: the column counts as constant."""
+
+_LEAST = 1e-280
+"""A variance that has faded below this is none: denormal numbers are slow."""
+
+_LARGEST = 1e150
+"""Values count as within this, so that no square overflows."""
+
+REACH = 8.0
+"""Deviations from the mean beyond which a value is far from the level: it counts as one at this distance."""
+
+ALONE = 4.0
+"""Values of a run of far ones that move the moments; those that follow wait until the run has lasted."""
+
+APART = 100.0
+"""Deviations between two levels beyond which no scale shows what happens at both."""
+
+LASTS = 32.0
+"""By how many the far values have to outnumber the others, since there were any, to be the new level."""
 
 
 @nb.njit(**INLINE)
@@ -30,24 +55,150 @@ def clipped(value, bound):
 
 
 @nb.njit(**INLINE)
+def _reach(span):
+    """Deviations beyond which a value is far: more where few values have told the deviation, 100 of two, 9 of eight.
+
+    Of normal numbers less than one in a hundred third ones is that far, and less than one in a thousand later ones.
+    """
+    return REACH * (1.0 + 92.0 / (span * span * span))
+
+
+@nb.njit(**INLINE)
+def _moved(mean, variance, delta, weight):
+    """(mean, variance) after a value at mean + delta that counts as the share `weight`."""
+    return mean + weight * delta, (1.0 - weight) * (variance + weight * (delta * delta))
+
+
+@nb.njit(**CALL)
+def _returned(far, far_variance, flat):
+    """(`S_FAR`, `S_FAR_VARIANCE`) when a value is at the level after others were far: their run loses one.
+
+    In a constant column it ends, and that there was one is kept: should a value differ again, the column is sparse.
+    """
+    return (0.0, -1.0) if flat else (far - 1.0, far_variance)
+
+
+@nb.njit(**INLINE)
+def _founded(config, row, value):
+    """(span, mean, variance) of a constant column in which the second value differs, its own being `value`.
+
+    Of the deviations of the two the smaller one counts, and the larger one where it is within `REACH` of what that
+    gives: one value alone sets no scale, however large it is.
+    """
+    span, mean, other = row[S_SPAN], row[S_MEAN], row[S_FAR_MEAN]
+    near, rest = (value, other) if abs(value - mean) < abs(other - mean) else (other, value)
+    if span == 1.0 and abs(value - other) < abs(near - mean):
+        near, rest, mean = value, mean, other
+    mean, variance = _moved(mean, 0.0, near - mean, 1.0 / min(span + 1.0, config.window))
+    delta = rest - mean
+    if abs(delta) <= _reach(span + 1.0) * math.sqrt(variance):
+        mean, variance = _moved(mean, variance, delta, 1.0 / min(span + 2.0, config.window))
+        return span + 2.0, mean, variance
+    return span + 1.0, mean, variance
+
+
+@nb.njit(**INLINE)
+def _accepted(config, span, mean, variance, far, far_mean, far_variance):
+    """(span, mean, variance, whether the run of far values is accepted) once the run has lasted.
+
+    It joins the values before it by their numbers, as if it had never waited, unless one scale cannot show both
+    levels, which lie `APART` deviations of either apart: then it takes their place, or, being of one value only while
+    they were not, it waits on, since it has nothing to show.
+    """
+    delta = far_mean - mean
+    apart = delta * delta > APART * APART * max(variance, far_variance)
+    if apart and far_variance > 0.0:
+        return far, far_mean, far_variance, True
+    if apart and variance > _FLAT * (mean * mean):
+        return span, mean, variance, False
+    share = far / (min(span, config.window) + far)
+    within = variance + share * (far_variance - variance)
+    return span + far, mean + share * delta, within + (1.0 - share) * (share * (delta * delta)), True
+
+
+@nb.njit(**CALL)
+def _far(config, row, value, commit):
+    """`standardise` of a value further than `REACH` deviations from the mean; the row is the column's.
+
+    It moves the moments as one at that distance would, and nothing where others were far just before it; the values
+    that are far become the new level once they have outnumbered the others by `LASTS` (by fewer at the beginning).
+    """
+    value = clipped(value, _LARGEST)
+    span, mean, variance = row[S_SPAN], row[S_MEAN], row[S_VARIANCE]
+    far, far_mean, far_variance = row[S_FAR], row[S_FAR_MEAN], row[S_FAR_VARIANCE]
+    delta, least = value - mean, _FLAT * (mean * mean)
+    flat = not variance > least
+    at_level = False
+    if span == 0.0:
+        span, mean, far, at_level = 1.0, value, 0.0, True
+    elif delta * delta <= least if flat else abs(delta) <= _reach(span) * math.sqrt(variance):
+        mean, variance = _moved(mean, variance, delta, 1.0 / min(span + 1.0, config.window))
+        variance = variance if variance > _LEAST else 0.0
+        span, at_level = span + 1.0, True
+        if far > 0.0:
+            far, far_variance = _returned(far, far_variance, not variance > _FLAT * (mean * mean))
+    elif flat and (far_variance < 0.0 or (span == 1.0 and far == 1.0)):
+        span, mean, variance = _founded(config, row, value)
+        far, far_mean, far_variance = 0.0, 0.0, 0.0
+        at_level = abs(value - mean) <= _reach(span) * math.sqrt(variance)
+    else:
+        far += 1.0
+        off = value - far_mean if far > 1.0 else 0.0
+        far_mean = far_mean if far > 1.0 else value
+        most = REACH * math.sqrt(far_variance) if far > 1.0 else 0.0
+        off = clipped(off, most) if far > 2.0 and most > 0.0 else off
+        far_mean, far_variance = _moved(far_mean, far_variance if far > 1.0 else 0.0, off, 1.0 / far)
+        if far >= min(LASTS, span + 1.0):
+            span, mean, variance, at_level = _accepted(config, span, mean, variance, far, far_mean, far_variance)
+            if at_level:
+                far, far_mean, far_variance = 0.0, 0.0, 0.0
+            else:
+                far -= 1.0
+        elif far <= ALONE and not flat:
+            most = REACH * math.sqrt(variance)
+            mean, variance = _moved(mean, variance, clipped(delta, most), 1.0 / min(span + 1.0, config.window))
+    if commit:
+        row[S_COUNT] += 1.0
+        row[S_MEAN], row[S_VARIANCE], row[S_SPAN] = mean, variance, span
+        row[S_FAR], row[S_FAR_MEAN], row[S_FAR_VARIANCE] = far, far_mean, far_variance
+    if at_level:
+        if not variance > _FLAT * (mean * mean):
+            return 0.0
+        return clipped((value - mean) / math.sqrt(variance), config.clip)
+    return math.copysign(min(math.sqrt(span), config.clip), delta)
+
+
+@nb.njit(**INLINE)
 def standardise(config, scaler, column, value, commit):
     """(value - mean) / deviation, clipped, with the statistics including `value` itself.
 
     Including the value bounds the first results by sqrt(n) (the first one is 0), so a scale of nearly zero cannot
     occur. Means and variances run over `window` events (exact up to there, exponential after). NaN is a missing
     value: it leaves the statistics alone and gives 0. `commit=False` changes nothing and returns the same bits.
+
+    One value cannot capture them: it moves the mean by at most `REACH` w deviations and the variance by at most
+    1 + `REACH`^2 w times, w its share (1 / n, at least 1 / `window`); of a run of such values only the first `ALONE`
+    move anything, until the run has lasted (`LASTS`) and is the new level. The first value is the level at once.
     """
     if math.isnan(value):
         return 0.0
-    count = scaler[column, 0] + 1.0
-    weight = 1.0 / count if count < config.window else 1.0 / config.window  # of all columns then one division
-    delta = value - scaler[column, 1]
-    mean = scaler[column, 1] + weight * delta
-    variance = (1.0 - weight) * (scaler[column, 2] + weight * (delta * delta))
+    delta = value - scaler[column, S_MEAN]
+    variance = scaler[column, S_VARIANCE]
+    if not delta * delta <= REACH * REACH * variance:
+        return _far(config, scaler[column], value, commit)
+    span = scaler[column, S_SPAN] + 1.0
+    weight = 1.0 / span if span < config.window else 1.0 / config.window  # of all columns then one division
+    mean = scaler[column, S_MEAN] + weight * delta
+    variance = (1.0 - weight) * (variance + weight * (delta * delta))
+    variance = variance if variance > _LEAST else 0.0
     if commit:
-        scaler[column, 0] = count
-        scaler[column, 1] = mean
-        scaler[column, 2] = variance
+        scaler[column, S_COUNT] += 1.0
+        scaler[column, S_SPAN] = span
+        scaler[column, S_MEAN] = mean
+        scaler[column, S_VARIANCE] = variance
+        if scaler[column, S_FAR] > 0.0:
+            row, flat = scaler[column], not variance > _FLAT * (mean * mean)
+            row[S_FAR], row[S_FAR_VARIANCE] = _returned(row[S_FAR], row[S_FAR_VARIANCE], flat)
     if not variance > _FLAT * (mean * mean):
         return 0.0
     return clipped((value - mean) / math.sqrt(variance), config.clip)
@@ -59,7 +210,7 @@ def entry(config, scaler, column, value, commit):
     z = standardise(config, scaler, column, value, commit)
     if config.scaled > 0:
         return z
-    return scaler[column, 1] if math.isnan(value) else value
+    return scaler[column, S_MEAN] if math.isnan(value) else value
 
 
 @nb.njit(**INLINE)

@@ -34,6 +34,14 @@ HEAD = 9
 P_AT, P_BASE, P_VALUE, P_CODE, P_SEEN, P_SURE, P_DRAW, P_TIME = range(8)
 PENDING_HEAD = 8
 
+# Columns of `Shared.scaler`, the running moments of a column (`kernels.cpu.inputs.standardise`): values seen, mean and
+# variance, values of the present level, and of the run of values that are far from it how many they are (more than the
+# values that were not, since it began), their mean, and their variance (-1: of a constant column, see `_returned`).
+S_COUNT, S_MEAN, S_VARIANCE, S_SPAN, S_FAR, S_FAR_MEAN, S_FAR_VARIANCE = range(7)
+SCALER = 7
+POOLED_COLUMNS = 3
+"""Of those the first, which are what is pooled where partitions exchange, and all that earlier versions kept."""
+
 # Entries of `Shared.target`: events and second moment of the change, events and mean of the label; of the read-out's
 # output o and the change z that it should have said, in deviations, the means of o z, o o, |z - a o| with a the slope
 # (see `heads.linear.slope`), and |z|; the time of the last update, 0 for none.
@@ -142,7 +150,7 @@ class Shared(NamedTuple):
     m_skip: np.ndarray
     v_skip: np.ndarray
     scaler: np.ndarray
-    """float64 [F, 3]: count, mean, variance; the features, then for regression the level of the previous label."""
+    """float64 [F, 7]: running moments; the features, then for regression the level of the previous label."""
     target: np.ndarray
     """float64 [9]."""
     decay: np.ndarray
@@ -279,6 +287,15 @@ class Model(NamedTuple):
     config: Config
     shared: Shared
     scratch: Scratch
+
+
+def whole_scaler(scaler: np.ndarray) -> np.ndarray:
+    """`Shared.scaler` float64 [F, 7], also from the [F, 3] that earlier versions stored: every value is at the level."""
+    made = np.zeros((len(scaler), SCALER))
+    made[:, : scaler.shape[1]] = scaler
+    if scaler.shape[1] == POOLED_COLUMNS:
+        made[:, S_SPAN] = scaler[:, S_COUNT]
+    return made
 
 
 def zeros(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

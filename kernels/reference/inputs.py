@@ -14,6 +14,9 @@ from kernels.cpu.layout import (
     H_LABELS,
     H_SEEN,
     REGRESSION,
+    S_MEAN,
+    S_SPAN,
+    S_VARIANCE,
     T_CHANGE_SQ,
     Config,
     Shared,
@@ -22,26 +25,102 @@ from kernels.cpu.layout import (
 FLAT = 1e-14
 """A variance below this share of the squared mean counts as none."""
 
+REACH, ALONE, LASTS, APART = 8.0, 4.0, 32.0, 100.0
+"""As in `kernels.cpu.inputs`."""
+
 
 def clipped(value: float, bound: float) -> float:
     """`value` in [-bound, bound]; NaN stays NaN."""
     return math.copysign(bound, value) if abs(value) > bound else value
 
 
+def _moved(mean: float, variance: float, delta: float, weight: float) -> tuple[float, float]:
+    return mean + weight * delta, (1.0 - weight) * (variance + weight * (delta * delta))
+
+
+def _reach(span: float) -> float:
+    return REACH * (1.0 + 92.0 / (span * span * span))
+
+
+def _within(value: float, mean: float, variance: float, span: float) -> bool:
+    """Whether a value is at the level."""
+    square = (value - mean) * (value - mean)
+    if square <= REACH * REACH * variance:
+        return True
+    if not variance > FLAT * (mean * mean):
+        return square <= FLAT * (mean * mean)
+    return abs(value - mean) <= _reach(span) * math.sqrt(variance)
+
+
+def _founded(config: Config, span: float, mean: float, other: float, value: float) -> tuple[float, float, float]:
+    """Span, mean and variance where `other` and `value` are the first two that differ from the constant `mean`."""
+    if span == 1.0 and abs(value - other) < min(abs(value - mean), abs(other - mean)):
+        mean, near, rest = other, value, mean
+    else:
+        near, rest = (value, other) if abs(value - mean) < abs(other - mean) else (other, value)
+    for one in (near, rest):
+        variance = 0.0 if one is near else variance
+        if one is near or abs(one - mean) <= _reach(span) * math.sqrt(variance):
+            mean, variance = _moved(mean, variance, one - mean, 1.0 / min(span + 1.0, config.window))
+            span += 1.0
+    return span, mean, variance
+
+
+def moved(config: Config, statistics: np.ndarray, value: float) -> tuple[np.ndarray, bool]:
+    """The statistics with `value`, and whether it is at the level; see `kernels.cpu.inputs.standardise`."""
+    count, mean, variance, span, far, far_mean, far_variance = statistics.tolist()
+    value = clipped(value, 1e150)
+    flat = not variance > FLAT * (mean * mean)
+    if span == 0.0:
+        return np.array([count + 1.0, value, 0.0, 1.0, 0.0, far_mean, far_variance]), True
+    if _within(value, mean, variance, span):
+        mean, variance = _moved(mean, variance, value - mean, 1.0 / min(span + 1.0, config.window))
+        variance = variance if variance > 1e-280 else 0.0
+        if far > 0.0 and variance > FLAT * (mean * mean):
+            far -= 1.0
+        elif far > 0.0:
+            far, far_variance = 0.0, -1.0
+        return np.array([count + 1.0, mean, variance, span + 1.0, far, far_mean, far_variance]), True
+    if flat and (far_variance < 0.0 or (span == 1.0 and far == 1.0)):
+        span, mean, variance = _founded(config, span, mean, far_mean, value)
+        new = np.array([count + 1.0, mean, variance, span, 0.0, 0.0, 0.0])
+        return new, abs(value - mean) <= _reach(span) * math.sqrt(variance)
+    if far == 0.0:
+        far, far_mean, far_variance = 1.0, value, 0.0
+    else:
+        far += 1.0
+        most = REACH * math.sqrt(far_variance) if far > 2.0 and far_variance > 0.0 else math.inf
+        far_mean, far_variance = _moved(far_mean, far_variance, clipped(value - far_mean, most), 1.0 / far)
+    if far >= min(LASTS, span + 1.0):
+        delta, constant = far_mean - mean, not far_variance > 0.0
+        apart = delta * delta > APART * APART * max(variance, far_variance)
+        if apart and not constant:
+            return np.array([count + 1.0, far_mean, far_variance, far, 0.0, 0.0, 0.0]), True
+        if apart and not flat:
+            return np.array([count + 1.0, mean, variance, span, far - 1.0, far_mean, far_variance]), False
+        share = far / (min(span, config.window) + far)
+        variance = variance + share * (far_variance - variance) + (1.0 - share) * (share * (delta * delta))
+        return np.array([count + 1.0, mean + share * delta, variance, span + far, 0.0, 0.0, 0.0]), True
+    if far <= ALONE and not flat:
+        delta = clipped(value - mean, REACH * math.sqrt(variance))
+        mean, variance = _moved(mean, variance, delta, 1.0 / min(span + 1.0, config.window))
+    return np.array([count + 1.0, mean, variance, span, far, far_mean, far_variance]), False
+
+
 def standardise(config: Config, statistics: np.ndarray, value: float, commit: bool) -> float:
     """(value - mean) / deviation over the last `window` events, this one included; 0 for a missing value.
 
-    `statistics` float64 [3] is count, mean and variance of the column; with `commit` it takes the value in.
+    `statistics` float64 [7] are those of the column; with `commit` it takes the value in.
     """
     if math.isnan(value):
         return 0.0
-    count, mean, variance = (float(entry) for entry in statistics)
-    weight = 1.0 / min(count + 1.0, config.window)
-    delta = value - mean
-    mean += weight * delta
-    variance = (1.0 - weight) * (variance + weight * (delta * delta))
+    new, at_level = moved(config, statistics, value)
+    value, mean, variance = clipped(value, 1e150), new[S_MEAN], new[S_VARIANCE]
+    above = value - statistics[S_MEAN]
     if commit:
-        statistics[:] = count + 1.0, mean, variance
+        statistics[:] = new
+    if not at_level:
+        return math.copysign(min(math.sqrt(new[S_SPAN]), config.clip), above)
     if not variance > FLAT * (mean * mean):
         return 0.0
     return clipped((value - mean) / math.sqrt(variance), config.clip)
@@ -50,7 +129,7 @@ def standardise(config: Config, statistics: np.ndarray, value: float, commit: bo
 def entry(config: Config, statistics: np.ndarray, value: float, commit: bool) -> float:
     """A feature as the cell sees it: standardised, or clipped as it comes, the running mean where it is missing."""
     z = standardise(config, statistics, value, commit)
-    return z if config.scaled else clipped(float(statistics[1]) if math.isnan(value) else value, config.clip)
+    return z if config.scaled else clipped(float(statistics[S_MEAN]) if math.isnan(value) else value, config.clip)
 
 
 def prepare(config: Config, shared: Shared, head: np.ndarray, features: np.ndarray, commit: bool) -> list[float]:

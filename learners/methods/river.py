@@ -2,6 +2,7 @@
 
     x           the features by name, without those that are missing, and the key's last label, without it at first
     predict     probabilities as River gives them; a number, or the change since the key's last label
+    last label  of a regression kept near the level of all labels, so that one bad label is no input of any size
     learn       `learn_one` for every label, with the features as they stood at the prediction
 
 River's estimators can only be pickled. The pickle is part of the shared state, in a form that depends on the state
@@ -24,6 +25,7 @@ from learners.base import ColdRows, Folded, MemoryRows, Predicted
 from learners.keyed import KeyedLearner, KeyedRows
 from learners.recurrence import places
 from learners.river import estimators, pickles, signing, trial
+from learners.river.level import Level
 from learners.river.served import Said, Served
 from learners.spec import BinaryTarget, LearnerSpec, ModelSpec, MulticlassTarget
 from streams.batch import LABEL, OBSERVATION, Batch, Keys
@@ -143,7 +145,7 @@ class RiverLearner(KeyedLearner):
         self._model.prime(self._names, self._whole)
         self._pickled: bytes | None = None  # the estimator, where it was written or read after it last learned
         self._position = 0
-        self._labels, self._mean = 0, 0.0  # of a regression
+        self._labels, self._level = 0, Level()  # of a regression
         self._classes: dict[int | str, int] = {}
         self._places = p = places(model.labels)
         shapes: dict[str, tuple[tuple[int, ...], np.dtype]] = {
@@ -269,7 +271,7 @@ class RiverLearner(KeyedLearner):
         outcome = layout.LEARNED if self._model.learn(x, y, base) and finite else layout.NONFINITE
         if self._task == "regression":
             self._labels += 1
-            self._mean += (y - self._mean) / self._labels
+            self._level.learn(y)
         head[H_LABEL] = y
         head[H_LABELS] += 1
         head[H_LABEL_AT] = seen
@@ -320,17 +322,17 @@ class RiverLearner(KeyedLearner):
     # What River is given
 
     def _base(self, head: list[float]) -> float:
-        """The key's last label; for a new key the mean of all labels of a regression, else NaN."""
+        """The key's last label, of a regression kept near its level, for a new key the mean of all; else NaN."""
         if head[H_LABELS] > 0:
-            return head[H_LABEL]
-        return self._mean if self._task == "regression" else math.nan
+            return self._level.near(head[H_LABEL]) if self._task == "regression" else head[H_LABEL]
+        return self._level.mean if self._task == "regression" else math.nan
 
     def _inputs(self, features: list[float], head: list[float]) -> list[float]:
         """Features, last label and its age; NaN where there is none."""
         if not self._previous:
             return features
         labelled = head[H_LABELS] > 0
-        last = head[H_LABEL] if labelled else math.nan
+        last = self._base(head) if labelled else math.nan
         if not self._aged:
             return [*features, last]
         age = head[H_SEEN] - head[H_LABEL_AT]
@@ -375,7 +377,7 @@ class RiverLearner(KeyedLearner):
         seed = self.spec.learner.seed
         return {
             "counters": np.array([self.position, self._labels, seed], np.int64),
-            "mean": np.array([self._mean]),
+            "level": self._level.scaler.copy(),
             "classes": _bytes(json.dumps(list(self._classes)).encode()),
             "estimator": _bytes(self._pickled),
             "signature": _bytes(signing.sign(self._purposes(self.position)[0], self._pickled)),
@@ -399,7 +401,7 @@ class RiverLearner(KeyedLearner):
         self._model.estimator = pickles.load(data)
         self._pickled = data
         self._position, self._labels, _ = counters
-        self._mean = float(shared["mean"][0])
+        self._level.load(shared, self._labels)
         self._classes = {label: i for i, label in enumerate(json.loads(shared["classes"].tobytes()))}
         self.rows.reset(cold)
 

@@ -63,7 +63,7 @@ class MiniBatchLearner(KeyedLearner):
         width = spec.encoded(features)
         self._shared = kernel.Shared(
             counters=np.zeros(layout.COUNTERS, np.int64),
-            scaler=np.zeros((features if measured else 0, 3)),
+            scaler=np.zeros((features if measured else 0, layout.SCALER)),
             x=np.zeros((spec.batch, width), self._dtype),
             y=np.zeros(spec.batch, np.int64),
         )
@@ -192,6 +192,7 @@ class MiniBatchLearner(KeyedLearner):
         Raises:
             ValueError: an array has not the shape that this version holds.
         """
+        shared = shared | {"scaler": layout.whole_scaler(shared["scaler"])}
         for name in ("counters", "scaler"):
             mine = getattr(self._shared, name)
             if shared[name].shape != mine.shape:

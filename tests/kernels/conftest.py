@@ -25,6 +25,7 @@ from kernels.cpu.layout import (
     REGRESSION,
     RMSPROP,
     SGD,
+    SCALER,
     TARGET,
     Config,
     Events,
@@ -165,7 +166,7 @@ def make_model(config: Config, cell: str, rng: np.random.Generator, keys: int = 
         arrays["v_" + name] = np.zeros((*shape, weight.shape[-1] * second), dtype)
     shared = Shared(
         **arrays,
-        scaler=np.zeros((config.features + (config.task == REGRESSION), 3)),
+        scaler=np.zeros((config.features + (config.task == REGRESSION), SCALER)),
         target=np.zeros(TARGET),
         decay=np.ones(2),
         counters=np.zeros(COUNTERS, np.int64),

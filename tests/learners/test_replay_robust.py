@@ -19,9 +19,9 @@ KINDS = ("finetune", "ewc", "agem", "er", "er_ace", "der", "mir", "uer", "pcr", 
 EVENTS, AT = 3000, 1000
 
 
-def spec(kind: str, **fields: Any) -> ModelSpec:
+def spec(kind: str, features: int = 2, **fields: Any) -> ModelSpec:
     small = {"units": 6, "teacher": 40, "outputs": 8} if kind == "pec" else {"network": {"hidden": [24]}}
-    model = {"name": "m", "features": ["a", "b"], "target": {"kind": "binary"}}
+    model = {"name": "m", "features": [f"x{i}" for i in range(features)], "target": {"kind": "binary"}}
     return ModelSpec.model_validate({**model, "learner": {"kind": kind, **small, **fields}})
 
 
@@ -60,12 +60,10 @@ def test_bad_inputs_leave_no_trace(kind, value) -> None:
 def test_bad_inputs_of_a_learner_that_standardises_and_of_random_filters(kind, value) -> None:
     x, y = stream()
     fields = {"standardise": True}
-    if kind == "der":  # four pixels, encoded by fixed filters
-        fields = {"network": {"kind": "random_conv", "image": [1, 2, 2], "patch": 2, "filters": 16, "grid": 1}}
-        x = np.column_stack([x, x[:, ::-1]])
-    model = spec(kind, **fields)
-    if kind == "der":
-        model = ModelSpec.model_validate({**model.model_dump(), "features": ["a", "b", "c", "d"]})
+    if kind == "der":  # an image, encoded by fixed filters
+        fields = {"network": {"kind": "random_conv", "image": [1, 4, 4], "patch": 2, "stride": 1, "filters": 16}}
+        x = np.tile(x, 8)
+    model = spec(kind, x.shape[1], **fields)
     bad = x.copy()
     bad[AT, 0] = value
     learner, hit = folded(model, bad, y)

@@ -1,8 +1,16 @@
-"""Which tests run in one process where several share the work."""
+"""Which tests run in one process where several share the work, and that no property test is timed."""
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
+
+with suppress(ImportError):  # the kernels and their tests do without
+    from hypothesis import settings
+
+    settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
+    settings.load_profile("untimed")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -76,7 +76,7 @@ def test_what_was_trimmed_between_two_runs_is_counted_once_and_told(client, kafk
     with Running(shard.target, spec, server.url) as run:
         logged(client, spec, 10 + 300 - first)
         assert run.state.lost == first - 10
-        detail = f"kafka:t-{name}/0: 10 to {first - 1} were not retained, and are not in the log"
+        detail = f"kafka:t-{name}/0: position 10 is no longer retained, the first that is: {first}"
         until(lambda: (told(client, name).state, told(client, name).detail) == ("reading", detail))
     assert in_log(server, spec) == [*range(10), *range(first, 300)]
     with Running(shard.target, spec, server.url) as run:  # the count outlives the run
@@ -120,6 +120,21 @@ def test_what_is_trimmed_while_it_is_read_is_passed_over_in_the_stream(client, k
     assert held == sorted(set(held))
     assert set(held) >= {*range(5), *range(first, ROWS)}
     assert run.state.lost == ROWS - len(held) > 50
+
+
+def test_latest_goes_on_at_the_end_and_counts_all_that_it_passed_over(client, kafka, server, shard, name, values):
+    spec = spec_for(client, kafka, name, "latest")
+    kafka.produce(f"t-{name}", values[:10])
+    with Running(shard.target, spec, server.url):
+        logged(client, spec, 10)
+    kafka.produce(f"t-{name}", values[10:300])
+    with Running(shard.target, spec, server.url) as run:
+        until(lambda: client.producer(name, f"kafka:t-{name}/0").next_sequence == 300)
+        assert run.state.lost == 290
+        assert run.state.detail.endswith("; read on from 300")
+        kafka.produce(f"t-{name}", values[300:310])
+        logged(client, spec, 20)
+    assert in_log(server, spec) == [*range(10), *range(300, 310)]
 
 
 def test_error_stops_and_says_which(client, kafka, server, shard, name, values):

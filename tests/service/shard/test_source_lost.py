@@ -10,6 +10,9 @@ from source_harness import Running, log_of, logged, made_events, sourced
 from continual.bench._streams_peers import MockKafka, json_messages
 from service.store.connect import connect
 from service.store.letters import Letters
+from streams.mapping import Mapping
+from streams.sources.reader import open_reader
+from streams.sources.spec import KafkaSource
 
 ROWS = 340
 PAD = "x" * 60_000
@@ -135,6 +138,27 @@ def test_latest_goes_on_at_the_end_and_counts_all_that_it_passed_over(client, ka
         kafka.produce(f"t-{name}", values[300:310])
         logged(client, spec, 20)
     assert in_log(server, spec) == [*range(10), *range(300, 310)]
+
+
+def test_what_was_to_be_read_again_is_trimmed_and_what_comes_next_is_not(kafka, values):
+    topic, producer = "again", "kafka:again/0"
+    for value in values[:20]:
+        kafka.produce(topic, [value])
+    source = KafkaSource(bootstrap=kafka.bootstrap, topic=topic)
+    reader = open_reader(source, 10, "g", "", Mapping(("a",), None), None)
+    reader.recall({producer: [19, 0, 0]})
+    reader.producers()
+    reader.seek(producer, 20)
+    for value in values[20:]:
+        kafka.produce(topic, [value])
+        if first_retained(kafka, topic) == 20:
+            break
+    assert first_retained(kafka, topic) == 20, "the test wants the broker to forget message 19 and no other after it"
+    try:
+        (first,) = until(reader.read)
+        assert (first.first, first.numbers[0]) == (20, 20)
+    finally:
+        reader.close()
 
 
 def test_error_stops_and_says_which(client, kafka, server, shard, name, values):

@@ -33,6 +33,8 @@ from service.shard.shard import DEPLOYMENT
 from service.store.catalog import Catalog
 from service.store.partition import Partition as Store
 from service.wire import Schema
+from streams.sources.folder import ROW_BITS
+from streams.sources.redis_ids import number_of
 
 NAME, STREAM, TOPIC = "backlog", "backlog-stream", "backlog-topic"
 KAFKA_PARTITIONS = 2
@@ -76,7 +78,8 @@ class Outcome:
         events: good messages that were written.
         logged: events in the logs of all partitions, present and past.
         missing: good messages that no log holds.
-        told: positions that the sources say they passed over since they were not retained.
+        told: positions that the sources say they passed over since they were not retained: at most so many, since
+            the marks of several partitions may differ, and the lowest counts.
         doubled: events that are in logs more than once.
         disordered: events of a queue's partition that a log holds before an earlier one.
         poison: bad messages that were written.
@@ -104,8 +107,8 @@ class Outcome:
 
     @property
     def untold(self) -> int:
-        """Messages that are neither in a log, nor a dead letter, nor told; negative: told and there."""
-        return self.missing + self.poison - self.kept - self.told
+        """Messages that are neither in a log, nor a dead letter, nor told."""
+        return max(0, self.missing + self.poison - self.kept - self.told)
 
     @property
     def sound(self) -> bool:
@@ -127,6 +130,7 @@ class Queues:
         self._folder = folder
         self._messages = messages
         self._files = 0
+        self._written = [0] * KAFKA_PARTITIONS
         self.poison = 0
         self.at = 0
 
@@ -146,6 +150,7 @@ class Queues:
         pipe.execute()
         for partition in range(KAFKA_PARTITIONS):
             self._kafka.produce(TOPIC, held[1 + partition], partition)
+            self._written[partition] += len(held[1 + partition])
         if held[3]:
             made = self._folder / f".{self._files:06}.jsonl"
             made.write_bytes(b"\n".join(held[3]) + b"\n")
@@ -158,6 +163,14 @@ class Queues:
         events = [json.loads(self._messages[number - numbers.start]) for number in numbers]
         values = [json.dumps(event | {"n": n, "pad": PAD}).encode() for n, event in zip(numbers, events)]
         self._kafka.produce(TOPIC, values, 0)
+        self._written[0] += len(values)
+
+    def ends(self) -> dict[str, int]:
+        """By producer the number after its last message."""
+        newest = self._redis.execute_command("XREVRANGE", STREAM, "+", "-", "COUNT", 1)[0][0]
+        of_topic = {f"kafka:{TOPIC}/{partition}": count for partition, count in enumerate(self._written)}
+        folder = {f"folder:{self._folder}": self._files << ROW_BITS}
+        return of_topic | folder | {f"redis:{STREAM}": number_of(newest) + 1}
 
 
 @contextmanager
@@ -216,16 +229,17 @@ def run(
             _kill(served, kind, rng)
             outcome.kills[kind] += 1
             if forget and index == kills // 2:
+                _moving(lambda: client.producer(NAME, f"kafka:{TOPIC}/0", STANDSTILL_SECONDS).known, client)
                 for pid in actor_processes(served, "SourceActor"):
                     _end(pid)
                 queues.burst(range(events, events + BURST))
             change.join()
             progress(_events(_said(client)))
         queues.write(events)
-        written = time.time()
         outcome.poison = queues.poison
         began = time.monotonic()
-        _moving(lambda: _drained(client, outcome, written), client)
+        ends = queues.ends()
+        _moving(lambda: _drained(client, ends), client)
         outcome.seconds = time.monotonic() - began
         said = _said(client)
         outcome.told = sum(source.lost for source in said.sources)
@@ -256,15 +270,12 @@ def _beyond(client: Client, events: int) -> Callable[[], bool]:
     return lambda: _events(_said(client)) > events
 
 
-def _drained(client: Client, outcome: Outcome, since: float) -> bool:
-    """Whether every source has read all and every event is in the log, or told."""
-    said = _said(client)
-    states = [
-        one.state == "reading" and one.time_us > since * 1e6 and not any(one.lag.values()) for one in said.sources
-    ]
-    told = sum(one.lost for one in said.sources)
-    there = _events(said) + client.models.dead_letters(NAME, "", 1).total + told
-    return len(states) == 3 and all(states) and there >= outcome.events + outcome.poison
+def _drained(client: Client, ends: dict[str, int]) -> bool:
+    """Whether the logs have come to the end of every queue."""
+    logged: dict[str, int] = {}
+    for one in _said(client).sources:
+        logged |= one.next if one.state == "reading" and not any(one.lag.values()) else {}
+    return all(logged.get(producer) == end for producer, end in ends.items())
 
 
 def _moving(done: Callable[[], bool], client: Client) -> None:

@@ -184,7 +184,8 @@ def report_backlog(
         {"what": "bad messages written", "value": outcome.poison},
         {"what": "events in the logs", "value": outcome.logged},
         {"what": "dead letters", "value": outcome.kept},
-        {"what": "forgotten by the broker, as the source tells", "value": outcome.told},
+        {"what": "not in the logs", "value": outcome.missing},
+        {"what": "forgotten by the broker, as the source tells: at most", "value": outcome.told},
         {"what": "neither there nor told", "value": outcome.untold},
         {"what": "missing from queues that forgot nothing", "value": outcome.elsewhere},
         {"what": "doubled", "value": outcome.doubled},
@@ -197,7 +198,8 @@ def report_backlog(
         "of the actor of a source, of a shard, or of both, amid a split, move, merge or rebalance of the partitions.",
         f"In the middle {backlog_run.BURST} large messages go to one partition of the topic while no source "
         "runs, twice what the mock cluster retains: it answers `offset out of range`, and the source, told to go on "
-        "from the earliest, says what it passed over. Bad messages in that range count among those.",
+        "from the earliest, says what it passed over. Bad messages in that range count too, and so do events that one "
+        "partition of the model has logged ahead of the others, as the lowest mark counts.",
         "Nothing is waited for by a fixed time: the run ends when every queue is read and all of it is logged or told.",
     ]
     publish("streams-backlog", f"Queues to their end: {kills} kills over {outcome.events:,} events", rows, notes=notes,

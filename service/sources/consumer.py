@@ -221,7 +221,8 @@ class Consumer:
             share = (number - max(counted, lost.wanted)) / (number - lost.wanted)
             self.state.lost += missed if share == 1 else round(missed * share)
         self._counted[lost.producer] = self.state.next[lost.producer] = number
-        self._loss = f"{lost.producer}: {lost.wanted} to {number - 1} were not retained, and are not in the log"
+        said = str(lost).partition("; `lost`")[0]
+        self._loss = said if self.source.lost == "earliest" else f"{said}; read on from {number}"
         self.state.detail = self._loss
         await asyncio.get_running_loop().run_in_executor(self._saying, self._say_now)
         try:

@@ -175,9 +175,9 @@ class KafkaReader:
         self._commit()
         after = self._positions()
         ready: list[Messages | Rows] = []
+        for partition in self._unproven & held.keys():
+            self._prove(partition, held[partition][0])
         for partition, got in held.items():
-            if partition in self._unproven:
-                self._prove(partition, got[0])
             messages = self._messages(partition, got, after.get(partition, 0))
             if messages.values:
                 ready.append(messages)
@@ -206,6 +206,7 @@ class KafkaReader:
             number, (first, end) = self._next[partition], self.bounds(self._name(partition))
             if not first <= number <= end:
                 raise Lost(self._name(partition), number, first, end)
+            self._first[partition] = first  # what was to be read again is gone, and what comes next is not
             self._trouble = error.str()
             return
         self._trouble = error.str()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -193,6 +194,14 @@ def test_a_sink_waits_for_what_it_may_not_open() -> None:
         open_target(sink(**KAFKA, password_env="HOME"), "m", "", CLOSED)
 
 
+@pytest.mark.parametrize("part", ["learner", "head", "cell"])
+def test_kinds_are_those_that_are_registered(part) -> None:
+    named = {"kind": "os.path"}
+    learner = named if part == "learner" else {"kind": "recurrent", part: named}
+    with pytest.raises(ValidationError, match=r"os\.path"):
+        ModelSpec.model_validate({"name": "m", "features": ["a"], "target": {"kind": "binary"}, "learner": learner})
+
+
 # Folders
 
 
@@ -320,3 +329,16 @@ def test_descriptors_are_let_go(house) -> None:
     assert sum(len(rows(made)) for _ in range(6)) == 5
     made.close()
     assert len(os.listdir("/proc/self/fd")) <= before
+
+
+def test_the_page_names_tests_that_are_there() -> None:
+    root = Path(__file__).resolve().parents[2]
+    page = (root / "docs" / "reach.md").read_text()
+    table = page[page.index("| a spec can |") :].split("\n\n")[0].splitlines()[2:]
+    assert len(table) >= 12
+    for line in table:
+        for part in line.rstrip("| ").rsplit(" | ", 1)[1].split(";"):
+            name = part.strip().partition(":")[0]
+            (file,) = (root / "tests").rglob("test_reach.py" if name == "reach" else f"{name}.py")
+            text = file.read_text()
+            assert all(f"def test_{one}" in text for one in re.findall(r"`(\w+)`", part)), part

@@ -117,6 +117,7 @@ def sound(outcome: backlog.Outcome, kills: int) -> None:
     assert outcome.changes.total() > 0
 
 
+@pytest.mark.timeout(900)
 def test_a_backlog_is_read_to_its_end_on_a_busy_machine_and_what_a_broker_forgot_is_told(tmp_path: Path) -> None:
     """Kills amid changes of partitions; three kinds of queue; see `continual bench streams --part backlog`."""
     sound(drained(tmp_path, kills=3, events=1200, seed=0, busy=2), 3)

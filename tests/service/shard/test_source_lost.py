@@ -10,6 +10,9 @@ from source_harness import Running, log_of, logged, made_events, sourced
 from continual.bench._streams_peers import MockKafka, json_messages
 from service.store.connect import connect
 from service.store.letters import Letters
+from streams.mapping import Mapping
+from streams.sources.reader import open_reader
+from streams.sources.spec import KafkaSource
 
 ROWS = 340
 PAD = "x" * 60_000
@@ -76,7 +79,7 @@ def test_what_was_trimmed_between_two_runs_is_counted_once_and_told(client, kafk
     with Running(shard.target, spec, server.url) as run:
         logged(client, spec, 10 + 300 - first)
         assert run.state.lost == first - 10
-        detail = f"kafka:t-{name}/0: 10 to {first - 1} were not retained, and are not in the log"
+        detail = f"kafka:t-{name}/0: position 10 is no longer retained, the first that is: {first}"
         until(lambda: (told(client, name).state, told(client, name).detail) == ("reading", detail))
     assert in_log(server, spec) == [*range(10), *range(first, 300)]
     with Running(shard.target, spec, server.url) as run:  # the count outlives the run
@@ -120,6 +123,42 @@ def test_what_is_trimmed_while_it_is_read_is_passed_over_in_the_stream(client, k
     assert held == sorted(set(held))
     assert set(held) >= {*range(5), *range(first, ROWS)}
     assert run.state.lost == ROWS - len(held) > 50
+
+
+def test_latest_goes_on_at_the_end_and_counts_all_that_it_passed_over(client, kafka, server, shard, name, values):
+    spec = spec_for(client, kafka, name, "latest")
+    kafka.produce(f"t-{name}", values[:10])
+    with Running(shard.target, spec, server.url):
+        logged(client, spec, 10)
+    kafka.produce(f"t-{name}", values[10:300])
+    with Running(shard.target, spec, server.url) as run:
+        until(lambda: client.producer(name, f"kafka:t-{name}/0").next_sequence == 300)
+        assert run.state.lost == 290
+        assert run.state.detail.endswith("; read on from 300")
+        kafka.produce(f"t-{name}", values[300:310])
+        logged(client, spec, 20)
+    assert in_log(server, spec) == [*range(10), *range(300, 310)]
+
+
+def test_what_was_to_be_read_again_is_trimmed_and_what_comes_next_is_not(kafka, values):
+    topic, producer = "again", "kafka:again/0"
+    for value in values[:20]:
+        kafka.produce(topic, [value])
+    source = KafkaSource(bootstrap=kafka.bootstrap, topic=topic)
+    reader = open_reader(source, 10, "g", "", Mapping(("a",), None), None)
+    reader.recall({producer: [19, 0, 0]})
+    reader.producers()
+    reader.seek(producer, 20)
+    for value in values[20:]:
+        kafka.produce(topic, [value])
+        if first_retained(kafka, topic) == 20:
+            break
+    assert first_retained(kafka, topic) == 20, "the test wants the broker to forget message 19 and no other after it"
+    try:
+        (first,) = until(reader.read)
+        assert (first.first, first.numbers[0]) == (20, 20)
+    finally:
+        reader.close()
 
 
 def test_error_stops_and_says_which(client, kafka, server, shard, name, values):

@@ -95,7 +95,7 @@ TIMES = st.one_of(
 WORDS = st.text(st.sampled_from("aé01N A;,"), min_size=1, max_size=4).filter(lambda text: text.strip() == text)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.data())
 @pytest.mark.filterwarnings("ignore::streams.mapping.ClockWarning")
 @pytest.mark.parametrize("target", ["binary", "texts", "multiclass", "regression"])

@@ -36,6 +36,7 @@ from service.wire import (
     predictions_from_proto,
     take_columns,
 )
+from streams.labels import is_nothing
 
 CREATE_SECONDS = 300.0
 """Deadline of creating a model: the first of its kind on a machine waits for its kernels to be compiled."""
@@ -414,7 +415,7 @@ def labelled_event(
 
 def late_label(id: str, key: Any, label: Any, time: int | datetime.datetime | None) -> pb.Event:
     """The event that brings the label of an earlier observation."""
-    if not id or label is None:
+    if not id or is_nothing(label) or label == "":
         raise ValueError(
             f"id, label: got {id!r}, {label!r}; accepted: the id of an observation, and its label"
         )

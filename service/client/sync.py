@@ -147,9 +147,9 @@ class Client:
         Args:
             model: name of the model.
             features: by name; None or NaN is a missing value.
-            label: an int or str for a class, a number for a regression target.
+            label: an int or str for a class (1.0 and True are 1), a number for a regression target; None, NaN: none.
             key: the entity.
-            time: microseconds since the epoch, or an aware datetime.
+            time: microseconds since the epoch, a datetime (UTC without a zone), or text of RFC 3339.
             id: names the event, for a label to come and for retries; a UUID is made up where None.
             timeout: seconds, retries included; a retry is safe, since the id goes with it.
 

@@ -35,7 +35,8 @@ def times_of(values: Any) -> np.ndarray:
         time = np.where(bad, 0, array.astype("datetime64[us]").astype(np.int64))
     elif kind in "iuf":
         bad = ~(array <= LATEST_US)
-        time = np.rint(np.where(bad, 0, array)).astype(np.int64)
+        held = np.where(bad, 0, array)
+        time = (np.rint(held) if kind == "f" else held).astype(np.int64)
     elif kind in "OU":
         return np.array([_in_row(row, value) for row, value in enumerate(array.tolist())], np.int64)
     else:

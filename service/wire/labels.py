@@ -58,7 +58,7 @@ def class_of(label: pb.Label, field: str) -> int | str:
         if member == "number" and number.is_integer() and int(number) in INT64:
             return int(number)
         value = "an empty label" if member is None else f"the number {number}"
-        raise invalid(field, value, "a whole number of 64 bits, or text", "LABEL_TYPE")
+        raise invalid(field, value, "an integer or text (a number must be whole, and of 64 bits)", "LABEL_TYPE")
     text = label.text
     if len(text) > MAX_LABEL_BYTES // 4 and (size := len(text.encode())) > MAX_LABEL_BYTES:
         raise invalid(field, f"{size} bytes", f"text of at most {MAX_LABEL_BYTES} bytes", "LABEL_TOO_LONG")

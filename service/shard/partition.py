@@ -213,13 +213,13 @@ class Partition:
         if self.state == "starting":
             raise errors.unavailable("PARTITION_STARTING", f"model {self.spec.name!r} is starting", 0.2)
 
-    def check_serving(self) -> None:
-        """Raises UNAVAILABLE unless this process certainly owns the partition and can write its log."""
+    def check_serving(self, writing: bool = True) -> None:
+        """Raises UNAVAILABLE unless this process certainly owns the partition and, to write, can write its log."""
         if self.state == "moved":
             raise self.refuse(f"model {self.name!r} has moved")
         if self.state not in ("serving", "moving"):
             raise errors.unavailable("PARTITION_STARTING", f"model {self.spec.name!r} is {self.state}", 0.2)
-        self.writer.check()
+        self.writer.check(writing)
 
     # Admission
 

@@ -64,18 +64,20 @@ class LogWriter:
         self._room = asyncio.Event()
         self._confirmed = time.monotonic()
         self._available = True
+        self._trouble = ""  # why the store took no writes when it was last asked; "" if it did
 
     def begin(self, head: int) -> None:
         """The log ends at `head`, and ownership was just taken or confirmed."""
         self.head = head
         self._confirmed = time.monotonic()
 
-    def check(self) -> None:
-        """Raises UNAVAILABLE unless this process certainly owns the partition and can write its log."""
-        if not self._available:
-            raise errors.unavailable("STORE_UNAVAILABLE", "the store does not answer; nothing was lost", RETRY_SECONDS)
+    def check(self, writing: bool = True) -> None:
+        """Raises UNAVAILABLE unless this process certainly owns the partition and, to write, can write its log."""
+        if writing and not self._available:
+            raise errors.unavailable("STORE_UNAVAILABLE", f"{self._trouble}; nothing was lost", RETRY_SECONDS)
         if time.monotonic() - self._confirmed > LEASE_SECONDS:
-            raise errors.unavailable("LEASE_UNCONFIRMED", "ownership was not confirmed within 1 s", RETRY_SECONDS)
+            why = f"ownership was not confirmed within {LEASE_SECONDS:g} s{self._trouble and ': '}{self._trouble}"
+            raise errors.unavailable("LEASE_UNCONFIRMED", why, RETRY_SECONDS)
 
     async def confirm_loop(self) -> None:
         """Renews the lease for ever; raises `Fenced` when another owner took over."""
@@ -84,8 +86,9 @@ class LogWriter:
             try:
                 await self._store.confirm_async(self._client, self._token)
                 self._confirmed = max(self._confirmed, sent)
-            except StoreUnavailable:
-                pass  # the lease runs out by itself
+                self._trouble = ""
+            except StoreUnavailable as error:
+                self._trouble = str(error)  # the lease runs out by itself
             await asyncio.sleep(CONFIRM_SECONDS)
 
     # The queue
@@ -158,7 +161,7 @@ class LogWriter:
         try:
             await self._store.append_async(self._client, self._token, position, count, messages)
         except StoreUnavailable as error:
-            self._available = False
+            self._available, self._trouble = False, str(error)
             self._refuse_all(items, error)
             logged = await self._was_logged(position, count, messages)
             if logged:
@@ -175,7 +178,7 @@ class LogWriter:
 
     def _refuse_all(self, items: list[Item], error: Exception) -> None:
         """Answers everything that waits with UNAVAILABLE: callers repeat by id or sequence."""
-        refusal = errors.unavailable("STORE_UNAVAILABLE", f"the store does not answer: {error}", RETRY_SECONDS)
+        refusal = errors.unavailable("STORE_UNAVAILABLE", f"{error}; nothing was lost", RETRY_SECONDS)
         refused = [*items, *self._queue]
         self._under_way -= sum(len(item.batch) for item in refused)
         for item in refused:

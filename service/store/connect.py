@@ -42,12 +42,16 @@ class Link:
     Args:
         url: see `connect`.
 
+    Attributes:
+        socket: path of its unix socket; None where it has none.
+
     Raises:
         ValueError: if the scheme is not one of the three.
     """
 
     def __init__(self, url: str) -> None:
         self._connection = redis_connection(url)
+        self.socket: str | None = getattr(self._connection, "path", None)
         self._turn = asyncio.Lock()
 
     async def execute_command(self, *args: bytes | str | int) -> Any:
@@ -66,6 +70,11 @@ class Link:
     async def aclose(self) -> None:
         """Ends the connection."""
         await self._connection.disconnect()
+
+
+def socket_of(client: redis.Redis) -> str | None:
+    """Path of a client's unix socket; None where it has none."""
+    return client.get_connection_kwargs().get("path")
 
 
 def durability(client: redis.Redis) -> Durability:

@@ -74,7 +74,7 @@ class LogWriter:
     def check(self, writing: bool = True) -> None:
         """Raises UNAVAILABLE unless this process certainly owns the partition and, to write, can write its log."""
         if writing and not self._available:
-            raise errors.unavailable("STORE_UNAVAILABLE", f"{self._trouble}; nothing was lost", RETRY_SECONDS)
+            raise _no_events(self._trouble)
         if time.monotonic() - self._confirmed > LEASE_SECONDS:
             why = f"ownership was not confirmed within {LEASE_SECONDS:g} s{self._trouble and ': '}{self._trouble}"
             raise errors.unavailable("LEASE_UNCONFIRMED", why, RETRY_SECONDS)
@@ -178,7 +178,7 @@ class LogWriter:
 
     def _refuse_all(self, items: list[Item], error: Exception) -> None:
         """Answers everything that waits with UNAVAILABLE: callers repeat by id or sequence."""
-        refusal = errors.unavailable("STORE_UNAVAILABLE", f"{error}; nothing was lost", RETRY_SECONDS)
+        refusal = _no_events(str(error))
         refused = [*items, *self._queue]
         self._under_way -= sum(len(item.batch) for item in refused)
         for item in refused:
@@ -217,3 +217,7 @@ class LogWriter:
             if head.position == position:
                 return False
             raise LogMismatch(position, head.position, f"the log {self._store.keys.log} after the store came back")
+
+
+def _no_events(why: str) -> errors.Refused:
+    return errors.unavailable("STORE_UNAVAILABLE", f"the store takes no events: {why}; nothing was lost", RETRY_SECONDS)

@@ -22,7 +22,7 @@ MEANING = {
     "READONLY": "it is a replica, which takes no writes: point --redis at the primary",
     "AUTH": "it refuses the user or the password",
     "NOREPLICAS": "fewer of its replicas are in step than its min-replicas-to-write asks for",
-    "CLUSTER": "its cluster is down, or moving slots",
+    "CLUSTER": "its cluster is down, or another node has taken slots, and one node must hold all",
 }
 """What each state is, and what to do about it; the service goes on by itself once it is over."""
 
@@ -114,6 +114,8 @@ _CODES = {
     "NOREPLICAS": "NOREPLICAS",
     "CLUSTERDOWN": "CLUSTER",
     "TRYAGAIN": "CLUSTER",
+    "MOVED": "CLUSTER",
+    "ASK": "CLUSTER",
 }
 _CODE = re.compile(r"(?:^|[\s:-])(" + "|".join(_CODES) + r")\b")
 _CLASSES: tuple[tuple[type[Exception], str], ...] = (  # first match wins: subclasses stand before their bases
@@ -126,6 +128,7 @@ _CLASSES: tuple[tuple[type[Exception], str], ...] = (  # first match wins: subcl
     (redis.exceptions.ReadOnlyError, "READONLY"),
     (redis.exceptions.ClusterDownError, "CLUSTER"),
     (redis.exceptions.TryAgainError, "CLUSTER"),
+    (redis.exceptions.AskError, "CLUSTER"),  # and MovedError, which is one
 )
 
 

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -387,6 +388,8 @@ def store_url(options: ServeOptions) -> str:
             f"redis: the URL holds a password, which is not sent through a Ray cluster; set {REDIS_PASSWORD} on every "
             "node, or give --redis-password-file with a path that every node has"
         )
+    if any(options.redis in word for word in sys.argv):
+        log.warning("the list of processes shows the password of --redis; give it by %s or a file", REDIS_PASSWORD)
     os.environ[REDIS_PASSWORD] = password
     return refer_to_password(bare, env=REDIS_PASSWORD)
 

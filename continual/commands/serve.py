@@ -52,8 +52,8 @@ PORT_TAKEN, FOLDER_IN_USE, STORE_UNFIT = 3, 4, 5
     "--redis",
     metavar="URL",
     envvar="CONTINUAL_REDIS",
-    help="Use this Redis (redis://, rediss://, unix://) and start none. Others can read a command line: give a password "
-    "by --redis-password-file, $CONTINUAL_REDIS_PASSWORD, or a URL in $CONTINUAL_REDIS.",
+    help="Use this Redis (redis://, rediss://, unix://) and start none. Others can read a command line: give a "
+    "password by --redis-password-file, $CONTINUAL_REDIS_PASSWORD, or a URL in $CONTINUAL_REDIS.",
 )
 @click.option(
     "--redis-password-file",

@@ -72,8 +72,8 @@ def find_key(path: str = "") -> bytes | None:
     text = os.environ.get(VARIABLE, "").strip()
     if text.startswith(("/", ".", "~")) or (os.sep in text and Path(text).exists()):
         raise ValueError(
-            f"{VARIABLE} holds what looks like the path of a file; accepted: the key itself (`openssl rand -hex 32` makes "
-            "one). To have a file read, give `continual serve --signing-key FILE`"
+            f"{VARIABLE} holds what looks like the path of a file; accepted: the key itself (`openssl rand -hex 32` "
+            "makes one). To have a file read, give `continual serve --signing-key FILE`"
         )
     return text.encode() or None
 

@@ -26,7 +26,7 @@ CONFIRM_SECONDS = 0.25
 class _Held:
     store: Store
     token: str
-    confirmed: Callable[[float], None]
+    asked: Callable[[float, str], None]
     lost: Callable[[Exception], None]
 
 
@@ -45,17 +45,18 @@ class Leases:
 
     @contextmanager
     def held(
-        self, store: Store, token: str, confirmed: Callable[[float], None], lost: Callable[[Exception], None]
+        self, store: Store, token: str, asked: Callable[[float, str], None], lost: Callable[[Exception], None]
     ) -> Iterator[None]:
         """Confirms that `token` owns a partition, again and again while in the block.
 
         Args:
             store: the partition.
             token: of the ownership.
-            confirmed: called on the thread after each time with when it was asked, on the clock of `time.monotonic`.
+            asked: called on the thread after each time with when that was, on the clock of `time.monotonic`, and why it
+                was not confirmed; "": it was.
             lost: called on the thread, once, with why it cannot be confirmed any more.
         """
-        one = _Held(store, token, confirmed, lost)
+        one = _Held(store, token, asked, lost)
         with self._changed:
             self._held.append(one)
             if self._thread is None:
@@ -77,9 +78,9 @@ class Leases:
             sent = time.monotonic()
             answers = confirm_all(self._client, [(one.store, one.token) for one in held])
             for one, answer in zip(held, answers):
-                if answer is None:
-                    one.confirmed(sent)
-                elif not isinstance(answer, StoreUnavailable):  # there the lease runs out by itself
+                if answer is None or isinstance(answer, StoreUnavailable):  # there the lease runs out by itself
+                    one.asked(sent, str(answer or ""))
+                else:
                     self._give_up(one, answer)
             with self._changed:
                 self._changed.wait(max(0.0, sent + CONFIRM_SECONDS - time.monotonic()))

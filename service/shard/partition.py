@@ -244,13 +244,13 @@ class Partition(Intake):
         if self.state in ("starting", "rebuilding", "failed"):
             raise self._not_serving()
 
-    def check_serving(self) -> None:
-        """Raises UNAVAILABLE unless this process certainly owns the partition and can write its log."""
+    def check_serving(self, writing: bool = True) -> None:
+        """Raises UNAVAILABLE unless this process certainly owns the partition and, to write, can write its log."""
         if self.state == "moved":
             raise self.refuse(f"model {self.name!r} has moved")
         if self.state not in ("serving", "moving"):
             raise self._not_serving()
-        self.writer.check()
+        self.writer.check(writing)
 
     def _not_serving(self) -> errors.Refused:
         """What a call is refused with: UNAVAILABLE, or FAILED_PRECONDITION where waiting does not help."""

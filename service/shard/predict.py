@@ -27,7 +27,7 @@ async def predict(partition: Partition, request: pb.PredictRequest) -> Said:
     Raises:
         service.errors.Refused: the events do not fit the spec, or cannot be served now.
     """
-    partition.check_serving()
+    partition.check_serving(writing=False)
     if request.WhichOneof("events") == "event":
         batch = partition.decoded(decode_event, request.event)
     else:
@@ -47,7 +47,7 @@ async def predict(partition: Partition, request: pb.PredictRequest) -> Said:
     except TimeoutError as error:
         message = f"no turn for {LEASE_SECONDS:g} s; nothing was lost"
         raise errors.unavailable("PARTITION_BUSY", message, RETRY_SECONDS) from error
-    partition.check_serving()
+    partition.check_serving(writing=False)
     return answer
 
 

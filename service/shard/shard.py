@@ -33,7 +33,7 @@ from service.shard.revival import Revival
 from service.shard.snapshots import Snapshotter
 from service.shard.specs import check_reach, check_signing, compile_learner, is_stored
 from service.store.catalog import Catalog
-from service.store.connect import RANK, connect, durability, until_served
+from service.store.connect import RANK, Link, connect, durability, until_served
 from service.store.errors import MapConflict, ModelExists, StoreError, StoreUnavailable
 from service.store.ownership import OwnerRecord
 from service.store.partition import Partition as Store
@@ -43,6 +43,8 @@ log = logging.getLogger(__name__)
 
 HOP = ("continual-hop", "1")
 """Marks a call that a shard passed on, so that it goes no further."""
+
+PULSE_SECONDS = 1.0
 
 OPENING_SECONDS = 2.0
 """Requests wait for so long for a partition that is being opened."""
@@ -107,6 +109,7 @@ class Shard:
             await asyncio.sleep(0.005)
         self.on_health(True)
         self.spawn(self._look_for_ever())
+        self.spawn(self._watch_store())
 
     def _adopt(self) -> None:
         """Gives every model of this shard's a map, and every partition of a shard that is gone a new owner."""
@@ -170,6 +173,24 @@ class Shard:
                 await self.maps.look()
             except StoreUnavailable:
                 continue
+
+    async def _watch_store(self) -> None:
+        """Health says NOT_SERVING while the store takes no writes."""
+        link, before = Link(self.config.redis), ""
+        try:
+            while True:
+                trouble = ""
+                try:
+                    await self.catalog.pulse(link, self.config.name)
+                except StoreUnavailable as error:
+                    trouble = str(error)
+                if bool(trouble) != bool(before) and not self._stopping:
+                    log.warning("%s", trouble or "the store takes writes again")
+                    self.on_health(not trouble)
+                before = trouble
+                await asyncio.sleep(PULSE_SECONDS)
+        finally:
+            await link.aclose()
 
     # Partitions
 

@@ -66,18 +66,20 @@ class LogWriter:
         self._room = asyncio.Event()
         self._confirmed = time.monotonic()
         self._available = True
+        self._trouble = ""  # why the store took no writes when it was last asked; "" if it did
 
     def begin(self, head: int) -> None:
         """The log ends at `head`, and ownership was just taken or confirmed."""
         self.head = head
         self._confirmed = time.monotonic()
 
-    def check(self) -> None:
-        """Raises UNAVAILABLE unless this process certainly owns the partition and can write its log."""
-        if not self._available:
-            raise errors.unavailable("STORE_UNAVAILABLE", "the store does not answer; nothing was lost", RETRY_SECONDS)
+    def check(self, writing: bool = True) -> None:
+        """Raises UNAVAILABLE unless this process certainly owns the partition and, to write, can write its log."""
+        if writing and not self._available:
+            raise _no_events(self._trouble)
         if time.monotonic() - self._confirmed > LEASE_SECONDS:
-            raise errors.unavailable(UNCONFIRMED, "ownership was not confirmed within 1 s", RETRY_SECONDS)
+            why = f"ownership was not confirmed within {LEASE_SECONDS:g} s{self._trouble and ': '}{self._trouble}"
+            raise errors.unavailable(UNCONFIRMED, why, RETRY_SECONDS)
 
     async def confirm_loop(self) -> None:
         """Has the lease renewed for ever; raises `Fenced` when another owner took over."""
@@ -87,11 +89,13 @@ class LogWriter:
         def give_up(why: Exception) -> None:
             loop.call_soon_threadsafe(lambda: None if lost.done() else lost.set_result(why))
 
-        with leases_of(self._store.client).held(self._store, self._token, self._was_confirmed, give_up):
+        with leases_of(self._store.client).held(self._store, self._token, self._was_asked, give_up):
             raise await lost
 
-    def _was_confirmed(self, sent: float) -> None:
-        self._confirmed = max(self._confirmed, sent)
+    def _was_asked(self, sent: float, trouble: str) -> None:
+        self._trouble = trouble
+        if not trouble:
+            self._confirmed = max(self._confirmed, sent)
 
     # The queue
 
@@ -167,7 +171,7 @@ class LogWriter:
         try:
             await self._store.append_async(self._client, self._token, position, count, messages)
         except StoreUnavailable as error:
-            self._available = False
+            self._available, self._trouble = False, str(error)
             self._refuse_all(items, error)
             logged = await self._was_logged(position, count, messages)
             if logged:
@@ -184,7 +188,7 @@ class LogWriter:
 
     def _refuse_all(self, items: list[Item], error: Exception) -> None:
         """Answers everything that waits with UNAVAILABLE: callers repeat by id or sequence."""
-        refusal = errors.unavailable("STORE_UNAVAILABLE", f"the store does not answer: {error}", RETRY_SECONDS)
+        refusal = _no_events(str(error))
         refused = [*items, *self._queue]
         self._under_way -= sum(len(item.batch) for item in refused)
         for item in refused:
@@ -223,3 +227,7 @@ class LogWriter:
             if head.position == position:
                 return False
             raise LogMismatch(position, head.position, f"the log {self._store.keys.log} after the store came back")
+
+
+def _no_events(why: str) -> errors.Refused:
+    return errors.unavailable("STORE_UNAVAILABLE", f"the store takes no events: {why}; nothing was lost", RETRY_SECONDS)

@@ -8,6 +8,7 @@ from typing import Any
 
 import redis
 
+from service.store.connect import Link
 from service.store.errors import MapConflict, ModelExists, translated
 from service.store.keys import DeploymentKeys
 from service.store.partition_map import ModelMap
@@ -39,6 +40,11 @@ _ROUTING = Script("""
 local generation = redis.call('GET', KEYS[1]) or '0'
 if generation == ARGV[1] then return {generation} end
 return {generation, redis.call('HGETALL', KEYS[2]), redis.call('HGETALL', KEYS[3])}
+""")
+
+
+_PULSE = Script("""
+return redis.call('HSET', KEYS[1], ARGV[1], redis.call('TIME')[1])
 """)
 
 
@@ -81,6 +87,14 @@ class Catalog:
         """
         self._command("SET", self.keys.id, secrets.token_hex(8), "NX")
         return self._command("GET", self.keys.id).decode()
+
+    async def pulse(self, link: Link, shard: str) -> None:
+        """Writes something small, to see that the store takes writes.
+
+        Raises:
+            StoreUnavailable: if it does not, and why.
+        """
+        await _PULSE.run_async(link, (self.keys.pulse,), (shard,))
 
     def create(self, name: str, spec: str) -> bool:
         """Records a model; returns whether it is new (False: it exists with the same spec).

@@ -42,12 +42,16 @@ class Link:
     Args:
         url: see `connect`.
 
+    Attributes:
+        socket: path of its unix socket; None where it has none.
+
     Raises:
         ValueError: if the scheme is not one of the three.
     """
 
     def __init__(self, url: str) -> None:
         self._connection = redis_connection(url)
+        self.socket: str | None = getattr(self._connection, "path", None)
         self._turn = asyncio.Lock()
 
     async def execute_command(self, *args: bytes | str | int) -> Any:
@@ -66,6 +70,11 @@ class Link:
     async def aclose(self) -> None:
         """Ends the connection."""
         await self._connection.disconnect()
+
+
+def socket_of(client: redis.Redis) -> str | None:
+    """Path of a client's unix socket; None where it has none."""
+    return client.get_connection_kwargs().get("path")
 
 
 def durability(client: redis.Redis) -> Durability:
@@ -92,7 +101,8 @@ def check_external(client: redis.Redis, needed: Durability = "fsync") -> Durabil
     """Checks that a Redis we did not start can hold a deployment, and returns the durability it offers.
 
     Raises:
-        StoreRefused: if its version is too old, it may evict keys, or it promises less than `needed`.
+        StoreRefused: if its version is too old, it is one of several nodes of a cluster, it may evict keys, or it
+            promises less than `needed`.
         StoreUnavailable: if Redis cannot serve now.
     """
     try:
@@ -102,6 +112,11 @@ def check_external(client: redis.Redis, needed: Durability = "fsync") -> Durabil
     version = tuple(int(part) for part in server["redis_version"].split(".")[:2])
     if version < MIN_VERSION:
         raise StoreRefused(f"redis version: got {server['redis_version']}; accepted: 6.2 or newer")
+    if server.get("redis_mode") == "cluster" and (nodes := _nodes(client)) > 1:
+        raise StoreRefused(
+            f"redis: got a cluster whose slots are on {nodes} nodes; accepted: one server, with replicas or without, "
+            "or a cluster with all slots on one node"
+        )
     if memory["maxmemory_policy"] != "noeviction":
         raise StoreRefused(
             f"maxmemory-policy: got {memory['maxmemory_policy']}; accepted: noeviction (others drop state)"
@@ -113,6 +128,14 @@ def check_external(client: redis.Redis, needed: Durability = "fsync") -> Durabil
             "(fsync: appendonly yes and appendfsync always; everysec: appendonly yes)"
         )
     return offered
+
+
+def _nodes(client: redis.Redis) -> int:
+    """How many nodes of a cluster hold slots."""
+    try:
+        return int(client.execute_command("CLUSTER INFO")["cluster_size"])
+    except redis.RedisError as error:
+        raise translated(error) from error
 
 
 def until_served(function: Callable[[], T], seconds: float = 10.0) -> T:

@@ -4,8 +4,27 @@
 from __future__ import annotations
 
 import re
+import shutil
+from pathlib import Path
 
 import redis
+
+FULL_BYTES = 64 << 10
+"""With less room than this a disk counts as full."""
+
+
+MEANING = {
+    "CONNECTION": "it cannot be reached: it is stopped, or starting",
+    "TIMEOUT": "it does not answer in time: it is paused, or has too much to do",
+    "LOADING": "it is reading its data and will serve soon",
+    "OOM": "it is out of memory: raise its maxmemory",
+    "MISCONF": "it cannot write its files: make room on its disk",
+    "READONLY": "it is a replica, which takes no writes: point --redis at the primary",
+    "AUTH": "it refuses the user or the password",
+    "NOREPLICAS": "fewer of its replicas are in step than its min-replicas-to-write asks for",
+    "CLUSTER": "its cluster is down, or another node has taken slots, and one node must hold all",
+}
+"""What each state is, and what to do about it; the service goes on by itself once it is over."""
 
 
 class StoreError(Exception):
@@ -16,11 +35,11 @@ class StoreUnavailable(StoreError):
     """Redis cannot serve now; the outcome of a write is unknown and every write may be repeated.
 
     Attributes:
-        reason: one of CONNECTION, TIMEOUT, LOADING, OOM, MISCONF, READONLY, AUTH, NOREPLICAS, CLUSTER.
+        reason: one of `MEANING`.
     """
 
     def __init__(self, reason: str, message: str) -> None:
-        super().__init__(f"redis is unavailable ({reason}): {message}")
+        super().__init__(f"redis is unavailable ({reason}): {MEANING[reason]}; it says: {message}")
         self.reason = reason
 
 
@@ -95,6 +114,8 @@ _CODES = {
     "NOREPLICAS": "NOREPLICAS",
     "CLUSTERDOWN": "CLUSTER",
     "TRYAGAIN": "CLUSTER",
+    "MOVED": "CLUSTER",
+    "ASK": "CLUSTER",
 }
 _CODE = re.compile(r"(?:^|[\s:-])(" + "|".join(_CODES) + r")\b")
 _CLASSES: tuple[tuple[type[Exception], str], ...] = (  # first match wins: subclasses stand before their bases
@@ -107,6 +128,7 @@ _CLASSES: tuple[tuple[type[Exception], str], ...] = (  # first match wins: subcl
     (redis.exceptions.ReadOnlyError, "READONLY"),
     (redis.exceptions.ClusterDownError, "CLUSTER"),
     (redis.exceptions.TryAgainError, "CLUSTER"),
+    (redis.exceptions.AskError, "CLUSTER"),  # and MovedError, which is one
 )
 
 
@@ -123,6 +145,21 @@ def unavailable(error: redis.RedisError) -> StoreUnavailable | None:
     return StoreUnavailable(_CODES[code[1]], str(error)) if code else None
 
 
-def translated(error: redis.RedisError) -> Exception:
-    """Returns what to raise for `error`: `StoreUnavailable` where that applies, else `error` itself."""
-    return unavailable(error) or error
+def translated(error: redis.RedisError, socket: str | None = None) -> Exception:
+    """Returns what to raise for `error`: `StoreUnavailable` where that applies, else `error` itself.
+
+    Args:
+        error: of redis-py.
+        socket: path of the unix socket that the server listens on, if it does. A server that syncs every append ends
+            when its disk is full, and so cannot say why: the disk beside its socket can.
+    """
+    found = unavailable(error)
+    if found is None:
+        return error
+    if found.reason == "CONNECTION" and socket and _full(Path(socket).parent):
+        return StoreUnavailable("MISCONF", f"{error}; no room is left in {Path(socket).parent}")
+    return found
+
+
+def _full(folder: Path) -> bool:
+    return folder.is_dir() and shutil.disk_usage(folder).free < FULL_BYTES

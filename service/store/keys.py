@@ -100,6 +100,7 @@ class DeploymentKeys:
         maps: hash, partition maps by model name.
         shards: hash, where each shard answers.
         generation: string, a number that rises with every change of `maps` and `shards`.
+        pulse: hash, when each shard last saw that the store takes writes.
 
     Raises:
         ValueError: if the name holds a character that a key or a hash tag cannot.
@@ -112,3 +113,4 @@ class DeploymentKeys:
         self.maps = prefix + "maps"
         self.shards = prefix + "shards"
         self.generation = prefix + "generation"
+        self.pulse = prefix + "pulse"

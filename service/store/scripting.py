@@ -9,7 +9,7 @@ from typing import Any
 
 import redis
 
-from service.store.connect import Link
+from service.store.connect import Link, socket_of
 from service.store.errors import Fenced, translated
 from service.store.keys import PartitionKeys
 
@@ -72,7 +72,7 @@ class Script:
             except redis.exceptions.NoScriptError:
                 return client.execute_command("EVAL", self.text, len(keys), *keys, *args)
         except redis.RedisError as error:
-            raise translated(error) from error
+            raise translated(error, socket_of(client)) from error
 
     async def run_async(self, client: Link, keys: Sequence[str], args: Sequence[Any]) -> Any:
         """The same on an asyncio client, within `CALL_SECONDS`."""
@@ -86,7 +86,7 @@ class Script:
             late = redis.exceptions.TimeoutError(f"no answer within {CALL_SECONDS} s")
             raise translated(late) from error
         except redis.RedisError as error:
-            raise translated(error) from error
+            raise translated(error, client.socket) from error
 
 
 class PartitionBase:
@@ -112,7 +112,7 @@ class PartitionBase:
         try:
             return self.client.execute_command(*args)
         except redis.RedisError as error:
-            raise translated(error) from error
+            raise translated(error, socket_of(self.client)) from error
 
     def _fenced(self, script: Script, keys: Sequence[str], token: str, *args: Any) -> list[Any]:
         """Runs a script that begins with `FENCE`.

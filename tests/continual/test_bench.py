@@ -68,7 +68,8 @@ def test_accuracy(tmp_path: Path) -> None:
 
 def test_start(tmp_path: Path) -> None:
     document = run("start", tmp_path, "--events", "2000", "--rounds", "1")
-    assert len(ratios(document)) == 3
+    assert len(ratios(document)) == 5
+    assert all(0 < one["shard"] < one["all"] for one in document["details"]["held_mb"])
     assert document["details"]["second_s"][0] > 0
 
 

@@ -311,6 +311,25 @@ def test_the_key_of_a_folder_is_made_once_and_for_its_owner(tmp_path, monkeypatc
         signing.set_key(signing.find_key())
 
 
+@pytest.mark.parametrize("path", ["/run/secrets/the-key-of-continual", "~/key", "./keys/signing.key"])
+def test_a_path_is_not_taken_for_a_key(path, monkeypatch) -> None:
+    monkeypatch.setenv(signing.VARIABLE, path)
+    with pytest.raises(ValueError, match=r"CONTINUAL_SIGNING_KEY holds what looks like the path.*--signing-key FILE"):
+        signing.find_key()
+
+
+def test_a_path_from_here_is_not_taken_for_a_key_and_a_key_with_slashes_is_one(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a-folder-with-secrets").mkdir()
+    path = signing.make_key(tmp_path / "a-folder-with-secrets").relative_to(tmp_path)
+    monkeypatch.setenv(signing.VARIABLE, str(path))
+    with pytest.raises(ValueError, match="looks like the path"):
+        signing.find_key()
+    key = "mZ2/kf0v1Bh5yKq0/9sXw1u8m3nQ4tPz6rJ7cLd0aE8="  # base64 has slashes too
+    monkeypatch.setenv(signing.VARIABLE, key)
+    assert signing.find_key() == key.encode()
+
+
 # What a spec may say
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import yaml
 
 from continual.bench._helpers import until
 from learners.spec import ModelSpec
@@ -20,6 +21,7 @@ from service.client import Client
 from service.ports import free_port
 from service.wire import Schema, columns_from, decode_columns
 
+ROOT = Path(__file__).resolve().parents[2]
 ROWS, SIZE = 2400, 20
 SPEC = {
     "features": ["a", "b", "c"],
@@ -140,6 +142,23 @@ def test_a_stream_goes_on_when_processes_are_lost(serving: Serving, case: str) -
     elif case in ("raylet", "gcs"):
         assert "the one that started it" in log  # the shard ended in order by itself
         assert "starting Ray and the shards again" in serving.said
+
+
+def test_the_liveness_probe_tells_a_service_that_lives_from_one_that_hangs(serving: Serving) -> None:
+    documents = yaml.safe_load_all((ROOT / "deploy" / "kubernetes.yaml").read_text())
+    (pod,) = [one["spec"]["template"]["spec"] for one in documents if one["kind"] == "StatefulSet"]
+    probe = pod["containers"][0]["livenessProbe"]["exec"]["command"]
+    command = [part.replace("/data/", f"{serving.folder}/") for part in probe]
+    state = serving.folder / "serve.json"
+    assert state.stat().st_mode & 0o777 == 0o600
+    assert subprocess.run(command, check=False).returncode == 0
+    serving.process.send_signal(signal.SIGSTOP)
+    try:
+        os.utime(state, (time.time() - 200,) * 2)
+        assert subprocess.run(command, check=False).returncode != 0
+    finally:
+        serving.process.send_signal(signal.SIGCONT)
+    until(lambda: subprocess.run(command, check=False).returncode == 0, 30, "a sign of life")
 
 
 @pytest.mark.timeout(180)

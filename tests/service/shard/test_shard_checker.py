@@ -210,7 +210,7 @@ def test_whatever_a_refusal_says_reaches_the_caller(channel):
         lambda: models.ListDeadLetters(pb.ListDeadLettersRequest(name=long, after=long)),
         lambda: data.Predict(pb.PredictRequest(model=long, event=event)),
         lambda: data.Update(pb.UpdateRequest(model=long, event=event)),
-        lambda: list(data.Learn(iter([pb.LearnRequest(model=long, producer=long, partition=long)]))),
+        lambda: data.GetProducer(pb.GetProducerRequest(model=long, producer=long)),
     ]
     for call in calls:
         with pytest.raises(grpc.RpcError) as error:

@@ -65,13 +65,15 @@ def beside_compiling(stream: Stream) -> tuple[list[Row], dict[str, Any]]:
 @contextmanager
 def _empty_cache() -> Iterator[None]:
     name = "NUMBA_CACHE_DIR"
-    before = os.environ[name]
+    before = os.environ.get(name)
     with tempfile.TemporaryDirectory() as folder:
         os.environ[name] = folder
         try:
             yield
         finally:
-            os.environ[name] = before
+            del os.environ[name]
+            if before is not None:
+                os.environ[name] = before
 
 
 def _measured(

@@ -38,7 +38,7 @@ CHECK_SECONDS = 120.0
 COMPILE_SECONDS = 180.0
 """Building its learner and compiling what it runs may take as long after that."""
 
-MEMORY_BYTES = 4 << 30
+MEMORY_BYTES = 8 << 30
 """Bound on the memory of the process."""
 
 IDLE_SECONDS = 30.0

@@ -208,7 +208,7 @@ def main() -> None:
 
     memory = int(sys.argv[1])
     resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
-    os.nice(5)  # those that serve go first
+    os.nice(10)  # those that serve go first
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints is no answer
     for line in sys.stdin:

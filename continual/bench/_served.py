@@ -36,10 +36,10 @@ def deployed() -> Iterator[Deployment]:
 
 
 @contextmanager
-def module(name: str, *args: str) -> Iterator[subprocess.Popen[str]]:
-    """A module of this package as a process, ended with the block."""
+def module(name: str, *args: str, **pipes: Any) -> Iterator[subprocess.Popen[str]]:
+    """A module of this package as a process, ended with the block; `pipes` beside that of its output."""
     command = [sys.executable, "-m", f"continual.bench.{name}", *args]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **pipes)
     try:
         yield process
     finally:
@@ -47,6 +47,8 @@ def module(name: str, *args: str) -> Iterator[subprocess.Popen[str]]:
         process.wait()
         assert process.stdout is not None
         process.stdout.close()
+        if process.stdin is not None:
+            process.stdin.close()
 
 
 def line(process: subprocess.Popen[str]) -> str:

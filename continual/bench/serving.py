@@ -36,6 +36,7 @@ from continual.bench._helpers import (
     warm,
     with_keys,
 )
+from continual.bench._serving_control import beside_compiling, beside_control
 from continual.bench.report import out_option, publish
 from service.api import continual_v1_pb2 as pb
 from service.client import Client
@@ -88,6 +89,7 @@ class Bench:
 @click.option("--learned", default=450_000, show_default=True, help="Events of one throughput measurement.")
 @click.option("--in-flight", default=64, show_default=True, help="Batches sent before the first is answered.")
 @click.option("--rows", default=100_000, show_default=True, help="Keyed rows of the snapshot.")
+@click.option("--cold/--warm", default=True, help="Also beside a first compilation, which takes minutes.")
 @out_option
 def serving(
     stream: str,
@@ -97,6 +99,7 @@ def serving(
     learned: int,
     in_flight: int,
     rows: int,
+    cold: bool,
     out: Path | None,
     as_json: bool,
 ) -> None:
@@ -109,6 +112,11 @@ def serving(
         table += throughput(bench, rounds, learned, in_flight)
         table += under_load(bench, stream, calls)
         table += during_snapshot(bench, rows)
+        beside, bench.details["control"] = beside_control(client, chosen)
+        table += beside
+    if cold:
+        beside, bench.details["compiling"] = beside_compiling(chosen)
+        table += beside
     publish(
         "serving",
         f"Serving: one shard, its store and its clients on one machine, {stream}, 64 units",
@@ -336,6 +344,8 @@ def _notes(calls: int, rounds: int, learned: int, in_flight: int) -> list[str]:
         f"Throughput: {learned:,} events, {in_flight} batches in flight, blocking client, medians of {rounds} rounds "
         "in turn with the fold; every served state has the digest of the fold. The client sends batches that wait "
         f"together in one message (`LearnMany`), at most {max(1, in_flight // 4)}; each batch has its own reply.",
+        "Beside control calls: a process predicts, one event after the other, while another one makes the call; "
+        "'without' is before and after it. The first compilation is that of a service with an empty cache.",
         "Under load, the client that learns is a process of its own with 16 batches in flight; a shard, a store and "
         "two clients share the cores.",
     ]

@@ -281,6 +281,12 @@ class UpdateWindow:
             whole._answers.update(one for one in turn if one is not None)
         return whole
 
+    def copy(self) -> UpdateWindow:
+        """The table as it is now, for another thread."""
+        one = UpdateWindow(self._window)
+        one._answers = OrderedDict(self._answers)
+        return one
+
     def arrays(self) -> dict[str, np.ndarray]:
         """The table as arrays, for the snapshot (it is not state of the fold and not in its digest)."""
         rows = list(self._answers.values())

@@ -39,14 +39,15 @@ class _Yielding:
                 sys.setswitchinterval(self._before)
 
 
-_YIELDING = _Yielding()
+YIELDING = _Yielding()
+"""Of this process; see the module's docstring."""
 
 
 async def aside(function: Callable[..., T], *args: Any) -> T:
     """What `function` returns; it runs on a thread, and whoever serves meanwhile waits for 0.2 ms at a time."""
 
     def run() -> T:
-        with _YIELDING:
+        with YIELDING:
             return function(*args)
 
     return await asyncio.to_thread(run)

@@ -38,7 +38,7 @@ CHECK_SECONDS = 120.0
 COMPILE_SECONDS = 180.0
 """Building its learner and compiling what it runs may take as long after that."""
 
-MEMORY_BYTES = 4 << 30
+MEMORY_BYTES = 8 << 30
 """Bound on the memory of the process."""
 
 IDLE_SECONDS = 30.0
@@ -140,9 +140,7 @@ class Checker:
         except OSError as error:
             status = started.wait()
             self.close()
-            accepted = f"a model that can be built within {self._memory >> 20} MiB of memory"
-            value = f"its check ended with status {status}"
-            raise errors.invalid("spec", value, accepted, "CHECK_FAILED") from error
+            raise _too_large(f"its check ended with status {status}", self._memory) from error
         return said["spec"]
 
     def _started(self) -> subprocess.Popen[bytes]:
@@ -195,6 +193,11 @@ def _read(process: subprocess.Popen[bytes], unread: bytearray, seconds: float) -
     return json.loads(line)
 
 
+def _too_large(what: str, memory: int) -> errors.Refused:
+    accepted = f"a model that can be built within {memory >> 20} MiB of memory"
+    return errors.invalid("spec", what, accepted, "CHECK_FAILED")
+
+
 # The process
 
 
@@ -205,19 +208,19 @@ def main() -> None:
 
     memory = int(sys.argv[1])
     resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
-    os.nice(5)  # those that serve go first
+    os.nice(10)  # those that serve go first
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints is no answer
     for line in sys.stdin:
         request = json.loads(line)
         for module in request["modules"]:
             importlib.import_module(module)
-        for answer in _answers(request["spec"]):
+        for answer in _answers(request["spec"], memory):
             answers.write(json.dumps(answer) + "\n")
             answers.flush()
 
 
-def _answers(text: str) -> Iterator[dict[str, str]]:
+def _answers(text: str, memory: int) -> Iterator[dict[str, str]]:
     from service.shard.specs import compile_learner, parse_spec
 
     try:
@@ -228,8 +231,7 @@ def _answers(text: str) -> Iterator[dict[str, str]]:
     except errors.Refused as refused:
         yield _refused(refused)
     except MemoryError:
-        accepted = "a model that can be built within the memory that `docs/limits.md` names"
-        yield _refused(errors.invalid("spec", "it takes too much memory", accepted, "CHECK_FAILED"))
+        yield _refused(_too_large("it takes more memory", memory))
     except Exception as error:  # of a learner: it belongs to whoever asked for it
         value = f"{type(error).__name__}: {error}"
         yield _refused(errors.invalid("spec.learner", value, "a learner that folds its first events", "CHECK_FAILED"))

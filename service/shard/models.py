@@ -16,7 +16,7 @@ from learners.fingerprint import fingerprint
 from service import errors
 from service.api import continual_v1_pb2 as pb
 from service.shard.answers import sinks_of
-from service.shard.aside import aside
+from service.shard.aside import YIELDING, aside
 from service.shard.config import DEPLOYMENT
 from service.shard.shard import Shard
 from service.shard.statistics import Statistics
@@ -216,7 +216,8 @@ async def _statistics(shard: Shard, model: str, part: Range, digest: bool) -> pb
         said = await asyncio.to_thread(Store(shard.client, DEPLOYMENT, model, "0").said)
     sinks = await asyncio.to_thread(sinks_of, partition.store) if partition.outbox else []
     exchanged = partition.exchanger.counts() if partition.exchanger else {}
-    position, counts, metrics, resident, value, raw = await partition.sequencer.visit(read)
+    with YIELDING:
+        position, counts, metrics, resident, value, raw = await partition.sequencer.visit(read)
     return pb.Statistics(
         name=model,
         position=position,

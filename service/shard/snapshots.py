@@ -15,6 +15,7 @@ import numpy as np
 
 from learners.base import hash_shared
 from learners.fingerprint import fingerprint
+from service.shard.aside import YIELDING
 from service.shard.partition import Partition
 
 PIECE_BYTES = 1 << 17
@@ -66,7 +67,8 @@ class Snapshotter:
             now = self._p.learner.position, self._p.exchanges
             if self._last is not None and (self._last.position, self._last.exchanges) == now:
                 return self._last
-            self._last = await self._write()
+            with YIELDING:
+                self._last = await self._write()
             return self._last
 
     async def _write(self) -> Written:
@@ -74,7 +76,7 @@ class Snapshotter:
         began = time.monotonic()
         position, exchanges, arrays, manifest = await p.sequencer.between_entries(self._begin)
         manifest |= p.producers.to_dict()
-        arrays |= p.window.arrays()
+        arrays |= await asyncio.to_thread(p.window.copy().arrays)
         committed = None
         try:
             written = await self._store(position, exchanges, arrays, manifest)

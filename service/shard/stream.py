@@ -123,12 +123,14 @@ class LearnStream:
 
     async def _admit_in_time(self, request: pb.LearnRequest, raw: bytes) -> asyncio.Future[Answer]:
         """Admits a request; waits where the ownership of the partition is not certain just now."""
-        give_up = time.monotonic() + min(PATIENCE_SECONDS, (self._context.time_remaining() or math.inf) / 2)
+        give_up = 0.0
         while True:
             try:
                 return await self._admit(request, raw)
             except errors.Refused as refused:
-                if refused.reason != UNCONFIRMED or self._ended or time.monotonic() > give_up:
+                now = time.monotonic()
+                give_up = give_up or now + min(PATIENCE_SECONDS, (self._context.time_remaining() or math.inf) / 2)
+                if refused.reason != UNCONFIRMED or self._ended or now > give_up:
                     raise
             await asyncio.sleep(0.05)
 

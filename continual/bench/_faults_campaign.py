@@ -37,7 +37,7 @@ from streams.batch import Batch
 
 LIVES = 250
 """Of an epoch, at most."""
-SHORT_SECONDS, LONG_SECONDS = 0.12, 0.12
+LIFE_SECONDS = 0.12
 """To the kill on average: from the beginning of a life, or, in a third of them, from when all models serve."""
 LAST_SECONDS = 300.0
 """A last life that takes longer hangs."""
@@ -152,18 +152,17 @@ class Epoch:
 
     def _start(self, life: int, **more: Any) -> Forked:
         self._phases.write_bytes(bytes(len(PHASES)))
-        return self._forks.start(SHARD, self._order | {"life": life, "split": False} | more)
+        return self._forks.start(SHARD, self._order | {"life": life, "split": False, "calm": False} | more)
 
     def _live(self, life: int, split: bool) -> None:
-        process = self._start(life, split=split)
-        mean = SHORT_SECONDS
-        if self._rng.random() < 0.33:
-            mean = LONG_SECONDS
+        calm = bool(self._rng.random() < 0.33)
+        process = self._start(life, split=split, calm=calm)
+        if calm:
             process.ended(LAST_SECONDS)
             if (first := next(process.said, "")).strip() != SERVES:
                 self._ended(process, first)
                 return
-        end = time.monotonic() + min(1.5, float(self._rng.exponential(mean)))
+        end = time.monotonic() + min(1.5, float(self._rng.exponential(LIFE_SECONDS)))
         spares = self._rng.random() < 0.2
         while (left := end - time.monotonic()) > 0:
             if process.ended(min(left, 0.02)) and (line := next(process.said, "")).strip() != SERVES:

@@ -47,7 +47,7 @@ MARKED = {RAISES: 200, CRASHES: 800}
 """One event in so many stops the fold."""
 
 SERVES = "serves"
-"""What a shard says once all of its models serve."""
+"""What a shard says once all of its models serve, if events are to wait for that."""
 
 PHASES = ("starting", "rebuilding", "trial", "snapshot", "split", "serving")
 
@@ -86,7 +86,7 @@ def live(order: dict[str, Any], say: Say) -> None:
 
     Args:
         order: `redis`, `epoch`, `seed`, `life`, `folder` of what is acknowledged, `address` of the process to fork,
-            `split` (whether to split), `last`.
+            `split` (whether to split), `calm` (whether events wait until all models serve), `last`.
         say: takes a line.
     """
     asyncio.run(Life(order, say).run())
@@ -130,14 +130,13 @@ class Life:
         work = [self._stream(kind) for kind in KINDS if kind != SPLITS] + [self._update(), self._snapshots()]
         if order["split"]:
             work.append(self._split())
-        with self._in("serving"):
-            await asyncio.gather(self._say_when_all_serve(), *work)
-            await asyncio.Event().wait()
-
-    async def _say_when_all_serve(self) -> None:
-        while any(partition.state != "serving" for partition in self._shard.partitions.values()):
+        while order["calm"] and any(one.state != "serving" for one in shard.partitions.values()):
             await asyncio.sleep(0.002)
-        self._say(SERVES)
+        if order["calm"]:
+            self._say(SERVES)
+        with self._in("serving"):
+            await asyncio.gather(*work)
+            await asyncio.Event().wait()
 
     @contextmanager
     def _in(self, phase: str) -> Any:

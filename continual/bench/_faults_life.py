@@ -46,10 +46,9 @@ REST = {HEALTHY: 0.01, SLOW: 0.02, RAISES: 0.02, CRASHES: 0.02, SPLITS: 0.004}
 MARKED = {RAISES: 200, CRASHES: 800}
 """One event in so many stops the fold."""
 
-SERVES = "serves"
-"""What a shard says once all of its models serve, if events are to wait for that."""
-
 PHASES = ("starting", "rebuilding", "trial", "snapshot", "split", "serving")
+SEEN_BYTES = len(PHASES) + 4
+"""Of a file that a life keeps for who kills it: a byte for each phase that it is in, and how many answers it gave."""
 
 
 def spec_of(kind: str, epoch: str) -> ModelSpec:
@@ -86,7 +85,7 @@ def live(order: dict[str, Any], say: Say) -> None:
 
     Args:
         order: `redis`, `epoch`, `seed`, `life`, `folder` of what is acknowledged, `address` of the process to fork,
-            `split` (whether to split), `calm` (whether events wait until all models serve), `last`.
+            `split` (whether to split), `last`.
         say: takes a line.
     """
     asyncio.run(Life(order, say).run())
@@ -101,11 +100,12 @@ class Life:
         self._rng = np.random.default_rng([order["seed"], order["life"]])
         folder = Path(order["folder"])
         with (folder / "phases").open("r+b") as file:
-            self._phases = mmap.mmap(file.fileno(), len(PHASES))
+            self._phases = mmap.mmap(file.fileno(), SEEN_BYTES)
         self._ledgers = {
             kind: os.open(folder / kind, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600) for kind in KINDS
         }
         self._folder = folder
+        self._answers = 0
 
     async def run(self) -> None:
         """See `live`."""
@@ -130,10 +130,6 @@ class Life:
         work = [self._stream(kind) for kind in KINDS if kind != SPLITS] + [self._update(), self._snapshots()]
         if order["split"]:
             work.append(self._split())
-        while order["calm"] and any(one.state != "serving" for one in shard.partitions.values()):
-            await asyncio.sleep(0.002)
-        if order["calm"]:
-            self._say(SERVES)
         with self._in("serving"):
             await asyncio.gather(*work)
             await asyncio.Event().wait()
@@ -159,6 +155,8 @@ class Life:
         values = answer.value.view(np.int64).tolist()
         line = [number, answer.position, values, answer.outcome.tolist()]
         os.write(self._ledgers[kind], json.dumps(line).encode() + b"\n")
+        self._answers += 1
+        self._phases[len(PHASES) :] = self._answers.to_bytes(4, "little")
 
     async def _rest(self, kind: str) -> None:
         await asyncio.sleep(float(self._rng.random()) * REST[kind])

@@ -21,7 +21,7 @@ import numpy as np
 from continual.bench._faults_audit import FOLD_ROWS, fold, read_log
 from continual.bench._faults_forks import SHARD, Forked, ForkServer
 from continual.bench._faults_learner import MARK
-from continual.bench._faults_life import EVENTS, KINDS, PHASES, SERVES, SPLITS, spec_of
+from continual.bench._faults_life import EVENTS, KINDS, PHASES, SEEN_BYTES, SPLITS, spec_of
 from continual.bench._faults_traffic import Ledger
 from learners.base import Learner, MemoryRows
 from learners.spec import ModelSpec
@@ -37,8 +37,12 @@ from streams.batch import Batch
 
 LIVES = 250
 """Of an epoch, at most."""
-SHORT_SECONDS, LONG_SECONDS = 0.12, 0.12
-"""To the kill on average: from the beginning of a life, or, in a third of them, from when all models serve."""
+START_SECONDS = 0.1
+ANSWERS = 30
+PHASE_SECONDS = 0.005
+"""To a kill on average: from the beginning of a life; answers that it gives; from when a phase is seen."""
+PATIENCE_SECONDS, PATIENCE_ANSWERS = 2.0, 200
+"""A life in which the phase does not come is killed after so long, or so many answers."""
 LAST_SECONDS = 300.0
 """A last life that takes longer hangs."""
 
@@ -151,36 +155,55 @@ class Epoch:
         self._audit(self._last(life))
 
     def _start(self, life: int, **more: Any) -> Forked:
-        self._phases.write_bytes(bytes(len(PHASES)))
+        self._phases.write_bytes(bytes(SEEN_BYTES))
         return self._forks.start(SHARD, self._order | {"life": life, "split": False} | more)
 
     def _live(self, life: int, split: bool) -> None:
         process = self._start(life, split=split)
-        mean = SHORT_SECONDS
-        if self._rng.random() < 0.33:
-            mean = LONG_SECONDS
-            process.ended(LAST_SECONDS)
-            if (first := next(process.said, "")).strip() != SERVES:
-                self._ended(process, first)
-                return
-        end = time.monotonic() + min(1.5, float(self._rng.exponential(mean)))
+        due = self._moment(split)
         spares = self._rng.random() < 0.2
-        while (left := end - time.monotonic()) > 0:
-            if process.ended(min(left, 0.02)) and (line := next(process.said, "")).strip() != SERVES:
-                self._ended(process, line)
+        while not due(self._seen()):
+            if process.ended(0.002):
+                self._ended(process)
                 return
             if spares and self._forks.kill_trial():
                 self._campaign.trials += 1
                 spares = False
-        found = {PHASES[at] for at, there in enumerate(self._phases.read_bytes()) if there}
+        phases, _ = self._seen()
         process.kill()
         if self._ended(process):
             self._campaign.total += 1
-            self._campaign.kills.update(found - {"serving"} or found or {"starting"})
+            self._campaign.kills.update(phases - {"serving"} or phases or {"starting"})
 
-    def _ended(self, process: Forked, first: str = "") -> bool:
-        """Notes the end of a shard, of which `first` was read already; whether it was killed."""
-        said = [line for line in (first, *process.said) if line.strip() not in ("", SERVES)]
+    def _seen(self) -> tuple[set[str], int]:
+        """The phases that the shard is in, and how many answers it gave."""
+        seen = self._phases.read_bytes()
+        return {PHASES[at] for at in range(len(PHASES)) if seen[at]}, int.from_bytes(seen[len(PHASES) :], "little")
+
+    def _moment(self, split: bool) -> Callable[[tuple[set[str], int]], bool]:
+        """Says of what is seen whether it is time to kill."""
+        drawn, began = float(self._rng.random()), time.monotonic()
+        answers = int(self._rng.exponential(ANSWERS))
+        if drawn < 0.25:
+            end = began + float(self._rng.exponential(START_SECONDS))
+            return lambda seen: time.monotonic() >= end
+        if drawn < 0.5:
+            return lambda seen: seen[1] > answers
+        phase = str(self._rng.choice(["split", "snapshot"] if split else ["rebuilding", "trial", "snapshot"]))
+        delay, since = float(self._rng.exponential(PHASE_SECONDS)), [0.0]
+
+        def due(seen: tuple[set[str], int]) -> bool:
+            now = time.monotonic()
+            if phase in seen[0] and not since[0]:
+                since[0] = now
+            came = since[0] > 0 and now - since[0] >= delay
+            return came or seen[1] > PATIENCE_ANSWERS or (now - began > PATIENCE_SECONDS and seen[1] > 0)
+
+        return due
+
+    def _ended(self, process: Forked) -> bool:
+        """Notes the end of a shard; whether it was killed."""
+        said = list(process.said)
         code = process.wait()
         self._campaign.told += [f"epoch {self._name}: a shard gave up: {line.strip()}" for line in said]
         self._campaign.ended += code == 3

@@ -34,7 +34,11 @@ class Forked:
         self._socket = connected(address, what, order)
         self._file = self._socket.makefile("r")
         self._code: int | None = None
-        self.pid = int(self._file.readline().split()[1])
+        pid = int(self._file.readline().split()[1])
+        try:
+            self._handle = os.pidfd_open(pid)
+        except ProcessLookupError:  # it has ended already
+            self._handle = -1
 
     @property
     def said(self) -> Iterator[str]:
@@ -44,13 +48,16 @@ class Forked:
                 self._code = int(line.split()[1])
                 self._socket.close()
                 self._file.close()
+                if self._handle >= 0:
+                    os.close(self._handle)
                 return
             yield line
 
     def kill(self) -> None:
         """Ends it by SIGKILL."""
-        if self._code is None:
-            os.kill(self.pid, signal.SIGKILL)
+        if self._code is None and self._handle >= 0:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._handle, signal.SIGKILL)
 
     def wait(self) -> int:
         """Waits for its end; returns the exit code, or the number of the signal that ended it, negative."""

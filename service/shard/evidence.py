@@ -31,7 +31,7 @@ MOST_IN_A_ROW = 32
 setting aside all that ever come would help nobody."""
 
 MOST_UNDECIDED = 32
-"""Failures of folds without finding an event that fails alone twice, at most."""
+"""Failures without finding an event that fails alone twice, and without getting further in the log, at most."""
 
 
 class Evidence:
@@ -49,6 +49,7 @@ class Evidence:
         self.set_aside = 0
         self._alone = -1
         self._undecided = 0
+        self._furthest = -1
 
     def note(self, failure: FoldFailed) -> int | None:
         """Takes a failure; returns the position of the event that has now failed alone twice, if it is one.
@@ -62,7 +63,8 @@ class Evidence:
             self.apart, self._alone, self._undecided = (0, 0), -1, 0
             self.set_aside += 1
             return first
-        self._undecided += 1
+        self._undecided = 1 if first > self._furthest else self._undecided + 1  # what failed before has passed
+        self._furthest = max(first, self._furthest)
         if self._undecided > MOST_UNDECIDED:
             raise Unrecoverable(f"{failure}; so did folds before it, each at another event, and none at the same twice")
         self._alone = first if failure.count == 1 else -1

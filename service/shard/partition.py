@@ -100,6 +100,7 @@ class Partition(Intake):
         self.writer = LogWriter(store, self.token, self.client, self.producers, self.window, self._logged)
         self.outbox = Outbox(store, self.token, self.client) if spec.deployment.sinks else None
         self.sequencer = self._sequencer()
+        self.fresh = True
 
     def _sequencer(self) -> Sequencer:
         return Sequencer(self.learner, self.statistics, self.cold, f"fold-{self.spec.name}")

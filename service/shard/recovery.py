@@ -96,7 +96,9 @@ class Recovery:
         """
         p = self._p
         began = time.perf_counter()
-        p.renew()
+        if not p.fresh:  # it was left by an attempt before
+            p.renew()
+        p.fresh = False
         head = p.writer.head = p.store.head().position
         start = self._load()
         loaded = time.perf_counter()

@@ -209,11 +209,33 @@ class Revival:
 
     def _failed(self, partition: Partition, cause: BaseException) -> None:
         """Begins again with a partition that serves no more; ends the process where others are in doubt with it."""
-        if isinstance(cause, (Fenced, LogMismatch)):
+        if isinstance(cause, LogMismatch):
             self._s.fail(cause)
+            return
+        if isinstance(cause, Fenced):
+            self._s.spawn(self._lost(partition, cause))
             return
         log.error("model %s: it stops, and is rebuilt: %s", partition.name, cause, exc_info=cause)
         self._s.spawn(self._again(partition))
+
+    async def _lost(self, partition: Partition, cause: Fenced) -> None:
+        """Leaves a partition that another owner took; ends the process where that one can only be a second of its name.
+
+        Nothing of it is answered meanwhile, and the store refuses what it writes.
+        """
+        log.error("model %s: it stops: %s", partition.name, cause)
+        await partition.halt()
+        try:
+            await self._s.maps.look()
+        except StoreUnavailable as error:
+            self._s.fail(error)
+            return
+        held = self._s.maps.of(partition.spec.name)
+        part = held.get(partition.part.id) if held else None
+        if part is not None and self._s.maps.is_mine(part):
+            self._s.fail(cause)
+        else:
+            self._s.forget(partition)
 
     async def _again(self, partition: Partition) -> None:
         await partition.halt()

@@ -179,6 +179,8 @@ class Trial:
             if self._stopping():
                 raise Stopped
             self._running = process = self._start(order)
+            if self._stopping():  # `stop` may have come just before
+                process.kill()
             what, *rest = self._last(process)
             code = process.wait()
             self._running = None

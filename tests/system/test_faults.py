@@ -50,11 +50,12 @@ def test_nothing_acknowledged_is_lost_or_doubled_by_ten_kills(served: Served) ->
     assert outcome.unasked == 0
 
 
+@pytest.mark.timeout(600)
 def test_no_kill_of_a_forked_shard_loses_doubles_or_sets_aside_anything(tmp_path_factory) -> None:
-    campaign = run_campaign(tmp_path_factory.mktemp("f"), kills=120, seed=3)
+    campaign = run_campaign(tmp_path_factory.mktemp("f"), kills=80, seed=3)
     assert campaign.sound, campaign
-    assert campaign.total == 120
-    assert campaign.acknowledged > 120
+    assert campaign.total == 80
+    assert campaign.acknowledged > 80
     assert campaign.stopping == campaign.set_aside > 0
     assert {"starting", "rebuilding", "trial"} <= set(campaign.kills)
 

@@ -179,10 +179,14 @@ def test_a_shard_does_not_read_what_it_has_not_signed(start_shard, own_server, n
     shard.end(signal.SIGKILL)
     touched = tmp_path / "touched"
     good = put_in_place(own_server.url, spec, estimator=pickle.dumps(Evil(touched)))
-    shard.start(wait=False)
-    assert shard.process.wait(60) == 1, "the shard stops rather than read it"
+    shard.start()
+    with Client(shard.target) as client:
+        shown = client.models.get(name)
+        assert shown.state == "failed", "it is not served rather than read"
+        assert "not signed with this deployment's key" in shown.partitions[0].reason
     assert not touched.exists()
     assert "not signed with this deployment's key" in written.read_text()
+    shard.end(signal.SIGKILL)
     put_in_place(own_server.url, spec, estimator=good["estimator"].tobytes())
     shard.start()
     with Client(shard.target) as client:

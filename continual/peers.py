@@ -200,11 +200,30 @@ class River(Peer):
         return Result(self.name, guesses, np.clip(np.array(of_label, np.float64), 0, 1), seconds)
 
 
+VW_LOSSES: dict[TargetKind, str] = {
+    "binary": "--loss_function logistic --link logistic",
+    "multiclass": "--oaa {classes} --probabilities --loss_function logistic",
+    "regression": "--loss_function squared",
+}
+
+
+def vw_options(target: TargetKind, classes: int = 2, options: str = "--coin") -> str:
+    """The whole command line of a learner, for a fresh one as for one that is loaded.
+
+    A model that is saved and loaded with `-i` keeps `--coin` and `--link` but not its loss function: it would go on
+    with the squared loss, so these options are stated again then.
+    """
+    return f"{options} {VW_LOSSES[target].format(classes=max(2, classes))}"
+
+
 class VowpalWabbit(Peer):
     """Vowpal Wabbit's Python binding, one line of text for each event.
 
+    Events have no importance weights: every one counts once. With `--coin` a weight of 2 is not the same as the event
+    twice, nor is it without (there by the update that is invariant to importance).
+
     Args:
-        options: the command line, as `--coin`; the loss is set by the target.
+        options: the command line, as `--coin`; the loss is set by the target (see `vw_options`).
         single_call: read the prediction that learning made before its update, in place of a call of `predict`
             before that of `learn`. The predictions are the same to the bit; it is the binding's fastest way
             where the label is known when the event comes.
@@ -230,12 +249,8 @@ class VowpalWabbit(Peer):
     def _fold(self, batch: Batch) -> Result:
         from vowpalwabbit import pyvw
 
-        loss = {
-            "binary": "--loss_function logistic --link logistic",
-            "multiclass": f"--oaa {max(2, len(batch.classes))} --probabilities --loss_function logistic",
-            "regression": "",
-        }[self.target]
-        model = pyvw.Workspace(f"{self.options} {loss} --quiet --no_stdin")
+        options = vw_options(self.target, len(batch.classes), self.options)
+        model = pyvw.Workspace(f"{options} --quiet --no_stdin")
         many = self.target == "multiclass"
         read = pyvw.Example.get_scalars if many else pyvw.Example.get_simplelabel_prediction
         run = self._single_call if self.single_call else self._two_calls

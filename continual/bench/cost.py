@@ -28,7 +28,7 @@ from continual.bench._helpers import (
     warm,
 )
 from continual.bench.report import out_option, publish
-from continual.peers import Peer, VowpalWabbit, river_linear, vowpal_wabbit, vw_lines
+from continual.peers import Peer, river_linear, vowpal_wabbit, vw_lines, vw_options
 
 BATCH = 1024
 OTHER_BATCHES = (1, 16, 256, 4096)
@@ -103,9 +103,7 @@ def _parsing(stream: Stream) -> float:
     """Seconds that Vowpal Wabbit takes to parse the examples from text, part of its figures above."""
     from vowpalwabbit import pyvw
 
-    peer = vowpal_wabbit("binary")
-    assert isinstance(peer, VowpalWabbit)
-    model = pyvw.Workspace(f"{peer.options} --quiet --no_stdin")
+    model = pyvw.Workspace(f"{vw_options('binary')} --quiet --no_stdin")
     lines = vw_lines(stream.batch, "binary")
     start = time.perf_counter()
     for line in lines:

@@ -32,10 +32,10 @@ from continual.bench._helpers import (
 )
 from continual.bench.report import out_option, publish
 from continual.commands._score import FoldScore
-from continual.peers import vw_lines, with_previous
+from continual.peers import vw_lines, vw_options, with_previous
 from streams.files import read_file
 
-VW_OPTIONS = ("--coin", "--loss_function", "logistic", "--link", "logistic")
+VW_OPTIONS = tuple(vw_options("binary").split())
 COPIES = 10
 
 

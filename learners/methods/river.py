@@ -373,7 +373,7 @@ class RiverLearner(KeyedLearner):
     def shared_arrays(self) -> dict[str, np.ndarray]:
         """Shared state by name: counts, classes, the pickled estimator and its signature."""
         if self._pickled is None:
-            self._pickled = pickles.dump(self._model.estimator)
+            self._pickled = self._model.settled(self._names, self._whole)
         seed = self.spec.learner.seed
         return {
             "counters": np.array([self.position, self._labels, seed], np.int64),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
+from learners.river import pickles
+
 NUMERIC = (ArithmeticError, ValueError)
 """What River raises where numbers run out, as in an overflow or the logarithm of zero; anything else stops the fold."""
 
@@ -103,6 +105,15 @@ class Served:
         learning as in predicting; afterwards a prediction changes nothing.
         """
         self.say({name: 0 if name in whole else 0.0 for name in names}, 0.0, 0)
+
+    def settled(self, names: tuple[str, ...], whole: frozenset) -> bytes:
+        """The pickled estimator after a prediction.
+
+        Some of River's work out at the first prediction what follows from what they learned, as the mean of a
+        Bayesian regression does from its precision. That changes their pickle and none of their answers.
+        """
+        self.prime(names, whole)
+        return pickles.dump(self.estimator)
 
     def with_estimator(self, estimator: Any) -> Served:
         """The same with another estimator."""

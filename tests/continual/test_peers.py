@@ -121,6 +121,30 @@ def test_vowpal_wabbit_predicts_the_same_in_one_call_or_two(target: TargetKind) 
         np.testing.assert_array_equal(two.probability, one.probability)
 
 
+def test_vowpal_wabbit_goes_on_with_its_loss_when_its_options_are_stated_again(tmp_path) -> None:
+    """Loaded with `-i` alone it goes on with another loss function."""
+    pyvw = pytest.importorskip("vowpalwabbit.pyvw")
+    lines = peers.vw_lines(stream("binary"), "binary")
+
+    def goes_on(model) -> list[float]:
+        out = []
+        for line in lines[1000:]:
+            example = model.parse(line)
+            model.learn(example)
+            out.append(pyvw.Example.get_simplelabel_prediction(example))
+            model.finish_example(example)
+        return out
+
+    first = pyvw.Workspace(f"{peers.vw_options('binary')} --quiet --no_stdin")
+    for line in lines[:1000]:
+        first.learn(line)
+    first.save(str(tmp_path / "saved"))
+    wanted = goes_on(first)
+    again = f"-i {tmp_path / 'saved'} --quiet --no_stdin"
+    assert goes_on(pyvw.Workspace(f"{again} {peers.vw_options('binary')}")) == wanted
+    assert goes_on(pyvw.Workspace(again)) != wanted
+
+
 def test_a_peer_that_is_not_installed_says_so() -> None:
     peer = peers.vowpal_wabbit("binary")
     peer.requires = "no_such_module"

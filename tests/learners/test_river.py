@@ -48,6 +48,7 @@ KIT = {
     "pipeline": make_spec(LOGISTIC, "binary", "delayed"),
     "regressor": make_spec(LINEAR, "regression", "delayed"),
     "changes": make_spec(LINEAR, "regression", predicts="change"),
+    "worked out when asked": make_spec(step("linear_model.BayesianLinearRegression"), "regression", "delayed"),
 }
 
 
@@ -362,6 +363,13 @@ def test_a_path_from_here_is_not_taken_for_a_key_and_a_key_with_slashes_is_one(t
         (SCALED, "binary", "not a classifier"),
         (step("linear_model.LogisticRegression", optimizer=3), "binary", "it fails on events.*AttributeError"),
         (step("neighbors.KNNClassifier", engine=step("neighbors.SWINN")), "binary", "state outside its instances"),
+        (step("neighbors.KNNClassifier"), "binary", "SWINN keeps state outside .*LazySearch"),
+        (
+            [step("feature_extraction.RandomTreesEmbedding"), step("linear_model.LogisticRegression")],
+            "binary",
+            "RandomTreesEmbedding knows its parts by their addresses",
+        ),
+        ([step("preprocessing.LDA"), step("linear_model.LogisticRegression")], "binary", "a prediction changes"),
         ([], "binary", "at least 1 item"),
     ],
     ids=str,

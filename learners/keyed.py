@@ -14,7 +14,7 @@ import numpy as np
 
 from kernels.cpu import keys as table_ops
 from kernels.cpu.bound import Binding
-from kernels.cpu.layout import H_POSITION, H_SEEN, plain, zeros
+from kernels.cpu.layout import H_POSITION, H_SEEN, HEAD, OLDER_HEADS, plain, zeros
 from learners.base import ColdRows, Folded, Row, hash_shared
 from streams.batch import Batch, Keys
 
@@ -45,6 +45,7 @@ class KeyedRows:
 
     def __init__(self, shapes: dict[str, tuple[tuple[int, ...], np.dtype]], slots: int, cold: ColdRows) -> None:
         self._shapes = shapes
+        self._row_bytes = sum(int(np.prod(s, dtype=np.int64)) * np.dtype(t).itemsize for s, t in shapes.values())
         self._slots = slots
         self.cold = cold
         self.columns: Columns = {}
@@ -118,9 +119,18 @@ class KeyedRows:
             (self.key(slot), int(position), row.tobytes()) for slot, position, row in zip(slots, positions, content)
         ]
 
+    def _whole(self, content: bytes) -> bytes:
+        missing = self._row_bytes - len(content)
+        if missing == 0:
+            return content
+        held = 8 * HEAD - missing
+        if missing < 0 or held not in [8 * columns for columns in OLDER_HEADS]:
+            raise ValueError(f"a row of {len(content)} bytes; this version holds {self._row_bytes} bytes of a key")
+        return content[:held] + bytes(missing) + content[held:]
+
     def unpack(self, contents: list[bytes], into: Columns, slots: np.ndarray) -> None:
-        """Writes packed rows into the columns `into` at `slots`."""
-        block = np.frombuffer(b"".join(contents), np.uint8).reshape(len(contents), -1)
+        """Writes packed rows into the columns `into` at `slots`; those of earlier versions get zeros for what is new."""
+        block = np.frombuffer(b"".join(map(self._whole, contents)), np.uint8).reshape(len(contents), -1)
         at = 0
         for name, (shape, dtype) in self._shapes.items():
             size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize

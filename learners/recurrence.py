@@ -183,7 +183,7 @@ def shared(c: Config, places: np.ndarray, model: ModelSpec, classes: int) -> Sha
         skip=zeros(classes, linear * c.width),
         m_skip=zeros(classes, linear * c.width, first),
         v_skip=zeros(classes, linear * c.width, second),
-        scaler=np.zeros((c.features + int(c.task == layout.REGRESSION), layout.SCALER)),
+        scaler=np.zeros((c.features + layout.TARGET_COLUMNS * int(c.task == layout.REGRESSION), layout.SCALER)),
         target=np.zeros(layout.TARGET),
         decay=np.ones(2),
         counters=np.zeros(layout.COUNTERS, np.int64),

@@ -9,7 +9,7 @@ import numba as nb
 from kernels.cpu.bound import values_of
 from kernels.cpu.encoder import encode
 from kernels.cpu.heads import REFUSED, predict, weight
-from kernels.cpu.heads.target import base_of, observe_change
+from kernels.cpu.heads.target import base_of, becomes_base, observe_change
 from kernels.cpu.inputs import prepare
 from kernels.cpu.layers import forward_all, hold, hold_features, take_up, take_up_features
 from kernels.cpu.layout import (
@@ -19,6 +19,7 @@ from kernels.cpu.layout import (
     C_POSITION,
     C_UPDATED,
     CLASS_LIMIT,
+    H_AWAY,
     H_CHANGE,
     H_LABEL,
     H_LABEL_AT,
@@ -71,10 +72,12 @@ PATIENCE = 3
 
 
 @nb.njit(**INLINE)
-def _note_label(shared, row, y, seen, time):
+def _note_label(shared, row, y, is_base, seen, time):
     """The key's last label, its change and the observation it belongs to."""
-    row[H_CHANGE] = y - row[H_LABEL] if row[H_LABELS] > 0 else 0.0
-    row[H_LABEL] = y
+    if is_base:
+        row[H_CHANGE] = y - row[H_LABEL] if row[H_LABELS] > 0 else 0.0
+        row[H_LABEL] = y
+        row[H_AWAY] = 0.0
     row[H_LABELS] += 1
     row[H_LABEL_AT] = seen
     row[H_REFUSED] = 0.0
@@ -203,10 +206,11 @@ def _observe(cell, head, config, shared, rows, events, out, s, t, slot):
             outcome |= OUTLIER
             carry_all(cell, config, body, after, s)
         else:
+            is_base = becomes_base(config, shared, row, y)
             observe_change(config, shared, row, y)
             learned = carry_and_learn(cell, head, config, shared, base, y, draw, elapsed, body, after, s)
             outcome |= LEARNED if learned else NONFINITE
-            _note_label(shared, row, y, row[H_SEEN], time)
+            _note_label(shared, row, y, is_base, row[H_SEEN], time)
     if config.defaults > 0:
         _expire(cell, head, config, shared, rows, events, out, s, t, slot)
     out.outcome[t] = outcome
@@ -350,13 +354,14 @@ def _teach(cell, head, config, shared, rows, events, scored, s, t, slot, place, 
     predict(head, config, shared, base, s.phi[config.layers - 1], s.inputs, draw, elapsed, s)
     if _refused(head, config, shared, row, base, y, s):
         return OUTLIER
+    is_base = becomes_base(config, shared, row, y)
     observe_change(config, shared, row, y)
     if config.head_credit > 0:
         learned = learn_head(head, config, shared, base, y, draw, elapsed, s)
     else:
         body = held[s.plan[config.layers, L_HELD] :]
         learned = learn_held(cell, head, config, shared, base, y, draw, elapsed, body, s)
-    _note_label(shared, row, y, note[P_SEEN], events.time[t])
+    _note_label(shared, row, y, is_base, note[P_SEEN], events.time[t])
     return LEARNED if learned else NONFINITE
 
 

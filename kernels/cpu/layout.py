@@ -24,9 +24,12 @@ LATE = UNKNOWN_ID | OUT_OF_ORDER
 
 # Columns of `Rows.head`: observations, largest event time, labels, last label, its change from the one before, the
 # observation it belongs to, next place of the pending ring, position + 1 of the last event folded into the row, labels
-# that were refused as outliers since the last one that was not.
-H_SEEN, H_TIME, H_LABELS, H_LABEL, H_CHANGE, H_LABEL_AT, H_PENDING, H_POSITION, H_REFUSED = range(9)
-HEAD = 9
+# that were refused as outliers since the last one that was not; whether the newest label was too far away to be taken
+# for the last one, and that label.
+H_SEEN, H_TIME, H_LABELS, H_LABEL, H_CHANGE, H_LABEL_AT, H_PENDING, H_POSITION, H_REFUSED, H_AWAY, H_AWAY_LABEL = range(11)
+HEAD = 11
+OLDER_HEADS = (9,)
+"""Columns of it in earlier versions; what they lacked is 0."""
 
 # Columns of `Rows.pending_head`: position + 1 of the observation (0: free; negative: it has expired), the key's last
 # label then (the base of a regression), the prediction as it was made, its class, the key's count of observations, how
@@ -41,6 +44,11 @@ S_COUNT, S_MEAN, S_VARIANCE, S_SPAN, S_FAR, S_FAR_MEAN, S_FAR_VARIANCE = range(7
 SCALER = 7
 POOLED_COLUMNS = 3
 """Of those the first, which are what is pooled where partitions exchange, and all that earlier versions kept."""
+
+LAST_LEVEL, CHANGE, LEVEL = range(3)
+"""Columns of `Shared.scaler` after those of the features, of a regression: the key's last label at every event, and of
+every label the change from the one before and the label itself. Earlier versions had the first alone."""
+TARGET_COLUMNS = 3
 
 # Entries of `Shared.target`: events and second moment of the change, events and mean of the label; of the read-out's
 # output o and the change z that it should have said, in deviations, the means of o z, o o, |z - a o| with a the slope
@@ -150,7 +158,7 @@ class Shared(NamedTuple):
     m_skip: np.ndarray
     v_skip: np.ndarray
     scaler: np.ndarray
-    """float64 [F, 7]: running moments; the features, then for regression the level of the previous label."""
+    """float64 [F, 7]: running moments; the features, then of a regression `TARGET_COLUMNS`."""
     target: np.ndarray
     """float64 [9]."""
     decay: np.ndarray
@@ -183,7 +191,7 @@ class Rows(NamedTuple):
     """Arrays with one row per key slot."""
 
     head: np.ndarray
-    """float64 [S, 9]."""
+    """float64 [S, 11]."""
     body: np.ndarray
     """T [S, B]: of each layer the state, then the traces."""
     pending_id: np.ndarray
@@ -289,12 +297,21 @@ class Model(NamedTuple):
     scratch: Scratch
 
 
-def whole_scaler(scaler: np.ndarray) -> np.ndarray:
-    """`Shared.scaler` float64 [F, 7], also from the [F, 3] that earlier versions stored: every value is at the level."""
+def whole_scaler(scaler: np.ndarray, target: np.ndarray | None = None) -> np.ndarray:
+    """`Shared.scaler` float64 [F, 7], also from the [., 3] that earlier versions stored: every value is at the level.
+
+    Args:
+        scaler: as stored.
+        target: `Shared.target` of a regression, from which earlier versions had the moments of changes and labels.
+    """
     made = np.zeros((len(scaler), SCALER))
     made[:, : scaler.shape[1]] = scaler
     if scaler.shape[1] == POOLED_COLUMNS:
         made[:, S_SPAN] = scaler[:, S_COUNT]
+        if target is not None:
+            changes, labels, spread = target[T_CHANGES], target[T_LABELS], made[-1, S_VARIANCE]
+            of = np.array([(changes, 0.0, target[T_CHANGE_SQ]), (labels, target[T_LABEL_MEAN], spread)])
+            made = np.concatenate([made, np.column_stack([of, of[:, 0], np.zeros((2, 3))])])
     return made
 
 

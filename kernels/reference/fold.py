@@ -17,6 +17,7 @@ from kernels.cpu.layout import (
     C_OBSERVED,
     C_POSITION,
     CLASS_LIMIT,
+    H_AWAY,
     H_CHANGE,
     H_LABEL,
     H_LABEL_AT,
@@ -105,8 +106,9 @@ def _observe(
         if config.task == MULTICLASS:  # the probability that was given to the class; 0 for one that was not known
             value = torch.softmax(o, 0)[int(y)].item() if y < len(o) else 0.0
         out.scored[t] = value, code, base, y, sure
+        is_base = learning.becomes_base(config, shared, head, y)
         out.outcome[t] |= learning.learn(cell, config, shared, head, moments, seen, base, y)
-        _note_label(shared, head, y, head[H_SEEN], time)
+        _note_label(shared, head, y, is_base, head[H_SEEN], time)
     if config.defaults:
         _expire(cell, config, shared, rows, events, out, t)
 
@@ -224,6 +226,7 @@ def _teach(
     base = float(note[P_BASE])
     scored[t] = *_left(config, note)[:3], y, note[P_SURE]
     state = torch.from_numpy(rows.pending_body[slot, place])
+    is_base = learning.becomes_base(config, shared, head, y)
     if config.head_credit:
         phi, inputs = state.split([config.hidden, config.width])
         outcome = learning.learn_head(config, shared, head, phi, inputs, base, y)
@@ -232,13 +235,14 @@ def _teach(
         moments, held = stack.recall(cell, config, state, between)
         seen = Seen(*held.split([config.width, config.features])) if config.encoded else Seen(moments[0].x, held)
         outcome = learning.learn(cell, config, shared, head, moments, seen, base, y)
-    _note_label(shared, head, y, note[P_SEEN], events.time[t])
+    _note_label(shared, head, y, is_base, note[P_SEEN], events.time[t])
     return outcome
 
 
-def _note_label(shared: Shared, head: np.ndarray, y: float, seen: float, time: int) -> None:
-    head[H_CHANGE] = y - head[H_LABEL] if head[H_LABELS] > 0 else 0.0
-    head[H_LABEL] = y
+def _note_label(shared: Shared, head: np.ndarray, y: float, is_base: bool, seen: float, time: int) -> None:
+    if is_base:
+        head[H_CHANGE] = y - head[H_LABEL] if head[H_LABELS] > 0 else 0.0
+        head[H_LABEL], head[H_AWAY] = y, 0.0
     head[H_LABELS] += 1
     head[H_LABEL_AT] = seen
     shared.target[T_UPDATED_AT] = max(shared.target[T_UPDATED_AT], time)

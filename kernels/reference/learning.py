@@ -14,12 +14,19 @@ from kernels.cpu.layout import (
     C_OBSERVED,
     C_STEPS,
     C_UPDATED,
+    CHANGE,
+    H_AWAY,
+    H_AWAY_LABEL,
     H_LABEL,
     H_LABELS,
     LEARNED,
+    LEVEL,
     MULTICLASS,
     NONFINITE,
     REGRESSION,
+    S_MEAN,
+    S_SPAN,
+    S_VARIANCE,
     T_AGREEMENT,
     T_CHANGE_SQ,
     T_CHANGES,
@@ -33,6 +40,7 @@ from kernels.cpu.layout import (
 )
 from kernels.cpu.rtrl import LARGEST_ERROR
 from kernels.reference import ekf, encoder, heads, optimizers, stack
+from kernels.reference.inputs import REACH, moved
 
 
 class Seen(NamedTuple):
@@ -193,13 +201,29 @@ def _observe_change(config: Config, shared: Shared, head: np.ndarray, y: float) 
     """Running second moment of the change and running mean of the label."""
     if config.task != REGRESSION:
         return
-    target = shared.target
+    target, first = shared.target, config.features
     if head[H_LABELS] > 0:
-        change = y - head[H_LABEL]
+        row = shared.scaler[first + CHANGE]
+        row[:] = moved(config, row, y - head[H_LABEL])[0]
         target[T_CHANGES] += 1
-        target[T_CHANGE_SQ] += (change**2 - target[T_CHANGE_SQ]) / min(target[T_CHANGES], config.window)
+        target[T_CHANGE_SQ] = row[S_VARIANCE] + row[S_MEAN] ** 2
+    row = shared.scaler[first + LEVEL]
+    row[:] = moved(config, row, y)[0]
     target[T_LABELS] += 1
-    target[T_LABEL_MEAN] += (y - target[T_LABEL_MEAN]) / min(target[T_LABELS], config.window)
+    target[T_LABEL_MEAN] = row[S_MEAN]
+
+
+def becomes_base(config: Config, shared: Shared, head: np.ndarray, y: float) -> bool:
+    """Whether changes are measured from `y` from now on; see `kernels.cpu.heads.target`."""
+    if config.task != REGRESSION or head[H_LABELS] == 0:
+        return True
+    row = shared.scaler[config.features + LEVEL]
+    off = abs(y - row[S_MEAN])
+    if row[S_SPAN] < 16 or row[S_VARIANCE] == 0 or off * off <= REACH * REACH * row[S_VARIANCE]:
+        return True
+    lasts = bool(head[H_AWAY]) and abs(y - head[H_AWAY_LABEL]) <= abs(y - head[H_LABEL])
+    head[H_AWAY], head[H_AWAY_LABEL] = 1.0, y
+    return lasts
 
 
 def _observe_agreement(config: Config, shared: Shared, o: float, change: float) -> None:

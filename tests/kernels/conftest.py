@@ -27,6 +27,7 @@ from kernels.cpu.layout import (
     SGD,
     SCALER,
     TARGET,
+    TARGET_COLUMNS,
     Config,
     Events,
     Model,
@@ -166,7 +167,7 @@ def make_model(config: Config, cell: str, rng: np.random.Generator, keys: int = 
         arrays["v_" + name] = np.zeros((*shape, weight.shape[-1] * second), dtype)
     shared = Shared(
         **arrays,
-        scaler=np.zeros((config.features + (config.task == REGRESSION), SCALER)),
+        scaler=np.zeros((config.features + TARGET_COLUMNS * (config.task == REGRESSION), SCALER)),
         target=np.zeros(TARGET),
         decay=np.ones(2),
         counters=np.zeros(COUNTERS, np.int64),

@@ -6,16 +6,27 @@ import math
 
 import numba as nb
 
+from kernels.cpu.inputs import REACH, standardise
 from kernels.cpu.layout import (
+    CHANGE,
+    H_AWAY,
+    H_AWAY_LABEL,
     H_LABEL,
     H_LABELS,
+    LEVEL,
     REGRESSION,
+    S_MEAN,
+    S_SPAN,
+    S_VARIANCE,
     T_CHANGE_SQ,
     T_CHANGES,
     T_LABEL_MEAN,
     T_LABELS,
 )
 from kernels.cpu.numerics import INLINE
+
+KNOWN = 16.0
+"""Labels from which on their level is known."""
 
 
 @nb.njit(**INLINE)
@@ -28,13 +39,34 @@ def base_of(config, shared, head):
 
 @nb.njit(**INLINE)
 def observe_change(config, shared, head, y):
-    """Moves the running deviation of the change and the running mean of the label by one label."""
+    """Moves the running moments of the change and of the label by one label, within the bounds of `standardise`."""
     if config.task != REGRESSION:
         return
-    t = shared.target
+    t, scaler, first = shared.target, shared.scaler, config.features
     if head[H_LABELS] > 0:
-        change = y - head[H_LABEL]
+        standardise(config, scaler, first + CHANGE, y - head[H_LABEL], True)
+        mean = scaler[first + CHANGE, S_MEAN]
         t[T_CHANGES] += 1.0
-        t[T_CHANGE_SQ] += (change * change - t[T_CHANGE_SQ]) / min(t[T_CHANGES], config.window)
+        t[T_CHANGE_SQ] = scaler[first + CHANGE, S_VARIANCE] + mean * mean
+    standardise(config, scaler, first + LEVEL, y, True)
     t[T_LABELS] += 1.0
-    t[T_LABEL_MEAN] += (y - t[T_LABEL_MEAN]) / min(t[T_LABELS], config.window)
+    t[T_LABEL_MEAN] = scaler[first + LEVEL, S_MEAN]
+
+
+@nb.njit(**INLINE)
+def becomes_base(config, shared, head, y):
+    """Whether the next change of the key is measured from the label `y`; before `observe_change`.
+
+    Not from one that is far from the level of all labels, `REACH` of their deviations, unless the key's label before
+    it was far too and lies nearer to it than the last base: such a level has lasted.
+    """
+    if config.task != REGRESSION or head[H_LABELS] == 0:
+        return True
+    row = shared.scaler[config.features + LEVEL]
+    delta, variance = y - row[S_MEAN], row[S_VARIANCE]
+    if row[S_SPAN] < KNOWN or not variance > 0.0 or delta * delta <= REACH * REACH * variance:
+        return True
+    again = head[H_AWAY] > 0.0 and abs(y - head[H_AWAY_LABEL]) <= abs(y - head[H_LABEL])
+    head[H_AWAY] = 1.0
+    head[H_AWAY_LABEL] = y
+    return again

@@ -229,7 +229,7 @@ def robust(only: tuple[str, ...], kinds: tuple[str, ...], seed: int, out: Path |
                 }
         click.echo(f"{arm.name}: {time.perf_counter() - began:.0f} s", err=True)
     order = {arm.name: number for number, arm in enumerate(ARMS)}
-    table = sorted(rows.values(), key=lambda row: (order[row["learner"]], BOTH.index(row["target"])))
+    table = [rows[name] for name in sorted(rows, key=lambda name: (order[name[0]], name[1] == "binary"))]
     ours = [row for row in table if not row["learner"].startswith("peer")]
     met = sum(row["aim"] == "met" for row in ours)
     publish(
@@ -244,7 +244,7 @@ def robust(only: tuple[str, ...], kinds: tuple[str, ...], seed: int, out: Path |
 
 
 def _kept(out: Path | None, seed: int) -> tuple[dict[tuple[str, ...], Row], dict[str, Any]]:
-    """Rows and runs of an earlier table in that folder, by learner, target and disturbance; those of now replace them."""
+    """Rows, by learner, target and disturbance, and runs of an earlier table in that folder."""
     path = Path() if out is None else out / "robust.json"
     if not path.is_file():
         return {}, {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -27,7 +28,7 @@ from continual.bench._robust_streams import (
     Made,
     Target,
 )
-from continual.bench.report import out_option, publish
+from continual.bench.report import machine, out_option, publish
 from continual.peers import NoChange, Peer, River, river_linear
 from learners.spec import ModelSpec
 from streams.batch import Batch
@@ -203,13 +204,16 @@ def _text(target: Target, value: float) -> str:
 @click.option("--seed", default=0, show_default=True, help="Of the events and of the learners.")
 @out_option
 def robust(only: tuple[str, ...], kinds: tuple[str, ...], seed: int, out: Path | None, as_json: bool) -> None:
-    """What one bad value, a burst of them, a wrong clock, keys of other scales or a rare cause leave behind."""
-    rows: list[Row] = []
-    runs: dict[str, Any] = {}
+    """What one bad value, a burst of them, a wrong clock, keys of other scales or a rare cause leave behind.
+
+    With --out the rows of learners and disturbances that are not run now stay as they are in the table there.
+    """
+    rows, runs = _kept(out, seed)
     chosen = [arm for arm in ARMS if _is_chosen(arm.name, only)]
     if not chosen:
         raise click.BadParameter(f"no learner has {only!r} in its name; there are {[arm.name for arm in ARMS]}")
     made = {target: Made(target, seed) for target in BOTH}
+    commit = machine()["commit"]
     for arm in chosen:
         began = time.perf_counter()
         for target in arm.targets:
@@ -218,20 +222,38 @@ def robust(only: tuple[str, ...], kinds: tuple[str, ...], seed: int, out: Path |
                 if kind not in (kinds or EVERY) or kind not in arm.kinds:
                     continue
                 figures = [_figure(arm, target, case, known) for case in made[target].cases(kind)]
-                rows.append(_row(arm, target, kind, figures))
-                runs[f"{arm.name}, {target}, {kind}"] = [asdict(figure) for figure in figures]
+                rows[arm.name, target, kind] = _row(arm, target, kind, figures)
+                runs[f"{arm.name}, {target}, {kind}"] = {
+                    "commit": commit,
+                    "figures": [asdict(figure) for figure in figures],
+                }
         click.echo(f"{arm.name}: {time.perf_counter() - began:.0f} s", err=True)
-    ours = [row for row in rows if not row["learner"].startswith("peer")]
+    order = {arm.name: number for number, arm in enumerate(ARMS)}
+    table = [rows[name] for name in sorted(rows, key=lambda name: (order[name[0]], name[1] == "binary"))]
+    ours = [row for row in table if not row["learner"].startswith("peer")]
     met = sum(row["aim"] == "met" for row in ours)
     publish(
         "robust",
         "What a disturbance leaves behind: the error afterwards over that of the same events without it",
-        rows,
+        table,
         notes=[f"{met} of {len(ours)} rows of this project's learners meet the aim.", *_NOTES],
-        details={"runs": runs, "seed": seed, "places": PLACES, "arms": [arm.name for arm in chosen]},
+        details={"runs": runs, "seed": seed, "places": PLACES},
         out=out,
         as_json=as_json,
     )
+
+
+def _kept(out: Path | None, seed: int) -> tuple[dict[tuple[str, ...], Row], dict[str, Any]]:
+    """Rows, by learner, target and disturbance, and runs of an earlier table in that folder."""
+    path = Path() if out is None else out / "robust.json"
+    if not path.is_file():
+        return {}, {}
+    document = json.loads(path.read_text())
+    if document["details"]["seed"] != seed:
+        return {}, {}
+    names = {arm.name for arm in ARMS}
+    rows = [row for row in document["rows"] if row["learner"] in names]
+    return {(row["learner"], row["target"], row["disturbed"]): row for row in rows}, document["details"]["runs"]
 
 
 def _is_chosen(name: str, only: Sequence[str]) -> bool:

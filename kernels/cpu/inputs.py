@@ -19,6 +19,8 @@ from kernels.cpu.layout import (
     S_FAR_MEAN,
     S_FAR_VARIANCE,
     S_MEAN,
+    S_RUN_AT,
+    S_RUNS,
     S_SPAN,
     S_VARIANCE,
     T_CHANGE_SQ,
@@ -39,6 +41,10 @@ REACH = 8.0
 
 ALONE = 4.0
 """Values of a run of far ones that move the moments; those that follow wait until the run has lasted."""
+
+FADES, RECURS = 512.0, 4.0
+"""Values after which a run of far ones is forgotten, less and less until then, and how many such runs make a cause that
+recurs, once in about a hundred values. Of a target its values count in full, within twice the last one's distance."""
 
 APART = 100.0
 """Deviations between two levels beyond which no scale shows what happens at both."""
@@ -117,7 +123,7 @@ def _accepted(config, span, mean, variance, far, far_mean, far_variance):
 
 
 @nb.njit(**CALL)
-def _far(config, row, value, commit):
+def _far(config, row, value, commit, target):
     """`standardise` of a value further than `REACH` deviations from the mean; the row is the column's.
 
     It moves the moments as one at that distance would, and nothing where others were far just before it; the values
@@ -126,13 +132,14 @@ def _far(config, row, value, commit):
     value = clipped(value, _LARGEST)
     span, mean, variance = row[S_SPAN], row[S_MEAN], row[S_VARIANCE]
     far, far_mean, far_variance = row[S_FAR], row[S_FAR_MEAN], row[S_FAR_VARIANCE]
-    delta, least = value - mean, _FLAT * (mean * mean)
+    runs, run_at = row[S_RUNS], row[S_RUN_AT]
+    delta, least, share = value - mean, _FLAT * (mean * mean), 1.0 / min(span + 1.0, config.window)
     flat = not variance > least
     at_level = False
     if span == 0.0:
         span, mean, far, at_level = 1.0, value, 0.0, True
     elif delta * delta <= least if flat else abs(delta) <= _reach(span) * math.sqrt(variance):
-        mean, variance = _moved(mean, variance, delta, 1.0 / min(span + 1.0, config.window))
+        mean, variance = _moved(mean, variance, delta, share)
         variance = variance if variance > _LEAST else 0.0
         span, at_level = span + 1.0, True
         if far > 0.0:
@@ -142,11 +149,17 @@ def _far(config, row, value, commit):
         far, far_mean, far_variance = 0.0, 0.0, 0.0
         at_level = abs(value - mean) <= _reach(span) * math.sqrt(variance)
     else:
+        most = REACH * math.sqrt(variance)
+        if target and far == 0.0:
+            before, runs = runs, runs * max(0.0, 1.0 - (row[S_COUNT] - run_at) / FADES) + 1.0
+            run_at = row[S_COUNT]
+            if runs >= RECURS:
+                most = max(most, 2.0 * abs(far_mean - mean))
+                share *= 1.0 if before >= RECURS else runs
         far += 1.0
         off = value - far_mean if far > 1.0 else 0.0
         far_mean = far_mean if far > 1.0 else value
-        most = REACH * math.sqrt(far_variance) if far > 1.0 else 0.0
-        off = clipped(off, most) if far > 2.0 and most > 0.0 else off
+        off = clipped(off, REACH * math.sqrt(far_variance)) if far > 2.0 and far_variance > 0.0 else off
         far_mean, far_variance = _moved(far_mean, far_variance if far > 1.0 else 0.0, off, 1.0 / far)
         if far >= min(LASTS, span + 1.0):
             span, mean, variance, at_level = _accepted(config, span, mean, variance, far, far_mean, far_variance)
@@ -155,12 +168,12 @@ def _far(config, row, value, commit):
             else:
                 far -= 1.0
         elif far <= ALONE and not flat:
-            most = REACH * math.sqrt(variance)
-            mean, variance = _moved(mean, variance, clipped(delta, most), 1.0 / min(span + 1.0, config.window))
+            mean, variance = _moved(mean, variance, clipped(delta, most), min(0.5, share))
     if commit:
         row[S_COUNT] += 1.0
         row[S_MEAN], row[S_VARIANCE], row[S_SPAN] = mean, variance, span
         row[S_FAR], row[S_FAR_MEAN], row[S_FAR_VARIANCE] = far, far_mean, far_variance
+        row[S_RUNS], row[S_RUN_AT] = runs, run_at
     if at_level:
         if not variance > _FLAT * (mean * mean):
             return 0.0
@@ -170,6 +183,18 @@ def _far(config, row, value, commit):
 
 @nb.njit(**INLINE)
 def standardise(config, scaler, column, value, commit):
+    """`standardise_either` of a feature."""
+    return standardise_either(config, scaler, column, value, commit, False)
+
+
+@nb.njit(**INLINE)
+def standardise_target(config, scaler, column, value, commit):
+    """`standardise_either` of what a regression learns, whose scale must show what is rare and recurs."""
+    return standardise_either(config, scaler, column, value, commit, True)
+
+
+@nb.njit(**INLINE)
+def standardise_either(config, scaler, column, value, commit, target):
     """(value - mean) / deviation, clipped, with the statistics including `value` itself.
 
     Including the value bounds the first results by sqrt(n) (the first one is 0), so a scale of nearly zero cannot
@@ -185,7 +210,7 @@ def standardise(config, scaler, column, value, commit):
     delta = value - scaler[column, S_MEAN]
     variance = scaler[column, S_VARIANCE]
     if not delta * delta <= REACH * REACH * variance:
-        return _far(config, scaler[column], value, commit)
+        return _far(config, scaler[column], value, commit, target)
     span = scaler[column, S_SPAN] + 1.0
     weight = 1.0 / span if span < config.window else 1.0 / config.window  # of all columns then one division
     mean = scaler[column, S_MEAN] + weight * delta
@@ -227,7 +252,7 @@ def prepare(config, shared, head, features, x, commit):
         if labelled and config.task == BINARY:
             x[at] = 2.0 * head[H_LABEL] - 1.0
         elif labelled and config.task == REGRESSION:
-            x[at] = standardise(config, shared.scaler, d, head[H_LABEL], commit)
+            x[at] = standardise_target(config, shared.scaler, d, head[H_LABEL], commit)
             scale = math.sqrt(shared.target[T_CHANGE_SQ])
             change = head[H_CHANGE] / scale if scale > 0.0 else 0.0
             x[at + 1] = clipped(change, config.clip)

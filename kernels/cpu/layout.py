@@ -39,9 +39,10 @@ PENDING_HEAD = 8
 
 # Columns of `Shared.scaler`, the running moments of a column (`kernels.cpu.inputs.standardise`): values seen, mean and
 # variance, values of the present level, and of the run of values that are far from it how many they are (more than the
-# values that were not, since it began), their mean, and their variance (-1: of a constant column, see `_returned`).
-S_COUNT, S_MEAN, S_VARIANCE, S_SPAN, S_FAR, S_FAR_MEAN, S_FAR_VARIANCE = range(7)
-SCALER = 7
+# values that were not, since it began), their mean, and their variance (-1: of a constant column, see `_returned`); of a target how many such runs
+# there were, older ones fading, and the count of values at the last of them.
+S_COUNT, S_MEAN, S_VARIANCE, S_SPAN, S_FAR, S_FAR_MEAN, S_FAR_VARIANCE, S_RUNS, S_RUN_AT = range(9)
+SCALER = 9
 POOLED_COLUMNS = 3
 """Of those the first, which are what is pooled where partitions exchange, and all that earlier versions kept."""
 
@@ -158,7 +159,7 @@ class Shared(NamedTuple):
     m_skip: np.ndarray
     v_skip: np.ndarray
     scaler: np.ndarray
-    """float64 [F, 7]: running moments; the features, then of a regression `TARGET_COLUMNS`."""
+    """float64 [F, 9]: running moments; the features, then of a regression `TARGET_COLUMNS`."""
     target: np.ndarray
     """float64 [9]."""
     decay: np.ndarray
@@ -298,7 +299,7 @@ class Model(NamedTuple):
 
 
 def whole_scaler(scaler: np.ndarray, target: np.ndarray | None = None) -> np.ndarray:
-    """`Shared.scaler` float64 [F, 7], also from the [., 3] that earlier versions stored: every value is at the level.
+    """`Shared.scaler` float64 [F, 9], also from the [., 3] that earlier versions stored: every value is at the level.
 
     Args:
         scaler: as stored.
@@ -311,7 +312,7 @@ def whole_scaler(scaler: np.ndarray, target: np.ndarray | None = None) -> np.nda
         if target is not None:
             changes, labels, spread = target[T_CHANGES], target[T_LABELS], made[-1, S_VARIANCE]
             of = np.array([(changes, 0.0, target[T_CHANGE_SQ]), (labels, target[T_LABEL_MEAN], spread)])
-            made = np.concatenate([made, np.column_stack([of, of[:, 0], np.zeros((2, 3))])])
+            made = np.concatenate([made, np.column_stack([of, of[:, 0], np.zeros((2, SCALER - S_SPAN - 1))])])
     return made
 
 

@@ -26,6 +26,7 @@ FLAT = 1e-14
 """A variance below this share of the squared mean counts as none."""
 
 REACH, ALONE, LASTS, APART = 8.0, 4.0, 32.0, 100.0
+FADES, RECURS = 512.0, 4.0
 """As in `kernels.cpu.inputs`."""
 
 
@@ -66,13 +67,13 @@ def _founded(config: Config, span: float, mean: float, other: float, value: floa
     return span, mean, variance
 
 
-def moved(config: Config, statistics: np.ndarray, value: float) -> tuple[np.ndarray, bool]:
+def moved(config: Config, statistics: np.ndarray, value: float, target: bool) -> tuple[np.ndarray, bool]:
     """The statistics with `value`, and whether it is at the level; see `kernels.cpu.inputs.standardise`."""
-    count, mean, variance, span, far, far_mean, far_variance = statistics.tolist()
+    count, mean, variance, span, far, far_mean, far_variance, *recurrence = statistics.tolist()
     value = clipped(value, 1e150)
     flat = not variance > FLAT * (mean * mean)
     if span == 0.0:
-        return np.array([count + 1.0, value, 0.0, 1.0, 0.0, far_mean, far_variance]), True
+        return np.array([count + 1.0, value, 0.0, 1.0, 0.0, far_mean, far_variance, *recurrence]), True
     if _within(value, mean, variance, span):
         mean, variance = _moved(mean, variance, value - mean, 1.0 / min(span + 1.0, config.window))
         variance = variance if variance > 1e-280 else 0.0
@@ -80,41 +81,49 @@ def moved(config: Config, statistics: np.ndarray, value: float) -> tuple[np.ndar
             far -= 1.0
         elif far > 0.0:
             far, far_variance = 0.0, -1.0
-        return np.array([count + 1.0, mean, variance, span + 1.0, far, far_mean, far_variance]), True
+        return np.array([count + 1.0, mean, variance, span + 1.0, far, far_mean, far_variance, *recurrence]), True
     if flat and (far_variance < 0.0 or (span == 1.0 and far == 1.0)):
         span, mean, variance = _founded(config, span, mean, far_mean, value)
-        new = np.array([count + 1.0, mean, variance, span, 0.0, 0.0, 0.0])
+        new = np.array([count + 1.0, mean, variance, span, 0.0, 0.0, 0.0, *recurrence])
         return new, abs(value - mean) <= _reach(span) * math.sqrt(variance)
+    most, share = REACH * math.sqrt(variance), 1.0 / min(span + 1.0, config.window)
+    if target and far == 0.0:
+        before, run_at = recurrence
+        recurrence = [before * max(0.0, 1.0 - (count - run_at) / FADES) + 1.0, count]
+        if recurrence[0] >= RECURS:
+            most = max(most, 2.0 * abs(far_mean - mean))
+            share = share if before >= RECURS else share * recurrence[0]
     if far == 0.0:
         far, far_mean, far_variance = 1.0, value, 0.0
     else:
         far += 1.0
-        most = REACH * math.sqrt(far_variance) if far > 2.0 and far_variance > 0.0 else math.inf
-        far_mean, far_variance = _moved(far_mean, far_variance, clipped(value - far_mean, most), 1.0 / far)
+        widest = REACH * math.sqrt(far_variance) if far > 2.0 and far_variance > 0.0 else math.inf
+        far_mean, far_variance = _moved(far_mean, far_variance, clipped(value - far_mean, widest), 1.0 / far)
     if far >= min(LASTS, span + 1.0):
         delta, constant = far_mean - mean, not far_variance > 0.0
         apart = delta * delta > APART * APART * max(variance, far_variance)
         if apart and not constant:
-            return np.array([count + 1.0, far_mean, far_variance, far, 0.0, 0.0, 0.0]), True
+            return np.array([count + 1.0, far_mean, far_variance, far, 0.0, 0.0, 0.0, *recurrence]), True
         if apart and not flat:
-            return np.array([count + 1.0, mean, variance, span, far - 1.0, far_mean, far_variance]), False
+            return np.array([count + 1.0, mean, variance, span, far - 1.0, far_mean, far_variance, *recurrence]), False
         share = far / (min(span, config.window) + far)
         variance = variance + share * (far_variance - variance) + (1.0 - share) * (share * (delta * delta))
-        return np.array([count + 1.0, mean + share * delta, variance, span + far, 0.0, 0.0, 0.0]), True
+        return np.array([count + 1.0, mean + share * delta, variance, span + far, 0.0, 0.0, 0.0, *recurrence]), True
     if far <= ALONE and not flat:
-        delta = clipped(value - mean, REACH * math.sqrt(variance))
-        mean, variance = _moved(mean, variance, delta, 1.0 / min(span + 1.0, config.window))
-    return np.array([count + 1.0, mean, variance, span, far, far_mean, far_variance]), False
+        mean, variance = _moved(mean, variance, clipped(value - mean, most), min(0.5, share))
+    return np.array([count + 1.0, mean, variance, span, far, far_mean, far_variance, *recurrence]), False
 
 
-def standardise(config: Config, statistics: np.ndarray, value: float, commit: bool) -> float:
+def standardise(
+    config: Config, statistics: np.ndarray, value: float, commit: bool, target: bool = False
+) -> float:
     """(value - mean) / deviation over the last `window` events, this one included; 0 for a missing value.
 
-    `statistics` float64 [7] are those of the column; with `commit` it takes the value in.
+    `statistics` float64 [9] are those of the column; with `commit` it takes the value in.
     """
     if math.isnan(value):
         return 0.0
-    new, at_level = moved(config, statistics, value)
+    new, at_level = moved(config, statistics, value, target)
     value, mean, variance = clipped(value, 1e150), new[S_MEAN], new[S_VARIANCE]
     above = value - statistics[S_MEAN]
     if commit:
@@ -142,7 +151,7 @@ def prepare(config: Config, shared: Shared, head: np.ndarray, features: np.ndarr
             previous[0] = 2.0 * head[H_LABEL] - 1.0
         elif labelled and config.task == REGRESSION:
             scale = math.sqrt(shared.target[T_CHANGE_SQ])
-            previous[0] = standardise(config, shared.scaler[config.features], float(head[H_LABEL]), commit)
+            previous[0] = standardise(config, shared.scaler[config.features], float(head[H_LABEL]), commit, True)
             previous[1] = clipped(head[H_CHANGE] / scale, config.clip) if scale > 0.0 else 0.0
         elif labelled:
             previous[int(head[H_LABEL]) % config.label_inputs] = 1.0

@@ -204,11 +204,11 @@ def _observe_change(config: Config, shared: Shared, head: np.ndarray, y: float) 
     target, first = shared.target, config.features
     if head[H_LABELS] > 0:
         row = shared.scaler[first + CHANGE]
-        row[:] = moved(config, row, y - head[H_LABEL])[0]
+        row[:] = moved(config, row, y - head[H_LABEL], True)[0]
         target[T_CHANGES] += 1
         target[T_CHANGE_SQ] = row[S_VARIANCE] + row[S_MEAN] ** 2
     row = shared.scaler[first + LEVEL]
-    row[:] = moved(config, row, y)[0]
+    row[:] = moved(config, row, y, True)[0]
     target[T_LABELS] += 1
     target[T_LABEL_MEAN] = row[S_MEAN]
 

@@ -66,7 +66,7 @@ class Body(Protocol):
 class Classifier:
     """A body with a head. `known` is how many classes there are, the others have their initial weights.
 
-    No step is longer than twice the longest of late, nor than the initial weights are to begin with: see
+    No step is longer than eight times the longest of late, nor than the initial weights are to begin with: see
     `kernels.cpu.replay.bounds`. Where that leaves a gradient as it is, the step is exactly rate times the gradient.
 
     The rows of the head are drawn from the seed as those of PyTorch's linear layer are, uniform in

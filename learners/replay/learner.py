@@ -126,9 +126,10 @@ class MiniBatchLearner(KeyedLearner):
     def _step(self, out: Out, start: int, stop: int) -> None:
         """The model learns the mini-batch. Where that was not finite, the label that completed it says so."""
         counters = self._shared.counters
-        if not self._own.standardise and self._bound[bounds.SEEN] < 2 * bounds.YOUNG:  # the first inputs had no bound
+        if not self._own.standardise:  # what was observed before there was a bound, or when it was higher
             bounds.limit(self._bound, self._shared.x)
-            self._model.limit(self._bound)
+            if counters[C_LABELS] <= 2 * bounds.YOUNG:
+                self._model.limit(self._bound)
         done = self._model.step(self._shared.x, self._shared.y, int(counters[C_CLASSES]))
         counters[C_STEPS if done else C_SKIPPED] += 1
         if not done:

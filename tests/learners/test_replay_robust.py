@@ -164,7 +164,7 @@ def net(kind: str = "finetune", **fields: Any) -> Any:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_step_is_at_most_twice_the_largest_of_late(seed) -> None:
+def test_a_step_is_at_most_eight_times_the_longest_of_late(seed) -> None:
     rng = np.random.default_rng(seed)
     classifier, largest = net().net, 0.0
     first = math.sqrt(sum(float(w @ w) for w in classifier.weights)) / 0.1
@@ -174,7 +174,7 @@ def test_a_step_is_at_most_twice_the_largest_of_late(seed) -> None:
         for mine, g in zip(classifier.gradients, gradient):
             mine[:] = g * size / norm
         before = [w.copy() for w in classifier.weights]
-        most = min(2 * largest, 10 * first) if largest else first
+        most = min(8 * largest, 10 * first) if largest else first
         assert classifier.longest(0.1) == pytest.approx(most, rel=1e-9)
         assert classifier.descend(0.1)
         share = min(1.0, most / size)

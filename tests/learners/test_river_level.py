@@ -1,4 +1,4 @@
-"""What River is given of labels stays near their level: after one bad label the bridge does no worse than River alone."""
+"""What River is given of labels stays near their level, so that one bad label is no input of any size."""
 
 from __future__ import annotations
 

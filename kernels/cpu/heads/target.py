@@ -6,7 +6,7 @@ import math
 
 import numba as nb
 
-from kernels.cpu.inputs import REACH, standardise
+from kernels.cpu.inputs import REACH, standardise_target
 from kernels.cpu.layout import (
     CHANGE,
     H_AWAY,
@@ -44,11 +44,11 @@ def observe_change(config, shared, head, y):
         return
     t, scaler, first = shared.target, shared.scaler, config.features
     if head[H_LABELS] > 0:
-        standardise(config, scaler, first + CHANGE, y - head[H_LABEL], True)
+        standardise_target(config, scaler, first + CHANGE, y - head[H_LABEL], True)
         mean = scaler[first + CHANGE, S_MEAN]
         t[T_CHANGES] += 1.0
         t[T_CHANGE_SQ] = scaler[first + CHANGE, S_VARIANCE] + mean * mean
-    standardise(config, scaler, first + LEVEL, y, True)
+    standardise_target(config, scaler, first + LEVEL, y, True)
     t[T_LABELS] += 1.0
     t[T_LABEL_MEAN] = scaler[first + LEVEL, S_MEAN]
 

@@ -1,6 +1,6 @@
-"""A bound that follows what is large: twice the largest magnitude of late, which no single value can raise by much.
+"""A bound that follows what is large: a multiple of the largest magnitude of late, which no value raises by much.
 
-    bound = ROOM M;     M <- max((1 - w) M, min(v, (1 + growth) M)),     at first M <- v
+    bound = room M;     M <- max((1 - w) M, min(v, (1 + growth) M)),     at first M <- v
 
 M keeps to the maximum of a stream, and not to its mean or deviation. So what is rare, but not larger than what came
 before, is left as it is: a pixel that is mostly 0, the gradient of a new class. A larger level that lasts is reached in
@@ -16,7 +16,10 @@ import numba as nb
 from kernels.cpu.numerics import INLINE, JIT, SHORT
 
 ROOM = 2.0
-"""A value may be so many times the largest of late."""
+"""An input may be so many times the largest of late."""
+
+GRADIENT_ROOM = 8.0
+"""A gradient may be so many times the longest of late: of the first ones each may be three times the one before it."""
 
 YOUNG = 32
 """Inputs within which M may be lowered at once: one that was far too large among the first is forgotten."""
@@ -98,7 +101,7 @@ def limit(state, x):
 @nb.njit(**SHORT)
 def longest(state, most):
     """The bound on the norm of a gradient: `most` before the first, and never more than `FURTHEST` times that."""
-    return min(ROOM * state[LARGEST], FURTHEST * most) if state[LARGEST] > 0.0 else most
+    return min(GRADIENT_ROOM * state[LARGEST], FURTHEST * most) if state[LARGEST] > 0.0 else most
 
 
 @nb.njit(**SHORT)

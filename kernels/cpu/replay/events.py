@@ -68,7 +68,7 @@ class Shared(NamedTuple):
     counters: np.ndarray
     """int64 [5]."""
     scaler: np.ndarray
-    """float64 [F, 7]: running moments of each feature (`kernels.cpu.layout`); [0, 7] where no input needs them."""
+    """float64 [F, 9]: running moments of each feature (`kernels.cpu.layout`); [0, 9] where no input needs them."""
     x: np.ndarray
     """T [batch, J]: inputs of the labels that wait for the step."""
     y: np.ndarray
@@ -81,7 +81,7 @@ def prepare(config, scaler, features, commit, out):
 
     Args:
         config: scalars.
-        scaler: running moments, [0, 7] where inputs are the features as they are.
+        scaler: running moments, [0, 9] where inputs are the features as they are.
         features: float32 [n, F].
         commit: uint8 [n], whether the moments learn from an event; where none does, each is seen as the next one.
         out: T [n, F], written.

@@ -71,7 +71,7 @@ class LocalShard:
         self.failures: list[BaseException] = []
         self.config = ShardConfig(redis, **{"port": free_port(), "reach": OPEN, **config})
         self.target = f"127.0.0.1:{self.config.port}"
-        self.run(self._start())
+        self.run(self._start(), 900.0)  # kernels may be compiled first
 
     async def _start(self) -> None:
         self.shard = Shard(self.config, self.failures.append)

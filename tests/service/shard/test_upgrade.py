@@ -19,6 +19,7 @@ from service.client import Client
 from service.errors import Refused
 from service.store.embedded import EmbeddedRedis
 
+pytestmark = pytest.mark.timeout(1200)  # the fold of every learner may have to be compiled
 GOLDEN = Path(__file__).resolve().parents[2] / "golden"
 REPLAYED = ("tail", "late", "split")
 """Models with events after their snapshot, which the build of today folds by its own rules."""

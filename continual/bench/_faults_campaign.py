@@ -42,7 +42,9 @@ ANSWERS = 30
 PHASE_SECONDS = 0.005
 """To a kill on average: from the beginning of a life; answers that it gives; from when a phase is seen."""
 PATIENCE_SECONDS, PATIENCE_ANSWERS = 2.0, 200
-"""A life in which the phase does not come is killed after so long, or so many answers."""
+"""A life in which the phase does not come is killed after so long, once it answered, or so many answers."""
+MOST_SECONDS = 30.0
+"""No life is longer: its events may be at an end."""
 LAST_SECONDS = 300.0
 """A last life that takes longer hangs."""
 
@@ -188,7 +190,7 @@ class Epoch:
             end = began + float(self._rng.exponential(START_SECONDS))
             return lambda seen: time.monotonic() >= end
         if drawn < 0.5:
-            return lambda seen: seen[1] > answers
+            return lambda seen: seen[1] > answers or time.monotonic() - began > MOST_SECONDS
         phase = str(self._rng.choice(["split", "snapshot"] if split else ["rebuilding", "trial", "snapshot"]))
         delay, since = float(self._rng.exponential(PHASE_SECONDS)), [0.0]
 
@@ -197,7 +199,8 @@ class Epoch:
             if phase in seen[0] and not since[0]:
                 since[0] = now
             came = since[0] > 0 and now - since[0] >= delay
-            return came or seen[1] > PATIENCE_ANSWERS or (now - began > PATIENCE_SECONDS and seen[1] > 0)
+            waited = now - began > (PATIENCE_SECONDS if seen[1] else MOST_SECONDS)
+            return came or waited or seen[1] > PATIENCE_ANSWERS
 
         return due
 

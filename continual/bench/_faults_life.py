@@ -34,7 +34,7 @@ Say = Callable[[str], None]
 
 HEALTHY, SLOW, RAISES, CRASHES, SPLITS = "healthy", "slow", "raises", "crashes", "splits"
 KINDS = (HEALTHY, SLOW, RAISES, CRASHES, SPLITS)
-EVENTS = 30_000
+EVENTS = 12_000
 KEYS = 60
 FEATURES = ("a", "b", "c")
 

@@ -52,16 +52,16 @@ def test_nothing_acknowledged_is_lost_or_doubled_by_ten_kills(served: Served) ->
 
 @pytest.mark.timeout(600)
 def test_no_kill_of_a_forked_shard_loses_doubles_or_sets_aside_anything(tmp_path_factory) -> None:
-    campaign = run_campaign(tmp_path_factory.mktemp("f"), kills=80, seed=3)
+    campaign = run_campaign(tmp_path_factory.mktemp("f"), kills=60, seed=3)
     assert campaign.sound, campaign
-    assert campaign.total == 80
-    assert campaign.acknowledged > 80
+    assert campaign.total == 60
+    assert campaign.acknowledged > 60
     assert campaign.stopping == campaign.set_aside > 0
     assert {"starting", "rebuilding", "trial"} <= set(campaign.kills)
 
 
 @pytest.mark.long
-@pytest.mark.timeout(7200)
+@pytest.mark.timeout(6 * 3600)
 def test_nor_do_ten_thousand(tmp_path_factory) -> None:
     campaign = run_campaign(tmp_path_factory.mktemp("f"), kills=10_000, seed=4)
     assert campaign.sound, campaign

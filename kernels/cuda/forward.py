@@ -32,9 +32,9 @@ def _product(
 
 @triton.jit(do_not_specialize=["B"])
 def forward_kernel(
-    weights, pool, rows, x, gap, h_after, local, lower, B, J, N, stride,
+    weights, pool, rows, x, gap, h_after, local, B, J, N, stride,
     PLACE: tl.constexpr, ORDER: tl.constexpr, PRODUCTS: tl.constexpr, VECTORS: tl.constexpr, LOCALS: tl.constexpr,
-    KEYS: tl.constexpr, UNITS: tl.constexpr, INPUTS: tl.constexpr,
+    KEYS: tl.constexpr, UNITS: tl.constexpr, INPUTS: tl.constexpr, LOWER: tl.constexpr,
 ):  # fmt: skip
     """`kernels.reference.wave.forward` for a tile of keys and units. Grid: units, keys."""
     units = tl.program_id(0) * UNITS + tl.arange(0, UNITS)
@@ -67,7 +67,7 @@ def forward_kernel(
     if VECTORS > 2:
         v2 = tl.load(vectors + 2 * N, mask=units_in[None, :], other=0.0)
     between = tl.load(gap + keys, mask=keys_in, other=1.0)[:, None]
-    made = PLACE(h1, h2, p0, p1, p2, v0, v1, v2, between, lower)
+    made = PLACE(h1, h2, p0, p1, p2, v0, v1, v2, between, LOWER)
     here = keys[:, None] * N + units[None, :]
     for i in tl.static_range(ORDER):
         at = h_after + keys[:, None] * (ORDER * N) + i * N + units[None, :]

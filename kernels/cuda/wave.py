@@ -79,6 +79,7 @@ def plan(cell: Cell, keys: int, width: int, units: int) -> Plan:
 def forward_constants(cell: Cell) -> dict[str, Any]:
     """The compile-time arguments of `forward_kernel`."""
     made_of = {"ORDER": cell.order, "PRODUCTS": cell.products(), "VECTORS": cell.vectors, "LOCALS": cell.locals()}
+    made_of["LOWER"] = cell.lower  # not an argument: the interpreter would keep its double precision
     return {"PLACE": PLACES[cell.name], **made_of, **FORWARD_TILE}
 
 
@@ -120,7 +121,7 @@ def forward(
     local = torch.empty(keys, cell.locals(), units, device=x.device)
     grid = (triton.cdiv(units, FORWARD_TILE["UNITS"]), triton.cdiv(keys, FORWARD_TILE["KEYS"]))
     forward_kernel[grid](
-        weights, pool, rows, x, gap, h, local, cell.lower, keys, width, units, pool.stride(0),
+        weights, pool, rows, x, gap, h, local, keys, width, units, pool.stride(0),
         **forward_constants(cell), num_warps=4, **LAUNCH,
     )  # fmt: skip
     return h, local

@@ -298,15 +298,15 @@ def check_finite(learner: Learner) -> None:
     """
     arrays = dict(learner.shared_arrays())
     if isinstance(learner, KeyedLearner):
-        held = {name: column for name, column in learner.rows.columns.items() if name.rpartition(".")[2] not in learner.MISSING}
-        arrays |= {f"row {name}": column for name, column in held.items()}
+        columns = learner.rows.columns.items()
+        arrays |= {f"row {name}": held for name, held in columns if name.rpartition(".")[2] not in learner.MISSING}
     bad = [name for name, array in arrays.items() if array.dtype.kind == "f" and not np.isfinite(array).all()]
     assert not bad, f"state is not finite: {', '.join(sorted(bad))}"
 
 
 def _check_folded(spec: ModelSpec, learner: Learner, log: Batch, folded: Folded) -> None:
     asked = log.kind != LABEL
-    assert np.isfinite(folded.value[asked]).all(), f"a prediction is {folded.value[asked & ~np.isfinite(folded.value)][0]}"
+    assert np.isfinite(folded.value[asked]).all(), "a prediction of the fold is not finite"
     wanted, _ = expected_outcomes(spec, log)
     np.testing.assert_array_equal(_as_the_policy_says(folded), wanted, err_msg="outcomes")
     learned = (wanted & LEARNED) > 0
@@ -315,7 +315,8 @@ def _check_folded(spec: ModelSpec, learner: Learner, log: Batch, folded: Folded)
 
 
 def _check_codes(learner: Learner, code: np.ndarray) -> None:
-    assert ((code >= -1) & (code < max(1, len(learner.classes())))).all(), f"classes {code.min()} to {code.max()}"
+    known = max(1, len(learner.classes()))
+    assert ((code >= -1) & (code < known)).all(), f"classes {code.min()} to {code.max()}"
 
 
 def _check_predicted(learner: Learner, log: Batch, asked: np.ndarray) -> None:

@@ -45,10 +45,8 @@ def refusal(steps: str, seed: int, target: str, names: tuple[str, ...], whole: f
     """
     described = TypeAdapter(estimators.Steps).validate_json(steps)
     first, second = (Served(estimators.build(described, seed), target) for _ in range(2))
-    if reason := _unfit(first.estimator, target) or _unrepeatable(pickles.instances(first.estimator)):
+    if reason := _unfit(first.estimator, target):
         return reason
-    if first.estimator._is_stochastic:
-        return "it draws random numbers without a seed; give every `seed` in its parameters"
     events = list(_events(target, names, whole, absent))
     try:
         first.prime(names, whole)
@@ -81,6 +79,10 @@ def _unfit(model: Any, target: str) -> str:
         return f"it is not a {wanted.__name__.lower()} (of one label), which a {target} target needs"
     if target == "multiclass" and not last._multiclass:
         return "it tells two classes apart only; river.multiclass.OneVsRestClassifier makes several of it"
+    if reason := _unrepeatable(pickles.instances(model)):
+        return reason
+    if model._is_stochastic:
+        return "it draws random numbers without a seed; give every `seed` in its parameters"
     return ""
 
 

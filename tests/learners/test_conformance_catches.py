@@ -126,6 +126,19 @@ def takes_an_entry_each_time(self, received):
     self._shared.scaler[0, 1] += 1.0
 
 
+def divides_by_a_square(self, batch):
+    for value in np.square(batch.x[:, 1]).tolist():
+        assert 1.0 / value >= 0.0
+    return fold(self, batch)
+
+
+def keeps_what_is_infinite(self, batch):
+    with np.errstate(over="ignore"):
+        if np.isinf(np.square(batch.x)).any():
+            self._shared.scaler[0, 2] = np.inf
+    return fold(self, batch)
+
+
 BROKEN = [
     ("state_round_trips", CompiledLearner, "load", forgets_moments),
     ("a_snapshot_is_of_its_position", KeyedRows, "before_write", lambda self, slots: None),
@@ -141,6 +154,8 @@ BROKEN = [
     ("events_without_effect_have_none", CompiledLearner, "fold", registers_every_label),
     ("a_label_at_once_is_a_labelled_event", CompiledLearner, "fold", learns_labels_twice),
     ("second_call_compiles_nothing", CompiledLearner, "fold", compiles_again),
+    ("hostile_events_do_no_harm", CompiledLearner, "fold", divides_by_a_square),
+    ("hostile_events_do_no_harm", CompiledLearner, "fold", keeps_what_is_infinite),
     ("an_exchange_of_one_state_gives_it", CompiledLearner, "receive", halves_its_weights),
     ("an_exchange_counts_nothing_twice", CompiledLearner, "contribution", gives_what_it_was_given),
     ("a_log_with_exchanges_replays", CompiledLearner, "receive", takes_an_entry_each_time),

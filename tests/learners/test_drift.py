@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from river import drift as river_drift
 
+from kernels.cpu.layout import OUT_OF_ORDER
 from learners import conformance
 from learners.base import SIGNALS, MemoryRows
 from learners.drift.detectors import better_by, is_better, losses
@@ -163,6 +164,26 @@ def test_a_challenger_takes_over_what_the_old_learner_cannot_unlearn() -> None:
     assert folded.value[promoted:].tobytes() == fresh.value[promoted - started :].tobytes(), "and then the fresh one"
     right = [np.mean((one.value >= 0.5) == log.y) for one in (folded, alone)]
     assert right[0] > right[1] + 0.02
+
+
+@pytest.mark.parametrize("order", ["learn", "ignore"])
+def test_a_promoted_challenger_knows_when_a_key_was_last_seen(order: str) -> None:
+    """A key that the challenger never met has an empty row, but its clock stands where it stood."""
+    spec = spec_of("binary", {"kind": "challenger"}, labels={"out_of_order": order})
+    learner = spec.learner.build(spec)
+
+    def fold(key: bytes, time: int, events: int = 1):
+        x = np.ones((events, len(spec.features)), np.float32)
+        times = np.arange(time, time + events)
+        return learner.fold(Batch.of(x, np.arange(events) % 2, key=[key] * events, time=times))
+
+    fold(b"early", 1000)
+    learner._marks.seen = 1
+    assert told(fold(b"late", 2000, 7))["challenger_started"]
+    learner._test[:] = 1e6, 1.0
+    assert told(fold(b"late", 3000, 8))["challenger_promoted"]
+    assert fold(b"early", 500).outcome[0] & OUT_OF_ORDER
+    assert not fold(b"early", 1000).outcome[0] & OUT_OF_ORDER
 
 
 def test_without_a_difference_a_challenger_is_rarely_promoted() -> None:

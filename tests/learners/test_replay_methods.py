@@ -192,6 +192,22 @@ def test_agem_projects_where_the_past_would_suffer() -> None:
     assert 0 < projected < 20
 
 
+@pytest.mark.parametrize(("reference", "stream"), [(1e-200, -1.0), (1e200, -1e150), (0.0, -1.0), (np.nan, -1.0)])
+def test_agem_projects_nothing_where_a_square_is_zero_or_not_finite(reference, stream, monkeypatch) -> None:
+    """Python raises at a division by a square that underflowed."""
+    model = make("agem")
+    values = iter((reference, stream))
+
+    def gradient_of(x: np.ndarray, y: np.ndarray) -> None:
+        value = next(values)
+        for g in model.net.gradients:
+            g[:] = value
+
+    monkeypatch.setattr(model, "_of", gradient_of)
+    model.gradient(*draws(0, BATCH))
+    assert all((g == stream).all() for g in model.net.gradients)
+
+
 def test_mir_replays_what_the_step_would_harm_most() -> None:
     model = make("mir", candidates=10)
     x, y = draws(7, BATCH, (2,))

@@ -5,13 +5,15 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from kernels.cuda.maths import sigmoid
+
 
 @triton.jit
 def place(h1, h2, p0, p1, p2, v0, v1, v2, gap, lower):
     """State h = lam e^(i theta) h_ + (1 - lam) c, lam = lower + (1 - lower) mu, c = silu + i silu."""
-    mu, not_mu = tl.sigmoid(p0), tl.sigmoid(-p0)
+    mu, not_mu = sigmoid(p0), sigmoid(-p0)
     share, rest = lower + (1.0 - lower) * mu, (1.0 - lower) * not_mu
-    s1, s2 = tl.sigmoid(p1), tl.sigmoid(p2)
+    s1, s2 = sigmoid(p1), sigmoid(p2)
     c1, c2 = p1 * s1, p2 * s2
     cosine, sine = tl.cos(v0), tl.sin(v0)
     t1, t2 = cosine * h1 - sine * h2, sine * h1 + cosine * h2

@@ -5,13 +5,13 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from kernels.cuda.maths import exp_neg
+from kernels.cuda.maths import exp, exp_neg
 
 
 @triton.jit
 def place(h1, h2, p0, p1, p2, v0, v1, v2, gap, lower):
     """State h = lambda h_ + gamma B x, lambda = exp(-nu + i theta)."""
-    nu, theta, gamma = tl.exp(v0), tl.exp(v1), tl.exp(v2)
+    nu, theta, gamma = exp(v0), exp(v1), exp(v2)
     r = exp_neg(nu)
     a, b = r * tl.cos(theta), r * tl.sin(theta)
     k1, k2 = a * h1 - b * h2, b * h1 + a * h2

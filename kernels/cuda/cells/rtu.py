@@ -8,17 +8,17 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from kernels.cuda.maths import exp_neg, expm1, tanh
+from kernels.cuda.maths import divide, exp, exp_neg, expm1, tanh
 
 
 @triton.jit
 def _linear(h1, h2, p0, p1, v0, v1):
     """The state, g, p (lambda = g + ip), n, and the derivatives by log nu and log theta."""
-    nu, theta = tl.exp(v0), tl.exp(v1)
+    nu, theta = exp(v0), exp(v1)
     r = exp_neg(nu)
     g, p = r * tl.cos(theta), r * tl.sin(theta)
     n = tl.sqrt_rn(-expm1(-2.0 * nu))
-    dn = tl.where(n > 0.0, nu * r * r / tl.where(n > 0.0, n, 1.0), 0.0)
+    dn = tl.where(n > 0.0, divide(nu * r * r, tl.where(n > 0.0, n, 1.0)), 0.0)
     k1, k2 = g * h1 - p * h2, p * h1 + g * h2
     return k1 + n * p0, k2 + n * p1, g, p, n, dn * p0 - nu * k1, dn * p1 - nu * k2, -theta * k2, theta * k1
 

@@ -11,6 +11,7 @@ import io
 import os
 import re
 from contextlib import redirect_stdout
+from typing import Any
 
 import pytest
 
@@ -29,12 +30,12 @@ from kernels.reference.wave_cells import CELLS  # noqa: E402
 
 TARGETS = (80, 90)
 TYPES = {"x": "*bf16", "rows": "*i32", "hyper": "*fp64", "decay": "*fp64", "decay_after": "*fp64", "counts": "*i32"}
-TYPES |= {"learned": "*i8", "labelled": "*i8", "lower": "fp32"}
+TYPES |= {"learned": "*i8", "labelled": "*i8"}
 INTEGERS = {"B", "J", "N", "stride", "parameters", "matrix_parameters", "segment_keys", "segments", "size"}
 
 
-def spilled(kernel, constants: dict, warps: int, capability: int, aligned: bool = True) -> tuple[int, int]:
-    """(bytes spilled, registers per thread) of a kernel for a target.
+def compiled(kernel, constants: dict, warps: int, capability: int, aligned: bool = True) -> tuple[Any, str]:
+    """A kernel compiled for a target, and the report of `ptxas`.
 
     Args:
         kernel: the jit function.
@@ -48,7 +49,7 @@ def spilled(kernel, constants: dict, warps: int, capability: int, aligned: bool 
         number = "i32" if name in INTEGERS else TYPES.get(name, "*fp32")
         signature[name] = "constexpr" if name in constants else number
         fixed = name in INTEGERS and (not aligned or name in ("B", "J", "segment_keys", "segments"))
-        if name not in constants and name != "lower" and not fixed:
+        if name not in constants and not fixed:
             attributes[(place,)] = [["tt.divisibility", 16]]
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes)
     options = {"num_warps": warps, **wave.LAUNCH}
@@ -57,7 +58,12 @@ def spilled(kernel, constants: dict, warps: int, capability: int, aligned: bool 
         triton.knobs.compilation.always_compile = True
         made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
     assert made.asm["cubin"]
-    report = printed.getvalue()
+    return made, printed.getvalue()
+
+
+def spilled(kernel, constants: dict, warps: int, capability: int, aligned: bool = True) -> tuple[int, int]:
+    """(bytes spilled, registers per thread) of a kernel; see `compiled`."""
+    report = compiled(kernel, constants, warps, capability, aligned)[1]
     assert f"for 'sm_{capability}" in report
     stores, loads = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", report).groups()
     return int(stores) + int(loads), int(re.search(r"Used (\d+) registers", report)[1])
@@ -86,6 +92,26 @@ def test_traces(name: str, size: str, capability: int) -> None:
     assert bytes_spilled == 0
     if aligned:
         assert registers <= 128, "four programs of four warps must fit a multiprocessor"
+
+
+APPROXIMATE = re.compile(r"\b\w+\.(?:approx|full)[.\w]*")
+"""Instructions of PTX whose results are the device's own."""
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_nothing_is_approximate(name: str) -> None:
+    """`kernels.cuda.maths` says so: exponentials and divisions round as IEEE 754 has it, on every device the same."""
+    made = compiled(forward_kernel, wave.forward_constants(CELLS[name]), 4, 90, aligned=False)[0]
+    assert not APPROXIMATE.findall(made.asm["ptx"])
+
+
+def test_steps_are_not_approximate_either() -> None:
+    cell = CELLS["mingru"]
+    for plan in sizes(cell).values():
+        constants = wave.traces_constants(cell, plan, "adam", "mean")
+        assert not APPROXIMATE.findall(compiled(traces_kernel, constants, plan.warps, 90)[0].asm["ptx"])
+    made = compiled(add_up_kernel, wave.add_up_constants("adam", "mean"), 4, 90)[0]
+    assert not APPROXIMATE.findall(made.asm["ptx"])
 
 
 @pytest.mark.parametrize("capability", TARGETS)

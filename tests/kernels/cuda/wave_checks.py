@@ -10,8 +10,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import triton
+import triton.language as tl
 
-from kernels.cuda import wave
+from kernels.cuda import maths, wave
 from kernels.reference import wave as reference
 from kernels.reference.wave_cells import CELLS, Cell
 
@@ -140,6 +142,32 @@ def test_optimizers_and_reductions(kind: str, reduction: str, name: str, shape: 
     segments = wave.plan(CELLS[name], *shape).grid[2]
     assert (segments > 1) == (name == "rtu")
     compare(make(CELLS[name], *shape, kind=kind, reduction=reduction), steps=3)
+
+
+@triton.jit
+def _apply(x, out, FUNCTION: tl.constexpr, SIZE: tl.constexpr):
+    at = tl.arange(0, SIZE)
+    tl.store(out + at, FUNCTION(tl.load(x + at)))
+
+
+@pytest.mark.parametrize(
+    ("name", "exact"),
+    [("exp", torch.exp), ("sigmoid", torch.sigmoid), ("tanh", torch.tanh), ("softplus", torch.nn.functional.softplus)],
+)
+def test_functions_are_those_of_float64(name: str, exact) -> None:
+    """From results below the least normal number to overflow; what is not a number stays none."""
+    x = torch.cat([torch.linspace(-110, 95, 2000), torch.linspace(-1, 1, 2000), torch.logspace(-30, 1, 90)])
+    special = torch.tensor([0.0, -0.0, float("inf"), -float("inf"), float("nan"), 3e38])
+    x = torch.cat([x, special]).float()
+    x = torch.cat([x, x.new_zeros(8192 - len(x))]).to(DEVICE)
+    out = torch.empty_like(x)
+    _apply[(1,)](x, out, getattr(maths, name), len(x))
+    wanted, found = exact(x.double()).cpu(), out.double().cpu()
+    assert torch.equal(found.isnan(), wanted.isnan())
+    whole = wanted.float().isfinite() & ~wanted.isnan()
+    assert torch.equal(found[~whole & ~wanted.isnan()], wanted.float().double()[~whole & ~wanted.isnan()])
+    off = (found - wanted).abs()[whole]
+    assert (off <= 4e-7 * wanted[whole].abs() + 1e-38).all(), off.max()
 
 
 @pytest.mark.parametrize("name", ["mingru", "lru"])

@@ -338,7 +338,8 @@ class CompiledLearner(KeyedLearner):
         while self._capacity < len(self._classes):
             self._capacity *= 2
         target = shared["target"] if self._config.task == layout.REGRESSION else None
-        shared = shared | {"scaler": layout.whole_scaler(shared["scaler"], target)}
+        scaler = layout.whole_scaler(shared["scaler"], target)
+        shared = shared | {"scaler": scaler, "target": layout.whole_target(shared["target"])}
         arrays = {name: layout.on_lines(shared[name]) for name in Shared._fields}
         rows = len(self._shared.out) if self._config.task != layout.MULTICLASS else self._capacity
         for name in READ_OUT:

@@ -7,12 +7,14 @@ import math
 import numba as nb
 
 from kernels.cpu.bound import values_of
+from kernels.cpu.clock import keep_time, time_of_key, told_time
 from kernels.cpu.encoder import encode
 from kernels.cpu.heads import REFUSED, predict, weight
 from kernels.cpu.heads.target import base_of, becomes_base, observe_change
 from kernels.cpu.inputs import prepare
 from kernels.cpu.layers import forward_all, hold, hold_features, take_up, take_up_features
 from kernels.cpu.layout import (
+    AWAY,
     BINARY,
     C_CLASSES,
     C_OBSERVED,
@@ -104,11 +106,11 @@ def _sureness(config, value, s):
 
 
 @nb.njit(**INLINE)
-def gap_of(config, row, time):
-    """Time since the key's last event in units of the spec, 1 where one of the two has no time."""
-    if config.gap_unit <= 0.0 or time <= 0 or row[H_TIME] <= 0.0:
+def gap_of(config, latest, time):
+    """Time since `latest`, the key's, in units of the spec, 1 where one of the two has no time."""
+    if config.gap_unit <= 0.0 or time <= 0 or latest <= 0.0:
         return 1.0
-    gap = (float(time) - row[H_TIME]) / config.gap_unit
+    gap = (float(time) - latest) / config.gap_unit
     return gap if gap > config.least_gap else config.least_gap
 
 
@@ -160,16 +162,17 @@ def _observe(cell, head, config, shared, rows, events, out, s, t, slot):
     after = rows.body[max(ahead, 0), : MOST_AHEAD // rows.body.itemsize if ahead >= 0 else 0]
     if ahead >= 0:
         ask_for(rows.head[ahead], 0, HEAD)
-    time = events.time[t]
+    time = told_time(shared.target, events.time[t])
+    latest = time_of_key(shared.target, row[H_TIME])
     outcome = 0
-    if time > 0 and time < row[H_TIME]:
+    if time > 0 and time < latest:
         outcome = OUT_OF_ORDER
     apply = outcome == 0 or config.ignore_out_of_order == 0
     x = s.inputs
     prepare(config, shared, row, events.x[t], x, apply)
     if config.encoded > 0:
         encode(config, shared.cell, events.x[t], s)
-    forward_all(cell, config, shared.cell, body, gap_of(config, row, time), s)
+    forward_all(cell, config, shared.cell, body, gap_of(config, latest, time), s)
     phi = s.phi[config.layers - 1]
     base = base_of(config, shared, row)
     draw = shared.counters[C_OBSERVED]
@@ -180,10 +183,11 @@ def _observe(cell, head, config, shared, rows, events, out, s, t, slot):
     if not apply:
         out.outcome[t] = outcome
         return
-    outcome |= OBSERVED
+    outcome |= OBSERVED if time == events.time[t] else AWAY
+    keep_time(shared.target, events.time[t])
     shared.counters[C_OBSERVED] += 1
     row[H_SEEN] += 1
-    row[H_TIME] = max(row[H_TIME], float(time))
+    row[H_TIME] = max(latest, float(time))
     row[H_POSITION] = shared.counters[C_POSITION]
     y = events.y[t]
     sure = _sureness(config, value, s)
@@ -193,7 +197,7 @@ def _observe(cell, head, config, shared, rows, events, out, s, t, slot):
         carry_all(cell, config, body, after, s)
         if events.kind[t] == 0:
             if config.pending > 0:
-                _hold(cell, config, shared, rows, events, out, s, t, slot, base, value, code, sure)
+                _hold(cell, config, shared, rows, events, out, s, t, slot, time, base, value, code, sure)
         else:
             outcome |= CLASS_LIMIT
     else:
@@ -212,14 +216,15 @@ def _observe(cell, head, config, shared, rows, events, out, s, t, slot):
             outcome |= LEARNED if learned else NONFINITE
             _note_label(shared, row, y, is_base, row[H_SEEN], time)
     if config.defaults > 0:
-        _expire(cell, head, config, shared, rows, events, out, s, t, slot)
+        _expire(cell, head, config, shared, rows, events, out, s, t, slot, time)
     out.outcome[t] = outcome
 
 
 @nb.njit(**CALL)
-def _hold(cell, config, shared, rows, events, out, s, t, slot, base, value, code, sure):
+def _hold(cell, config, shared, rows, events, out, s, t, slot, time, base, value, code, sure):
     """Keeps an observation for its label."""
     place = note_down(config, shared, rows, events, out, t, slot, base, value, code, sure)
+    rows.pending_head[slot, place, P_TIME] = time
     rows.pending_head[slot, place, P_DRAW] = shared.counters[C_OBSERVED] - 1
     if config.head_credit > 0:
         hold_features(config, s, rows.pending_body[slot, place])
@@ -267,7 +272,7 @@ def expired(config, row, note, position, time):
 
 
 @nb.njit(**CALL)
-def _expire(cell, head, config, shared, rows, events, out, s, t, slot):
+def _expire(cell, head, config, shared, rows, events, out, s, t, slot, time):
     """Learns the key's oldest pending observation with the default label, if it has expired or has to make room."""
     row = rows.head[slot]
     first = int(row[H_PENDING])
@@ -275,19 +280,19 @@ def _expire(cell, head, config, shared, rows, events, out, s, t, slot):
         place = (first + k) % config.pending
         note = rows.pending_head[slot, place]
         if note[P_AT] > 0:
-            if k == 0 or expired(config, row, note, shared.counters[C_POSITION], events.time[t]):
-                _learn_default(cell, head, config, shared, rows, events, out, s, t, slot, place)
+            if k == 0 or expired(config, row, note, shared.counters[C_POSITION], time):
+                _learn_default(cell, head, config, shared, rows, events, out, s, t, slot, time, place)
             return
 
 
 @nb.njit(**CALL)
-def _learn_default(cell, head, config, shared, rows, events, out, s, t, slot, place):
+def _learn_default(cell, head, config, shared, rows, events, out, s, t, slot, time, place):
     """A pending observation leaves; the default label is learned in place of its own."""
     note = rows.pending_head[slot, place]
     leave(config, note, out, t)
     note[P_AT] = -note[P_AT]
     y = float(len(events.classes) - 1) if config.task == MULTICLASS else config.default_label
-    _teach(cell, head, config, shared, rows, events, out.expired, s, t, slot, place, y)
+    _teach(cell, head, config, shared, rows, events, out.expired, s, t, slot, time, place, y)
 
 
 @nb.njit(**INLINE)
@@ -316,22 +321,24 @@ def _label(cell, head, config, shared, rows, events, out, s, t, slot):
     if place < 0:
         out.outcome[t] = UNKNOWN_ID
         return
-    row = rows.head[slot]
+    row, time = rows.head[slot], told_time(shared.target, events.time[t])
     note = rows.pending_head[slot, place]
     waits = note[P_AT] > 0
-    if not waits or expired(config, row, note, shared.counters[C_POSITION], events.time[t]):
+    if not waits or expired(config, row, note, shared.counters[C_POSITION], time):
         out.outcome[t] = LATE
         if waits and config.defaults > 0:
             row[H_POSITION] = shared.counters[C_POSITION]
-            _learn_default(cell, head, config, shared, rows, events, out, s, t, slot, place)
+            _learn_default(cell, head, config, shared, rows, events, out, s, t, slot, time, place)
         return
     row[H_POSITION] = shared.counters[C_POSITION]
     note[P_AT] = 0.0
-    out.outcome[t] = _teach(cell, head, config, shared, rows, events, out.scored, s, t, slot, place, events.y[t])
+    out.outcome[t] = _teach(
+        cell, head, config, shared, rows, events, out.scored, s, t, slot, time, place, events.y[t]
+    )
 
 
 @nb.njit(**CALL)
-def _teach(cell, head, config, shared, rows, events, scored, s, t, slot, place, y):
+def _teach(cell, head, config, shared, rows, events, scored, s, t, slot, time, place, y):
     """Learns a label from what was held at its prediction, which is scored as it was made. Returns the outcome."""
     row = rows.head[slot]
     note = rows.pending_head[slot, place]
@@ -348,7 +355,7 @@ def _teach(cell, head, config, shared, rows, events, scored, s, t, slot, place, 
     given = math.nan if config.task == MULTICLASS else note[P_VALUE]
     score(scored, t, given, note[P_CODE], base, y, note[P_SURE])
     draw = int(note[P_DRAW])
-    elapsed = elapsed_of(config, shared, shared.counters[C_OBSERVED], events.time[t])
+    elapsed = elapsed_of(config, shared, shared.counters[C_OBSERVED], time)
     if config.task == MULTICLASS and y >= shared.counters[C_CLASSES]:
         shared.counters[C_CLASSES] = int(y) + 1
     predict(head, config, shared, base, s.phi[config.layers - 1], s.inputs, draw, elapsed, s)
@@ -361,7 +368,7 @@ def _teach(cell, head, config, shared, rows, events, scored, s, t, slot, place, 
     else:
         body = held[s.plan[config.layers, L_HELD] :]
         learned = learn_held(cell, head, config, shared, base, y, draw, elapsed, body, s)
-    _note_label(shared, row, y, is_base, note[P_SEEN], events.time[t])
+    _note_label(shared, row, y, is_base, note[P_SEEN], time)
     return LEARNED if learned else NONFINITE
 
 
@@ -400,13 +407,14 @@ def predict_each(model, rows, x, time, slot, out_value, out_code, probabilities,
     rows = values_of(rows)
     draw = shared.counters[C_OBSERVED]
     for t in range(len(x)):
-        row = rows.head[slot[t]]
+        row, at = rows.head[slot[t]], told_time(shared.target, time[t])
         prepare(config, shared, row, x[t], s.inputs, False)
         if config.encoded > 0:
             encode(config, shared.cell, x[t], s)
-        forward_all(cell, config, shared.cell, rows.body[slot[t]], gap_of(config, row, time[t]), s)
+        gap = gap_of(config, time_of_key(shared.target, row[H_TIME]), at)
+        forward_all(cell, config, shared.cell, rows.body[slot[t]], gap, s)
         phi, base = s.phi[config.layers - 1], base_of(config, shared, row)
-        elapsed = elapsed_of(config, shared, draw + 1, time[t])
+        elapsed = elapsed_of(config, shared, draw + 1, at)
         value, code = predict(head, config, shared, base, phi, s.inputs, draw, elapsed, s)
         out_value[t] = value
         out_code[t] = code

@@ -53,9 +53,11 @@ TARGET_COLUMNS = 3
 
 # Entries of `Shared.target`: events and second moment of the change, events and mean of the label; of the read-out's
 # output o and the change z that it should have said, in deviations, the means of o z, o o, |z - a o| with a the slope
-# (see `heads.linear.slope`), and |z|; the time of the last update, 0 for none.
+# (see `heads.linear.slope`), and |z|; the time of the last update, 0 for none; of the clock (`kernels.cpu.clock`) its
+# time, the pace, the time of the event before, and how many in a row were away.
 T_CHANGES, T_CHANGE_SQ, T_LABELS, T_LABEL_MEAN, T_AGREEMENT, T_POWER, T_MISSED, T_MOVED, T_UPDATED_AT = range(9)
-TARGET = 9
+T_CLOCK, T_PACE, T_LAST_TIME, T_AWAY = range(9, 13)
+TARGET = 13
 
 # Columns of `Scratch.plan`: inputs of a layer, where its weights and those of its output stage begin in `Shared.cell`,
 # rows and columns of the latter, where its state begins in a key's row and its inputs in what is held for a label.
@@ -72,6 +74,9 @@ WORK_ROWS = 8
 C_POSITION, C_STEPS, C_CLASSES, C_OBSERVED, C_UPDATED = range(5)
 COUNTERS = 5
 
+
+AWAY = OBSERVED | UNKNOWN_ID
+"""Outcome of an event whose clock is far from that of the others: it counts as one without a time."""
 
 AVERAGED, SUMMED, POOLED, KEPT = "averaged", "summed", "pooled", "kept"
 """What becomes of an array of state where the partitions of a model exchange what they have learned
@@ -161,7 +166,7 @@ class Shared(NamedTuple):
     scaler: np.ndarray
     """float64 [F, 9]: running moments; the features, then of a regression `TARGET_COLUMNS`."""
     target: np.ndarray
-    """float64 [9]."""
+    """float64 [13]."""
     decay: np.ndarray
     """float64 [2]: beta1^t and beta2^t; of the filter of all weights the noise scale of a regression, and 1."""
     counters: np.ndarray
@@ -296,6 +301,13 @@ class Model(NamedTuple):
     config: Config
     shared: Shared
     scratch: Scratch
+
+
+def whole_target(target: np.ndarray) -> np.ndarray:
+    """`Shared.target` float64 [13], also from the shorter ones that earlier versions stored."""
+    made = np.zeros(TARGET)
+    made[: len(target)] = target
+    return made
 
 
 def whole_scaler(scaler: np.ndarray, target: np.ndarray | None = None) -> np.ndarray:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from kernels.cpu.layout import (
+    AWAY,
     BINARY,
     C_CLASSES,
     C_OBSERVED,
@@ -48,7 +49,7 @@ from kernels.cpu.layout import (
     Rows,
     Shared,
 )
-from kernels.reference import encoder, heads, learning, stack
+from kernels.reference import clock, encoder, heads, learning, stack
 from kernels.reference.inputs import prepare
 from kernels.reference.learning import Seen
 
@@ -71,25 +72,27 @@ def fold(cell: Any, config: Config, shared: Shared, rows: Rows, events: Events, 
 def _observe(
     cell: Any, config: Config, shared: Shared, rows: Rows, events: Events, out: Out, t: int, tables: np.ndarray
 ) -> None:
-    slot, time = events.slot[t], events.time[t]
+    slot, time = events.slot[t], clock.told_time(shared.target, events.time[t])
     head, body = rows.head[slot], torch.from_numpy(rows.body[slot])
-    late = bool(0 < time < head[H_TIME])
+    latest = clock.time_of_key(shared.target, head[H_TIME])
+    late = bool(0 < time < latest)
     apply = not (late and config.ignore_out_of_order)
     x = torch.tensor(prepare(config, shared, head, events.x[t], apply), dtype=body.dtype)
     categories = torch.from_numpy(encoder.rows_of(events.x[t], tables)).to(body.dtype)
     x[: config.features][torch.from_numpy(tables[:, 0] > 0)] = 0.0
     seen = Seen(x, categories)
     lowest = _encoded(cell, config, shared, seen)
-    moments = stack.advance(cell, config, torch.from_numpy(shared.cell), body, lowest, gap_of(config, head, time))
+    moments = stack.advance(cell, config, torch.from_numpy(shared.cell), body, lowest, gap_of(config, latest, time))
     base, o = _base(config, shared, head), learning.logits(cell, config, shared, moments, seen)
     value, code = heads.predict(config.task, o, base, learning.trust(shared) * learning.scale(shared))
     out.value[t], out.code[t], out.outcome[t] = value, code, OUT_OF_ORDER if late else 0
     if not apply:
         return
-    out.outcome[t] |= OBSERVED
+    out.outcome[t] |= OBSERVED if time == events.time[t] else AWAY
+    clock.keep_time(shared.target, events.time[t])
     shared.counters[C_OBSERVED] += 1
     head[H_SEEN] += 1
-    head[H_TIME] = max(head[H_TIME], time)
+    head[H_TIME] = max(latest, time)
     head[H_POSITION] = shared.counters[C_POSITION]
     stack.write(cell, config, moments, body)
     sure = _sureness(config, value)
@@ -99,7 +102,7 @@ def _observe(
             state = stack.hold(moments, between, body)
             if config.head_credit:
                 state = torch.cat([learning.features(cell, config, shared, moments), x])
-            _hold(config, shared, rows, events, out, t, (base, value, code, sure), state)
+            _hold(config, shared, rows, events, out, t, time, (base, value, code, sure), state)
     elif (y := _class_of(config, shared, events, events.y[t])) < 0 and config.task == MULTICLASS:
         out.outcome[t] |= CLASS_LIMIT
     else:
@@ -110,14 +113,14 @@ def _observe(
         out.outcome[t] |= learning.learn(cell, config, shared, head, moments, seen, base, y)
         _note_label(shared, head, y, is_base, head[H_SEEN], time)
     if config.defaults:
-        _expire(cell, config, shared, rows, events, out, t)
+        _expire(cell, config, shared, rows, events, out, t, time)
 
 
-def gap_of(config: Config, head: np.ndarray, time: int) -> float:
+def gap_of(config: Config, latest: float, time: int) -> float:
     """Time since the key's last event, in units of the spec and at least `least_gap`; 1 where either has no time."""
-    if config.gap_unit <= 0 or time <= 0 or head[H_TIME] <= 0:
+    if config.gap_unit <= 0 or time <= 0 or latest <= 0:
         return 1.0
-    return max(float(time - head[H_TIME]) / config.gap_unit, config.least_gap)
+    return max(float(time - latest) / config.gap_unit, config.least_gap)
 
 
 def _hold(
@@ -127,6 +130,7 @@ def _hold(
     events: Events,
     out: Out,
     t: int,
+    time: int,
     made: tuple[float, ...],
     state: torch.Tensor,
 ) -> None:
@@ -138,7 +142,7 @@ def _hold(
     note = rows.pending_head[slot, place]
     if note[P_AT] > 0:
         out.expired[t] = _left(config, note)
-    note[P_AT], note[P_SEEN], note[P_TIME] = shared.counters[C_POSITION], rows.head[slot, H_SEEN], events.time[t]
+    note[P_AT], note[P_SEEN], note[P_TIME] = shared.counters[C_POSITION], rows.head[slot, H_SEEN], time
     note[P_BASE], note[P_VALUE], note[P_CODE], note[P_SURE] = made
     note[P_DRAW] = shared.counters[C_OBSERVED] - 1
     rows.pending_body[slot, place] = state.numpy()
@@ -152,15 +156,16 @@ def _label(cell: Any, config: Config, shared: Shared, rows: Rows, events: Events
     if place is None:
         return
     head, note = rows.head[slot], rows.pending_head[slot, place]
-    if note[P_AT] < 0 or _expired(config, head, note, position, events.time[t]):
+    time = clock.told_time(shared.target, events.time[t])
+    if note[P_AT] < 0 or _expired(config, head, note, position, time):
         out.outcome[t] = LATE
         if note[P_AT] > 0 and config.defaults:
             head[H_POSITION] = position
-            _learn_default(cell, config, shared, rows, events, out, t, place)
+            _learn_default(cell, config, shared, rows, events, out, t, time, place)
         return
     head[H_POSITION] = position
     note[P_AT] = 0.0
-    out.outcome[t] = _teach(cell, config, shared, rows, events, out.scored, t, place, events.y[t])
+    out.outcome[t] = _teach(cell, config, shared, rows, events, out.scored, t, time, place, events.y[t])
 
 
 def _find(rows: Rows, slot: int, id: np.ndarray) -> int | None:
@@ -176,7 +181,9 @@ def _expired(config: Config, head: np.ndarray, note: np.ndarray, position: int, 
     return bool(by_log or (config.horizon_time > 0 and note[P_TIME] > 0 and age > config.horizon_time))
 
 
-def _expire(cell: Any, config: Config, shared: Shared, rows: Rows, events: Events, out: Out, t: int) -> None:
+def _expire(
+    cell: Any, config: Config, shared: Shared, rows: Rows, events: Events, out: Out, t: int, time: int
+) -> None:
     """Learns the key's oldest pending observation with the default label, if it has expired or has to make room."""
     slot = events.slot[t]
     head = rows.head[slot]
@@ -186,18 +193,18 @@ def _expire(cell: Any, config: Config, shared: Shared, rows: Rows, events: Event
     if not waiting:
         return
     note = rows.pending_head[slot, waiting[0]]
-    if waiting[0] == first or _expired(config, head, note, shared.counters[C_POSITION], events.time[t]):
-        _learn_default(cell, config, shared, rows, events, out, t, waiting[0])
+    if waiting[0] == first or _expired(config, head, note, shared.counters[C_POSITION], time):
+        _learn_default(cell, config, shared, rows, events, out, t, time, waiting[0])
 
 
 def _learn_default(
-    cell: Any, config: Config, shared: Shared, rows: Rows, events: Events, out: Out, t: int, place: int
+    cell: Any, config: Config, shared: Shared, rows: Rows, events: Events, out: Out, t: int, time: int, place: int
 ) -> None:
     note = rows.pending_head[events.slot[t], place]
     out.expired[t] = _left(config, note)
     note[P_AT] *= -1
     y = float(len(events.classes) - 1) if config.task == MULTICLASS else config.default_label
-    _teach(cell, config, shared, rows, events, out.expired, t, place, y)
+    _teach(cell, config, shared, rows, events, out.expired, t, time, place, y)
 
 
 def _left(config: Config, note: np.ndarray) -> tuple[float, ...]:
@@ -214,6 +221,7 @@ def _teach(
     events: Events,
     scored: np.ndarray,
     t: int,
+    time: int,
     place: int,
     y: float,
 ) -> int:
@@ -235,7 +243,7 @@ def _teach(
         moments, held = stack.recall(cell, config, state, between)
         seen = Seen(*held.split([config.width, config.features])) if config.encoded else Seen(moments[0].x, held)
         outcome = learning.learn(cell, config, shared, head, moments, seen, base, y)
-    _note_label(shared, head, y, is_base, note[P_SEEN], events.time[t])
+    _note_label(shared, head, y, is_base, note[P_SEEN], time)
     return outcome
 
 

@@ -151,6 +151,16 @@ class Bank:
         mean, variance, _ = self.moments(z, elapsed)
         return self.robust**2 / (self.robust**2 + (t - mean) ** 2 / variance)
 
+    def is_rare(self, z: torch.Tensor, elapsed: float) -> bool:
+        """Whether more than a tenth of the prior variance along `z` is left in every member."""
+        said, length = self.members(z, elapsed), float(z @ z)
+        return all(float(a) > 0.1 * f.prior * length for f, (_, a) in zip(self.filters, said))
+
+    def told_weight(self, z: torch.Tensor, elapsed: float, t: float) -> float:
+        """What the fold is told: `weight`, or that of a rare cause, which is never refused."""
+        weight = self.weight(z, elapsed, t)
+        return max(0.1, math.sqrt(weight)) if weight < 0.1 and self.is_rare(z, elapsed) else weight
+
     def loss(self, z: torch.Tensor, elapsed: float, y: float, eps: torch.Tensor | None, known: int) -> torch.Tensor:
         """-log of what the mixture gave to the class, or -log of its density at the change `y`."""
         if self.classes:
@@ -176,23 +186,37 @@ class Bank:
             self.weights = list((1 - self.switching) * posterior + self.switching / len(posterior))
         target = torch.zeros(len(self.filters[0].mean), dtype=torch.float64)
         target[int(y) if self.classes else 0] = 1.0 if self.classes else y
+        rare = not trusted and self.is_rare(z, elapsed)
         for at, (mean, variance) in enumerate(said):
-            self._learn_member(at, z, elapsed, target, float(y - mean[0]), float(variance), known, trusted)
+            self._learn_member(at, z, elapsed, target, float(y - mean[0]), float(variance), known, trusted, rare)
         self.labels += 1
 
     def _learn_member(
-        self, at: int, z: torch.Tensor, elapsed: float, target: torch.Tensor, r: float, a: float, known: int, on: bool
+        self,
+        at: int,
+        z: torch.Tensor,
+        elapsed: float,
+        target: torch.Tensor,
+        r: float,
+        a: float,
+        known: int,
+        on: bool,
+        rare: bool,
     ) -> None:
         member, noise, level = self.filters[at], self.noise if self.classes else 1.0, 1.0
         carried = member.carried(elapsed)
         if not self.classes:
             assert self.levels is not None
-            level, squared = self.levels[at], r**2 / (a + 1.0)
+            level = self.levels[at]
+            squared = r**2 / (a + 1.0) / level
             if self.robust > 0.0 and self.labels >= 32:
-                noise = (self.robust**2 + squared / level) / self.robust**2
-            if on:
+                noise = (self.robust**2 + squared) / self.robust**2
+                noise = math.sqrt(noise) if rare else noise
+            else:
+                noise = max(1.0, math.sqrt(squared) / (100.0 if self.labels >= 32 else 8.0))
+            if on or not rare:
                 share = 1.0 / min(self.labels + 2.0, self.window)
-                self.levels[at] = max(level + share * (squared - level), 1e-12)
+                self.levels[at] = max(level + share * level * (min(squared, 225.0) - 1.0), 1e-12)
         self.filters[at] = carried.learned(z, target, noise)
         if self.gamma_rate > 0.0 and on:
             shown = Filter(member.mean[:known] / math.sqrt(level), member.cov, member.gamma, member.prior)

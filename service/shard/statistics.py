@@ -87,10 +87,12 @@ class Statistics:
         Of the signals that there were, how many, and the position after the event of the last of each kind.
         """
         late = np.arange(256) & layout.LATE == layout.LATE
-        codes = np.where(late, 0, np.arange(256))
+        away = np.arange(256) & layout.AWAY == layout.AWAY
+        codes = np.where(late, 0, np.where(away, np.arange(256) & ~layout.UNKNOWN_ID, np.arange(256)))
         by_flag = {name: int(self.outcomes[(codes & flag) > 0].sum()) for name, flag in _FLAGS.items()}
         dropped, defaulted = self.expired.tolist()
-        by_flag |= {"late": int(self.outcomes[late].sum()), "dropped": dropped, "defaulted": defaulted}
+        by_flag |= {"late": int(self.outcomes[late].sum()), "wrong_clock": int(self.outcomes[away].sum())}
+        by_flag |= {"dropped": dropped, "defaulted": defaulted}
         for name, (count, last) in zip(SIGNALS, self.signals.tolist()):
             if count:
                 by_flag |= {name: count, f"{name}_last_position": last}

@@ -185,7 +185,7 @@ def test_a_compiled_regression_is_the_reference(seed: int, robust: float) -> Non
         said = stream.run(phi[t : t + 1], y[t : t + 1], gaps[t : t + 1])
         assert far(said.spread[0], [variance, known, half]) < TOLERANCE
         assert said.value[0] == pytest.approx(mean, rel=TOLERANCE, abs=TOLERANCE)
-        assert said.weight[0] == pytest.approx(trust, rel=TOLERANCE)
+        assert said.weight[0] == pytest.approx(bank.told_weight(z.detach(), gaps[t], y[t]), rel=TOLERANCE)
         assert far(said.d_phi[0], z.grad[:-1], 1e-6) < TOLERANCE
         bank.learn(z.detach(), gaps[t], y[t])
     same_bank(stream, bank)
@@ -250,11 +250,44 @@ def test_an_outlier_moves_a_robust_head_little_and_ever_less() -> None:
             shift[robust, size] = np.abs(stream.head.state.mean[0] - before[0][0]).max()  # that one does not decay
             if robust and size > 10:
                 assert said.weight[0] < REFUSED
-                for name in ("noise", "weight", "scalar"):
+                for name in ("weight", "scalar"):
                     at = stream.head.state._fields.index(name)
                     np.testing.assert_array_equal(getattr(stream.head.state, name), before[at])
-    assert shift[0.0, 1e6] > 1e5 * shift[0.0, 1.0]
+                noise = before[stream.head.state._fields.index("noise")]
+                assert (stream.head.state.noise <= noise * (1.0 + kalman.LARGEST_SURPRISE / 100.0)).all()
+    assert shift[0.0, 1.0] < shift[0.0, 1e3] == pytest.approx(shift[0.0, 1e6], rel=1e-2), "a gross one is bounded"
+    assert shift[0.0, 1e3] < 2 * kalman.GROSS * shift[0.0, 1.0]
     assert shift[2.0, 1e6] < shift[2.0, 1e3] < shift[2.0, 1.0]
+
+
+def test_a_noise_that_grew_for_good_is_believed_after_a_while() -> None:
+    """No label is refused for ever: those that are learned all the same widen what the head expects."""
+    rng = np.random.default_rng(0)
+    phi = rng.normal(size=(1200, 4))
+    y = phi @ np.ones(4) + rng.normal(size=1200) * np.where(np.arange(1200) < 200, 0.1, 30.0)
+    stream = Stream(REGRESSION, 4, 1, robust=5.0, gammas=(1.0,))
+    said = stream.run(phi, y)
+    assert said.weight[201:210].min() < REFUSED
+    assert (said.weight[-200:] > 0.5).mean() > 0.9
+
+
+@pytest.mark.parametrize("gammas", [(1.0,), kalman.GAMMAS], ids=["one", "bank"])
+def test_a_rare_cause_is_learned_and_a_glitch_is_not(gammas) -> None:
+    """A flag on 2 % of events that explains a label 200 deviations off, beside one label in a hundred that nothing does."""
+    rng = np.random.default_rng(1)
+    n = 4000
+    flag, glitch = rng.random(n) < 0.02, rng.random(n) < 0.01
+    flag[:100] = False
+    phi = np.column_stack([5.0 * flag, rng.normal(size=n)])
+    clean = 1.0 + 0.5 * phi[:, 1] + 10.0 * flag
+    y = clean + 0.05 * rng.normal(size=n) + np.where(glitch & ~flag, rng.choice([-1e3, 1e3], n), 0.0)
+    stream = Stream(REGRESSION, 2, 1, robust=5.0, gammas=gammas)
+    said = stream.run(phi, y)
+    after = np.flatnonzero(flag)[30:]
+    assert np.abs(said.value[after] - clean[after]).mean() < 1.0, "within 30 labels"
+    late = np.arange(n) > 2000
+    assert np.abs(said.value - clean)[late & ~flag].mean() < 0.05
+    assert (said.weight[glitch & ~flag & late] < REFUSED).all()
 
 
 def test_a_robust_head_that_trusts_everything_is_the_plain_one() -> None:

@@ -445,7 +445,7 @@ def _learn_number(head, t, y, trusted, elapsed):
             move_gamma(state, work, 1, 1.0, state.noise[g], elapsed, head.gamma_rate)
         update(state, work, 1, g, 1.0 / believed)
         noise = state.noise[g] * (1.0 + share * (min(squared, LARGEST_SURPRISE) - 1.0))
-        if trusted:
+        if trusted or not rare:  # one that is not trusted and yet learned is the newest of a row: the noise is larger
             state.noise[g] = noise if noise > LEAST_NOISE else LEAST_NOISE
 
 

@@ -43,11 +43,17 @@ def scale_of(shared):
     return math.sqrt(shared.target[T_CHANGE_SQ])
 
 
+LARGEST_TARGET = 16.0
+"""Bound on the target of a regression in deviations: twice what moves their scale in full (`kernels.cpu.inputs.REACH`)."""
+
+
 @nb.njit(**INLINE)
 def in_deviations(shared, base, y):
-    """The target of a regression, t = (y - base) / scale; 0 while nothing has changed."""
+    """The target of a regression, t = (y - base) / scale within `LARGEST_TARGET`; 0 while nothing has changed."""
     scale = scale_of(shared)
-    return (y - base) / scale if scale > 0.0 else 0.0
+    t = (y - base) / scale if scale > 0.0 else 0.0
+    t = LARGEST_TARGET if t > LARGEST_TARGET else t
+    return -LARGEST_TARGET if t < -LARGEST_TARGET else t
 
 
 @nb.njit(**INLINE)

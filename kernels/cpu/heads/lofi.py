@@ -322,8 +322,8 @@ def _predict(head, config, shared, base, phi, x, draw, elapsed, s):
 def _error(head, config, shared, base, y, phi, x, draw, elapsed, d_phi, s):
     """The gradient of -log p through the mean.
 
-    That through the variance of a regression is left out, and its residual is bounded in deviations, as that of the
-    linear head is.
+    That through the variance of a regression is left out, and its residual is bounded by `residual_clip` deviations
+    of the prediction, in what is learned too: one label moves the noise by at most their square, in its share.
     """
     work, outputs = head.work, _outputs(config, shared)
     finite = is_finite(work.z, features_of(head, config), y)
@@ -334,6 +334,7 @@ def _error(head, config, shared, base, y, phi, x, draw, elapsed, d_phi, s):
         pulled = config.residual_clip if pulled > config.residual_clip else pulled
         pulled = -config.residual_clip if pulled < -config.residual_clip else pulled
         work.pull[0] = pulled / deviation
+        work.residual[0] = pulled * deviation
     else:
         for c in range(outputs):
             work.residual[c] = (1.0 if c + 1 == int(y) else 0.0) - s.logits[c + 1]

@@ -283,7 +283,7 @@ class _JsonLines:
         self.schema = object_schema(self.mapping)
 
     def table(self, block: Any, schema: pa.Schema) -> pa.Table:
-        return read_objects(bytes(block), schema, self.mapping)
+        return read_objects(block, schema, self.mapping)
 
     def found(self, row: Any, column: str) -> Any:
         if column:

@@ -28,6 +28,7 @@ LATEST_US = 253_402_300_799_999_999
 
 def likely_unit(number: float) -> TimeUnit | None:
     """The unit under which a number is a time from 2001 to 2096; None where it is one under none."""
+    number = number.item() if isinstance(number, np.generic) else number  # Python's own do not overflow
     return next((unit for unit, ns in NANOSECONDS.items() if 1e18 <= number * ns < 4e18), None)
 
 

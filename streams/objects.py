@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -35,11 +34,11 @@ def object_schema(mapping: Mapping) -> pa.Schema:
     return pa.schema(list(types.items()))
 
 
-def read_objects(lines: bytes, schema: pa.Schema, mapping: Mapping) -> pa.Table:
+def read_objects(lines: Any, schema: pa.Schema, mapping: Mapping) -> pa.Table:
     """Lines as columns.
 
     Args:
-        lines: one object each, each with its line feed.
+        lines: bytes, or a view of them: one object a line, each with its line feed.
         schema: the columns wanted, as `object_schema` has them.
         mapping: which column is what.
 
@@ -53,7 +52,7 @@ def read_objects(lines: bytes, schema: pa.Schema, mapping: Mapping) -> pa.Table:
 
 
 def read_inside(
-    lines: bytes, schema: pa.Schema, mapping: Mapping, inside: str, more: Sequence[pa.Field]
+    lines: Any, schema: pa.Schema, mapping: Mapping, inside: str, more: Sequence[pa.Field]
 ) -> tuple[pa.Table, pa.Table]:
     """The same for objects that are the field `inside` of those on the lines ("": that are these themselves).
 
@@ -63,20 +62,20 @@ def read_inside(
     Raises:
         pa.ArrowInvalid: see `read_objects`, or there is no object inside.
     """
-    _check(lines)
+    ends = _check(lines)
     any_type = [one.name for one in schema if one.type == JSON]
     numbers = [one for one in schema if one.type != JSON]
-    first = [fields_of(line, inside) for line in islice(_lines(lines), LOOKED_AT)] if any_type else []
+    first = [fields_of(line, inside) for line in _lines(lines, ends[:LOOKED_AT])] if any_type else []
     guess = [pa.field(name, _type(name, first, mapping)) for name in any_type]
     try:
-        table, beside = _read(lines, [*numbers, *guess], inside, more)
+        table, beside = _read(lines, [*numbers, *guess], inside, more, len(ends))
         if not any(_inexact(table.column(one.name)) for one in guess):
             return table.select(schema.names), beside
     except pa.ArrowInvalid:
         if not any_type:
             raise
-    table, beside = _read(lines, numbers, inside, more)
-    held = [_values(line, inside, any_type) for line in _lines(lines)]
+    table, beside = _read(lines, numbers, inside, more, len(ends))
+    held = [_values(line, inside, any_type) for line in _lines(lines, ends)]
     columns = {name: table.column(name) for name in table.schema.names}
     columns |= {name: _column([one.get(name) for one in held], name, mapping) for name in any_type}
     return pa.table({name: columns[name] for name in schema.names}), beside
@@ -93,8 +92,8 @@ def fields_of(line: Any, inside: str = "") -> dict[str, Any]:
     return held if isinstance(held, dict) else {}
 
 
-def _check(lines: bytes) -> None:
-    """Makes sure that every line is one object and no more if as many are read.
+def _check(lines: Any) -> np.ndarray:
+    """The place of every line feed; makes sure that every line is one object and no more if as many are read.
 
     A line that begins with "{" and ends with "}" cannot be finished by the next one, so two lines never make one object
     between them, and none can make up for the objects of another. Arrow takes on trust that they are UTF-8.
@@ -106,16 +105,17 @@ def _check(lines: bytes) -> None:
     ends = np.flatnonzero(text == ord("\n"))
     starts = np.append(0, ends[:-1] + 1)
     if (starts == ends).any() or (text[starts] != ord("{")).any() or (text[ends - 1] != ord("}")).any():
-        stripped = [line.strip() for line in _lines(lines)]
+        stripped = [line.strip() for line in _lines(lines, ends)]
         if any(line[:1] != b"{" or line[-1:] != b"}" for line in stripped):
             raise pa.ArrowInvalid("no JSON object")
     pa.array([lines], pa.large_binary()).cast(pa.large_string())
+    return ends
 
 
-def _lines(lines: bytes) -> Iterator[bytes]:
+def _lines(lines: Any, ends: np.ndarray) -> Iterator[bytes]:
     at = 0
-    while (end := lines.find(b"\n", at)) >= 0:
-        yield lines[at:end]
+    for end in ends.tolist():
+        yield bytes(lines[at:end])
         at = end + 1
 
 
@@ -175,14 +175,13 @@ def _column(values: list[Any], name: str, mapping: Mapping) -> pa.Array:
 
 
 def _read(
-    lines: bytes, fields: list[pa.Field], inside: str, more: Sequence[pa.Field]
+    lines: Any, fields: list[pa.Field], inside: str, more: Sequence[pa.Field], rows: int
 ) -> tuple[pa.Table, pa.Table]:
     within = [pa.field(inside, pa.struct(fields))] if inside and fields else [] if inside else fields
     options = pyarrow.json.ReadOptions(use_threads=False, block_size=min(len(lines) + 1, LARGEST_BLOCK))
     schema = pa.schema([*within, *more])
     parsing = pyarrow.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
     table = pyarrow.json.read_json(pa.BufferReader(lines), options, parsing)
-    rows = lines.count(b"\n")
     if table.num_rows != rows:
         raise pa.ArrowInvalid(f"{rows} lines hold {table.num_rows} objects; one line must be one object")
     beside = table.select(range(len(within), len(schema)))

@@ -27,7 +27,6 @@ _NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
 _WHOLE = r"^[+-]?[0-9]+$"
 _ZONED = r"[T ][0-9:.]+(Z|[+-][0-9]{2}(:?[0-9]{2})?)$"
 _EXACT = float(2**53)
-_LARGEST = pa.scalar(2**63 - 1, pa.uint64())
 
 
 def is_time_type(held: pa.DataType) -> bool:
@@ -59,15 +58,13 @@ def microseconds(column: pa.Array, unit: TimeUnit) -> np.ndarray:
         return _of_text(column.cast(pa.string()), unit)
     if types.is_boolean(held):
         return np.full(len(column), -1)
-    if types.is_uint64(held):
-        column = pc.if_else(pc.greater(column, _LARGEST), pa.scalar(None, held), column)
     if types.is_date32(held):
         column, unit = pc.multiply(column.cast(pa.int32()).cast(pa.int64()), 86_400), "s"
     elif types.is_timestamp(held) or types.is_date64(held):
         column, unit = column.cast(pa.int64()), getattr(held, "unit", "ms")
     elif not types.is_integer(held):
         return _of_floats(column.cast(pa.float64(), safe=False), unit)
-    return _of_integers(column.cast(pa.int64()), unit)
+    return _of_integers(column.cast(pa.int64(), safe=False), unit)  # beyond int64 it turns negative, and is refused
 
 
 def of_values(values: list[Any], unit: TimeUnit) -> np.ndarray:
@@ -83,7 +80,7 @@ def of_values(values: list[Any], unit: TimeUnit) -> np.ndarray:
 
 
 def _of_integers(column: pa.Array, unit: TimeUnit) -> np.ndarray:
-    held = column.fill_null(-1).to_numpy(zero_copy_only=False)
+    held = np.from_dlpack(column.fill_null(-1) if column.null_count else column)  # `to_numpy` would import pandas
     per = NANOSECONDS[unit]
     if per < 1000:
         return np.where(held < 0, -1, held // (1000 // per))

@@ -33,6 +33,9 @@ def times_of(values: Any) -> np.ndarray:
     if kind == "M":
         bad = np.isnat(array) | (array.astype("datetime64[Y]") > _LAST_YEAR)  # in years: no unit overflows
         time = np.where(bad, 0, array.astype("datetime64[us]").astype(np.int64))
+    elif kind in "iu" and len(array) and array.max() <= LATEST_US:
+        _warn(array[0].item())
+        return array.astype(np.int64, copy=False)
     elif kind in "iuf":
         bad = ~(array <= LATEST_US)
         held = np.where(bad, 0, array)
@@ -44,8 +47,8 @@ def times_of(values: Any) -> np.ndarray:
     if bad.any():
         row = int(bad.argmax())
         raise ValueError(f"time[{row}]: got {array[row]}{_hint(array[row])}; accepted: {ACCEPTED}")
-    if kind in "iuf" and len(array):
-        _warn(float(array[0]))
+    if kind == "f" and len(array):
+        _warn(array[0].item())
     return time
 
 
@@ -58,16 +61,17 @@ def time_of(value: Any) -> int:
     """
     if value is None:
         return 0
+    if type(value) is int and value <= LATEST_US:
+        _warn(value)
+        return value
     if isinstance(value, (int, float, np.integer, np.floating)) and value <= LATEST_US:
         _warn(value)
         return round(value)
     if isinstance(value, datetime.datetime) and not is_nothing(value):
         aware = value if value.tzinfo is not None else value.replace(tzinfo=datetime.UTC)
         return int((aware - _EPOCH) // datetime.timedelta(microseconds=1))
-    if isinstance(value, np.datetime64):
-        return int(times_of(np.array([value]))[0])
-    if isinstance(value, datetime.date) and not is_nothing(value):
-        return (value.toordinal() - _EPOCH.toordinal()) * 86_400_000_000
+    if isinstance(value, np.datetime64) or (isinstance(value, datetime.date) and not is_nothing(value)):
+        return int(times_of(np.array([value], "datetime64"))[0])
     if isinstance(value, str):
         return _of_text(value)
     if isinstance(value, (int, float, np.integer, np.floating)) or is_nothing(value):
@@ -99,6 +103,8 @@ def _hint(value: Any) -> str:
 
 
 def _warn(number: Any) -> None:
+    if not 1e9 <= number < 1e15:  # quickly told: most are microseconds of this century
+        return
     unit = likely_unit(number)
-    if unit not in (None, "us"):
+    if unit is not None:
         warn_of_unit("time", unit, "us", "give microseconds, or a datetime")

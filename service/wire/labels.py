@@ -24,12 +24,12 @@ def label_to_proto(value: Any) -> pb.Label:
         TypeError: the value is none of these.
         ValueError: the value is no label: None or NaN.
     """
+    if isinstance(value, str):
+        return pb.Label(text=value)  # the empty text too: logs of older versions have it as a class
     try:
         held = plain(value)
     except TypeError as error:
         raise TypeError(f"label: {error}") from error
-    if isinstance(value, str):
-        return pb.Label(text=value)  # the empty text too: logs of older versions have it as a class
     if held is None:
         raise ValueError(f"label: got {value!r}, which is no label; accepted: a number or text")
     if isinstance(held, int) and held in INT64:

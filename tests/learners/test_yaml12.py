@@ -7,7 +7,7 @@ import math
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from learners.spec import ModelSpec
@@ -66,11 +66,13 @@ SCALARS = st.one_of(
 VALUES = st.recursive(SCALARS, lambda held: st.lists(held) | st.dictionaries(st.text("abc01", max_size=3), held))
 
 
+@settings(deadline=None)
 @given(VALUES)
 def test_what_is_written_is_read_as_it_was(value: object) -> None:
     assert repr(from_yaml(to_yaml(value))) == repr(value)
 
 
+@settings(deadline=None)
 @given(VALUES.filter(lambda value: "inf" not in repr(value)))
 def test_json_is_yaml(value: object) -> None:
     assert repr(from_yaml(json.dumps(value, ensure_ascii=False))) == repr(value)

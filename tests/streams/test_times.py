@@ -59,12 +59,14 @@ def test_every_form_of_a_time_as_text_alone_and_together() -> None:
     assert of_values(mixed, "s").tolist() == expected
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from([*TEXTS, *WRONG, "1714564800", "1714564800.5"]), max_size=12))
 def test_a_text_says_the_same_whatever_stands_beside_it(texts: list[str]) -> None:
     alone = [microseconds(pa.array([text]), "s").tolist()[0] for text in texts]
     assert microseconds(pa.array(texts, pa.string()), "s").tolist() == alone
 
 
+@settings(deadline=None)
 @given(
     time=st.datetimes(datetime.datetime(1970, 1, 1), datetime.datetime(9999, 12, 31, 23, 59)),
     digits=st.integers(0, 9),
@@ -190,7 +192,7 @@ def test_a_coarser_clock_than_the_unit_is_said_once(tmp_path: Path, number: int,
         list(read_file(path, Mapping(("a",), time="t", time_unit=unit)))
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(
     st.lists(
         st.one_of(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from typing import ClassVar
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -31,6 +31,8 @@ class RedisServer(Strict):
             raise ValueError(f"url must begin with redis://, rediss:// or unix://, got {url!r}")
         if urlsplit(url).password is not None:
             raise ValueError("url: a password does not belong in a spec; name a variable with password_env")
+        if references := {"password_env", "password_file"} & set(parse_qs(urlsplit(url).query)):
+            raise ValueError(f"url: got {', '.join(sorted(references))} in its query; accepted: the field password_env beside it")
         return url
 
 

@@ -32,7 +32,8 @@ class RedisServer(Strict):
         if urlsplit(url).password is not None:
             raise ValueError("url: a password does not belong in a spec; name a variable with password_env")
         if references := {"password_env", "password_file"} & set(parse_qs(urlsplit(url).query)):
-            raise ValueError(f"url: got {', '.join(sorted(references))} in its query; accepted: the field password_env beside it")
+            got = ", ".join(sorted(references))
+            raise ValueError(f"url: got {got} in its query; accepted: the field password_env beside it")
         return url
 
 

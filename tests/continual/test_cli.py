@@ -262,7 +262,7 @@ def test_two_parts_of_the_schema_have_two_names() -> None:
         (["models", "create", "m", "--from", "nowhere.csv", "--label", "y", "--dry-run"], "nowhere.csv: no such file"),
         (["models", "create", "m", "--from", "river:Nothing", "--dry-run"], "River has no such data set"),
         (["events", "fold", "nowhere.csv", "examples/shuttle.yaml"], "nowhere.csv: no such file"),
-        (["serve", "--redis", "http://127.0.0.1", "--port", str(free_port())], "Redis URL must specify"),
+        (["serve", "--redis", "http://127.0.0.1", "--port", str(free_port())], "a URL that begins with redis:"),
         (["serve", "--redis", "redis://127.0.0.1:1", "--port", str(free_port())], "Connection refused"),
     ],
     ids=lambda value: " ".join(value[:3]) if isinstance(value, list) else "",

@@ -124,3 +124,10 @@ def test_the_password_of_a_reference_is_used(server: EmbeddedRedis, monkeypatch:
             redis_client(server.url).ping()
     finally:
         redis_client(server.url, password="s3cret").config_set("requirepass", "")
+
+
+@pytest.mark.parametrize("where", ["password_env=HOME", "password_file=/etc/hostname"])
+def test_a_spec_cannot_send_what_is_on_the_machine_as_a_password(where: str) -> None:
+    """Whoever may create a model chooses the server that the password goes to."""
+    with pytest.raises(ValueError, match=r"in its query; accepted: the field password_env beside it"):
+        RedisStreamSource(kind="redis_stream", stream="s", payload=None, url=f"redis://127.0.0.1:1/0?{where}")

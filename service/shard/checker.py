@@ -47,6 +47,7 @@ IDLE_SECONDS = 30.0
 WAITING = 16
 """Specs that wait for their turn, at most."""
 
+PR_SET_PDEATHSIG = 1
 KNOWN = 1024
 """Specs that are known to have been compiled."""
 
@@ -203,9 +204,12 @@ def _too_large(what: str, memory: int) -> errors.Refused:
 
 def main() -> None:
     """Reads specs and says of each, in a line, whether it fits, and in another one that it is compiled."""
+    import ctypes
     import importlib
     import resource
 
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, 9)  # it may be busy when its shard is killed
     memory = int(sys.argv[1])
     resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
     os.nice(10)  # those that serve go first

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import threading
+from pathlib import Path
 
 import grpc
 import psutil
@@ -115,6 +116,21 @@ def test_a_shard_has_no_such_process_before_the_first_model_and_leaves_none_behi
         (helper,) = process.children()
         shard.end(9)
         until(lambda: not helper.is_running() or helper.status() == psutil.STATUS_ZOMBIE)
+
+
+def test_a_process_that_is_busy_ends_with_its_shard(start_shard, strange, monkeypatch):
+    monkeypatch.setenv("CONTINUAL_LEARNERS", "strange_learners")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    shard = start_shard()
+    process = psutil.Process(shard.process.pid)
+    with grpc.insecure_channel(shard.target) as channel:
+        asked = api.ModelsStub(channel).Create.future(
+            pb.CreateModelRequest(spec_json=strange(checked="sleeps", seconds=600.0))
+        )
+        (helper,) = until(process.children)
+        shard.end(9)
+        until(lambda: not helper.is_running() or helper.status() == psutil.STATUS_ZOMBIE)
+        assert asked.exception() is not None
 
 
 def test_other_models_are_served_while_a_spec_is_checked(client, shard, strange, name, monkeypatch):

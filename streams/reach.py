@@ -12,9 +12,6 @@ from dataclasses import dataclass
 from typing import Any, Self
 from urllib.parse import urlsplit
 
-from streams.connections import KafkaCluster, RedisServer
-from streams.sources.spec import FolderSource
-
 RESERVED = "continual:"
 """Keys of Redis that begin so are the service's own, in whatever Redis: no source reads and no sink writes them."""
 
@@ -61,6 +58,10 @@ class Reach:
         Raises:
             OutOfReach: naming the field.
         """
+        # Here: `serve` and the processes that it starts carry this module, and specs may be far from them.
+        from streams.connections import KafkaCluster, RedisServer
+        from streams.sources.spec import FolderSource
+
         if isinstance(one, FolderSource):
             self.real_folder(one.path)
             return

@@ -79,8 +79,8 @@ def plan(cell: Cell, keys: int, width: int, units: int) -> Plan:
 def forward_constants(cell: Cell) -> dict[str, Any]:
     """The compile-time arguments of `forward_kernel`."""
     made_of = {"ORDER": cell.order, "PRODUCTS": cell.products(), "VECTORS": cell.vectors, "LOCALS": cell.locals()}
-    made_of["LOWER"] = cell.lower  # not an argument: the interpreter would keep its double precision
-    return {"PLACE": PLACES[cell.name], **made_of, **FORWARD_TILE}
+    # The lower bound is no argument of the launch: the interpreter would keep its double precision.
+    return {"PLACE": PLACES[cell.name], "LOWER": cell.lower, **made_of, **FORWARD_TILE}
 
 
 def traces_constants(cell: Cell, plan: Plan, kind: str, reduction: str) -> dict[str, Any]:

@@ -118,7 +118,7 @@ class KeyedRows:
         return content[:held] + bytes(missing) + content[held:]
 
     def unpack(self, contents: list[bytes], into: Columns, slots: np.ndarray) -> None:
-        """Writes packed rows into the columns `into` at `slots`; those of earlier versions get zeros for what is new."""
+        """Writes packed rows into the columns `into` at `slots`; zeros for what those of earlier versions lack."""
         block = np.frombuffer(b"".join(map(self._whole, contents)), np.uint8).reshape(len(contents), -1)
         at = 0
         for name, (shape, dtype) in self._shapes.items():

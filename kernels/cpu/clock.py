@@ -1,6 +1,6 @@
 """The clock of a partition, which an event whose own clock is wrong does not move.
 
-    step    time since the event before;  pace <- pace 1.1 where step > pace, else pace 0.9   (the median, in logarithms)
+    step    time since the event before;  pace <- pace 1.1 where step > pace, else pace 0.9   (a median)
     away    an event more than `AHEAD` paces, and more than `LEAST_AHEAD`, from the clock, either way
 
 An event that is away counts as one without a time, unless it is the `LASTS`-th in a row, each within that distance of

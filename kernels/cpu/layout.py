@@ -26,7 +26,8 @@ LATE = UNKNOWN_ID | OUT_OF_ORDER
 # observation it belongs to, next place of the pending ring, position + 1 of the last event folded into the row, labels
 # that were refused as outliers since the last one that was not; whether the newest label was too far away to be taken
 # for the last one, and that label.
-H_SEEN, H_TIME, H_LABELS, H_LABEL, H_CHANGE, H_LABEL_AT, H_PENDING, H_POSITION, H_REFUSED, H_AWAY, H_AWAY_LABEL = range(11)
+H_SEEN, H_TIME, H_LABELS, H_LABEL, H_CHANGE, H_LABEL_AT, H_PENDING, H_POSITION, H_REFUSED = range(9)
+H_AWAY, H_AWAY_LABEL = range(9, 11)
 HEAD = 11
 OLDER_HEADS = (9,)
 """Columns of it in earlier versions; what they lacked is 0."""
@@ -39,8 +40,8 @@ PENDING_HEAD = 8
 
 # Columns of `Shared.scaler`, the running moments of a column (`kernels.cpu.inputs.standardise`): values seen, mean and
 # variance, values of the present level, and of the run of values that are far from it how many they are (more than the
-# values that were not, since it began), their mean, and their variance (-1: of a constant column, see `_returned`); of a target how many such runs
-# there were, older ones fading, and the count of values at the last of them.
+# values that were not, since it began), their mean, and their variance (-1: of a constant column, see `_returned`); of
+# a target how many such runs there were, older ones fading, and the count of values at the last of them.
 S_COUNT, S_MEAN, S_VARIANCE, S_SPAN, S_FAR, S_FAR_MEAN, S_FAR_VARIANCE, S_RUNS, S_RUN_AT = range(9)
 SCALER = 9
 POOLED_COLUMNS = 3

@@ -59,15 +59,17 @@ def _founded(config: Config, span: float, mean: float, other: float, value: floa
         mean, near, rest = other, value, mean
     else:
         near, rest = (value, other) if abs(value - mean) < abs(other - mean) else (other, value)
+    variance = 0.0
     for one in (near, rest):
-        variance = 0.0 if one is near else variance
         if one is near or abs(one - mean) <= _reach(span) * math.sqrt(variance):
             mean, variance = _moved(mean, variance, one - mean, 1.0 / min(span + 1.0, config.window))
             span += 1.0
     return span, mean, variance
 
 
-def moved(config: Config, statistics: np.ndarray, value: float, target: bool) -> tuple[np.ndarray, bool]:
+def moved(  # noqa: PLR0911 - a return for every rule
+    config: Config, statistics: np.ndarray, value: float, target: bool
+) -> tuple[np.ndarray, bool]:
     """The statistics with `value`, and whether it is at the level; see `kernels.cpu.inputs.standardise`."""
     count, mean, variance, span, far, far_mean, far_variance, *recurrence = statistics.tolist()
     value = clipped(value, 1e150)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from kernels.cpu.heads import REFUSED, _bank, _filter, kalman
+from kernels.cpu.heads import REFUSED, _bank, _belief, _filter, kalman
 from kernels.cpu.heads.kalman import Kalman
 from kernels.cpu.layout import BINARY, MULTICLASS, REGRESSION, T_CHANGE_SQ
 from kernels.reference import kalman as reference
@@ -254,9 +254,9 @@ def test_an_outlier_moves_a_robust_head_little_and_ever_less() -> None:
                     at = stream.head.state._fields.index(name)
                     np.testing.assert_array_equal(getattr(stream.head.state, name), before[at])
                 noise = before[stream.head.state._fields.index("noise")]
-                assert (stream.head.state.noise <= noise * (1.0 + kalman.LARGEST_SURPRISE / 100.0)).all()
+                assert (stream.head.state.noise <= noise * (1.0 + _belief.LARGEST_SURPRISE / 100.0)).all()
     assert shift[0.0, 1.0] < shift[0.0, 1e3] == pytest.approx(shift[0.0, 1e6], rel=1e-2), "a gross one is bounded"
-    assert shift[0.0, 1e3] < 2 * kalman.GROSS * shift[0.0, 1.0]
+    assert shift[0.0, 1e3] < 2 * _belief.GROSS * shift[0.0, 1.0]
     assert shift[2.0, 1e6] < shift[2.0, 1e3] < shift[2.0, 1.0]
 
 
@@ -273,7 +273,7 @@ def test_a_noise_that_grew_for_good_is_believed_after_a_while() -> None:
 
 @pytest.mark.parametrize("gammas", [(1.0,), kalman.GAMMAS], ids=["one", "bank"])
 def test_a_rare_cause_is_learned_and_a_glitch_is_not(gammas) -> None:
-    """A flag on 2 % of events that explains a label 200 deviations off, beside one label in a hundred that nothing does."""
+    """A flag on 2 % of events explains a label 200 deviations off; one label in a hundred is off unexplained."""
     rng = np.random.default_rng(1)
     n = 4000
     flag, glitch = rng.random(n) < 0.02, rng.random(n) < 0.01
@@ -295,13 +295,13 @@ def test_a_robust_head_that_trusts_everything_is_the_plain_one() -> None:
     rng = np.random.default_rng(0)
     phi, y = rng.normal(size=(60, 4)), rng.standard_t(2, 60)
     plain, cold, wide = (Stream(REGRESSION, 4, 1, robust=robust) for robust in (0.0, 1.0, 1e12))
-    cold_said = cold.run(phi[: kalman.COLD], y[: kalman.COLD])
-    plain_said = plain.run(phi[: kalman.COLD], y[: kalman.COLD])
+    cold_said = cold.run(phi[: _belief.COLD], y[: _belief.COLD])
+    plain_said = plain.run(phi[: _belief.COLD], y[: _belief.COLD])
     np.testing.assert_array_equal(cold_said.weight, 1.0)
     for a, b in zip((*cold.head.state, *cold_said), (*plain.head.state, *plain_said)):
         np.testing.assert_array_equal(a, b)
     wide.run(phi, y)
-    plain.run(phi[kalman.COLD :], y[kalman.COLD :])
+    plain.run(phi[_belief.COLD :], y[_belief.COLD :])
     for a, b in zip(wide.head.state, plain.head.state):
         np.testing.assert_array_equal(a, b)
 

@@ -44,7 +44,7 @@ def scale_of(shared):
 
 
 LARGEST_TARGET = 16.0
-"""Bound on the target of a regression in deviations: twice what moves their scale in full (`kernels.cpu.inputs.REACH`)."""
+"""Bound on the target of a regression in deviations, twice `kernels.cpu.inputs.REACH`."""
 
 
 @nb.njit(**INLINE)

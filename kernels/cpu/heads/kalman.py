@@ -65,8 +65,9 @@ from kernels.cpu.heads._bank import (
     move_weights,
     update,
 )
+from kernels.cpu.heads._belief import LARGEST_SURPRISE, believed, is_rare, squared_residual, wolf
 from kernels.cpu.heads._closed_form import NORMAL_90, classes_of, scale_of, take
-from kernels.cpu.heads._filter import LANES, log, places, product, whole
+from kernels.cpu.heads._filter import LANES, log, places, whole
 from kernels.cpu.heads._natural import coordinates, take_on
 from kernels.cpu.heads._sampled import sampled_error, sampled_softmax
 from kernels.cpu.heads.linear import Linear
@@ -77,18 +78,6 @@ GAMMAS = (1.0, 0.9999, 0.999, 0.99)
 """Members of the bank by default."""
 
 NOTHING, PREDICTIVE, READ_OUT = range(3)
-
-COLD = 32
-"""Labels before which none is taken for an outlier."""
-
-RARE = 0.1
-"""Share of the prior variance that is left along the inputs of an event, beyond which its cause has hardly been seen."""
-
-GROSS, GROSS_COLD = 100.0, 8.0
-"""Deviations beyond which a residual counts linearly in a head that believes every label, and in one that is cold."""
-
-LARGEST_SURPRISE = 225.0
-"""Bound on r^2 / (v S) as the noise v sees it: what a trusted label may have at most."""
 
 
 class Kalman(NamedTuple):
@@ -299,52 +288,14 @@ def _predict(head, config, shared, base, phi, x, draw, elapsed, s):
     return _say_class(head, config, classes, s)
 
 
-@nb.njit(**INLINE)
-def _is_rare(head):
-    """Whether hardly anything has been learned along the inputs of the event, in any member."""
-    state, work = head.state, head.work
-    length = product(work.z, work.z)
-    for g in range(len(state.weight)):
-        if not work.member[g, VARIANCE] > RARE * state.prior[g] * length:
-            return False
-    return True
-
-
-@nb.njit(**INLINE)
-def _squared(head, base, y):
-    """The squared residual of the mixture in its deviations, in the scale of the prediction; 0 where nothing is known."""
-    said = head.work.said
-    if head.robust <= 0.0 or head.state.labels[0] < COLD or not said[SCALE] > 0.0:
-        return 0.0
-    residual = (y - base) / said[SCALE] - said[MEAN]
-    return residual * residual / said[TOTAL]
-
-
-@nb.njit(**INLINE)
-def _wolf(head, squared):
-    """WoLF's squared weight of a squared residual in deviations."""
-    bound = head.robust * head.robust
-    return bound / (bound + squared) if squared > 0.0 else 1.0
-
-
 @implements(weight, Kalman)
 def _weight(head, config, shared, base, y, s):
     if config.task != REGRESSION:
         return 1.0
-    believed = _wolf(head, _squared(head, base, y))
-    if believed < REFUSED and _is_rare(head):
-        return max(REFUSED, math.sqrt(believed))
-    return believed
-
-
-@nb.njit(**INLINE)
-def _believed(head, squared, rare):
-    """By what the observation noise of a member is divided, from its squared residual in deviations."""
-    if head.robust > 0.0 and head.state.labels[0] >= COLD:
-        weight = _wolf(head, squared)
-        return math.sqrt(weight) if rare else weight
-    most = GROSS if head.state.labels[0] >= COLD else GROSS_COLD
-    return 1.0 if squared <= most * most else most / math.sqrt(squared)
+    trust = wolf(head, squared_residual(head, base, y))
+    if trust < REFUSED and is_rare(head):
+        return max(REFUSED, math.sqrt(trust))
+    return trust
 
 
 @nb.njit(**INLINE)
@@ -387,7 +338,7 @@ def _error(head, config, shared, base, y, phi, x, draw, elapsed, d_phi, s):
         scale = scale_of(shared)
         if not scale > 0.0:
             return 0, True
-        _number_error(head, config, (y - base) / scale, _wolf(head, _squared(head, base, y)))
+        _number_error(head, config, (y - base) / scale, wolf(head, squared_residual(head, base, y)))
     else:
         rows = classes_of(config, shared)
         label = int(y)
@@ -435,15 +386,15 @@ def _learn_number(head, t, y, trusted, elapsed):
         move_weights(state, work, head.switching)
         _move_interval(head, y)
     share = 1.0 / min(state.labels[0] + 2.0, head.window)
-    rare = not trusted and _is_rare(head)
+    rare = not trusted and is_rare(head)
     for g in range(len(state.gamma)):
         r = t - work.output[g, 0]
         work.d_output[g, 0] = r
         squared = r * r / ((work.member[g, VARIANCE] + 1.0) * state.noise[g])
-        believed = _believed(head, squared, rare)
+        trust = believed(head, squared, rare)
         if head.gamma_rate > 0.0 and trusted:
             move_gamma(state, work, 1, 1.0, state.noise[g], elapsed, head.gamma_rate)
-        update(state, work, 1, g, 1.0 / believed)
+        update(state, work, 1, g, 1.0 / trust)
         noise = state.noise[g] * (1.0 + share * (min(squared, LARGEST_SURPRISE) - 1.0))
         if trusted or not rare:  # one that is not trusted and yet learned is the newest of a row: the noise is larger
             state.noise[g] = noise if noise > LEAST_NOISE else LEAST_NOISE
@@ -455,7 +406,7 @@ def _step(head, config, shared, base, y, phi, x, elapsed, rows, r, q, s):
         scale = scale_of(shared)
         if not scale > 0.0:
             return
-        trusted = _wolf(head, _squared(head, base, y)) >= REFUSED
+        trusted = wolf(head, squared_residual(head, base, y)) >= REFUSED
         _learn_number(head, (y - base) / scale, y, trusted, elapsed)
     else:
         _learn_class(head, classes_of(config, shared), int(y), elapsed)

@@ -112,8 +112,8 @@ def test_snapshots_of_the_version_before_open() -> None:
     cold = MemoryRows()
     older = 8 * OLDER_HEADS[0]
     extra = 8 * made.rows.columns["head"].shape[1] - older
-    rows = [(key, made.position, content[:older] + content[older + extra :]) for key, content in made.rows.all_rows(made.position)]
-    cold.put_rows(rows)
+    for key, content in made.rows.all_rows(made.position):
+        cold.put_rows([(key, made.position, content[:older] + content[older + extra :])])
     again = learner_of("regression", NUMBERS["linear"])
     again.load(shared, cold)
     a, b = made.fold(batch), again.fold(batch)

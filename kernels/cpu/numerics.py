@@ -362,6 +362,33 @@ def dot(a, b, n, zero):
     return total
 
 
+def magnitude(x):
+    """The bits of |x| as a whole number of its width, ordered as magnitudes are, NaN last (compiled code only).
+
+    Of floats a maximum does not vectorise, for what it is of a NaN.
+    """
+    raise NotImplementedError("magnitude is for compiled code")
+
+
+@overload(magnitude, jit_options=INLINE)  # type: ignore[arg-type]
+def _magnitude_of(x):
+    if x == nb.float32:
+        return lambda x: nb.int32(_bits32(x) & nb.int32(0x7FFFFFFF))
+    return lambda x: _bits64(x) & 0x7FFFFFFFFFFFFFFF
+
+
+def of_magnitude(bits):
+    """The magnitude that has these bits (compiled code only)."""
+    raise NotImplementedError("of_magnitude is for compiled code")
+
+
+@overload(of_magnitude, jit_options=INLINE)  # type: ignore[arg-type]
+def _of_magnitude(bits):
+    if bits == nb.int32:
+        return lambda bits: _float32(bits)  # noqa: PLW0108 (an implementation must be a function of its own)
+    return lambda bits: _float64(bits)  # noqa: PLW0108 (an implementation must be a function of its own)
+
+
 @nb.njit(**INLINE)
 def sum_of_sizes(a, zero):
     """Sum of |a[i]|, NaN if any is, in the order of `dot`; `zero` gives the dtype."""

@@ -1,4 +1,4 @@
-"""Products of a weight matrix with the inputs of an event, units contiguous."""
+"""Products of a weight matrix with the inputs of an event, units contiguous; sums of products of long vectors."""
 
 from __future__ import annotations
 
@@ -96,3 +96,53 @@ def _rows(w, at, x, units, width, first, out):
         xj = x[j]
         for i in range(size):
             out[i] = fma(row[i], xj, out[i])
+
+
+LANES = 32
+"""Partial sums of `long_dot`: enough to add as fast as the numbers arrive from memory."""
+
+
+def _dot(typingctx: Any, a: Any, b: Any, first: Any, count: Any) -> Any:
+    """The sum of a[i] b[i] over `count` entries from `first`, a multiple of LANES: each lane its own, then a tree."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        a, b = (context.make_array(signature.args[k])(context, builder, value=args[k]).data for k in (0, 1))
+        _, _, first, count = args
+        number = a.type.pointee
+        vector = ir.VectorType(number, LANES)
+        align = context.get_abi_sizeof(number)
+        sums = cgutils.alloca_once_value(builder, ir.Constant(vector, [0.0] * LANES))
+        end = builder.add(first, count)
+        with cgutils.for_range_slice(builder, first, end, first.type(LANES), intp=first.type) as (at, _):
+            x, y = (
+                builder.load(builder.bitcast(builder.gep(data, [at]), vector.as_pointer()), align=align)
+                for data in (a, b)
+            )
+            builder.store(fused(builder, x, y, builder.load(sums)), sums)
+        total, lanes = builder.load(sums), LANES
+        while lanes > 1:
+            lanes //= 2
+            half, nothing = ir.VectorType(ir.IntType(32), lanes), ir.Constant(total.type, ir.Undefined)
+            low = builder.shuffle_vector(total, nothing, ir.Constant(half, list(range(lanes))))
+            high = builder.shuffle_vector(total, nothing, ir.Constant(half, list(range(lanes, 2 * lanes))))
+            total = builder.fadd(low, high)
+        return builder.extract_element(total, ir.IntType(32)(0))
+
+    return a.dtype(a, b, nb.intp, nb.intp), codegen
+
+
+_lanes_dot: Any = intrinsic(_dot)
+
+
+@nb.njit(**INLINE)
+def long_dot(a, b):
+    """The sum of a b: of 4096 products at a time in their dtype, of those sums in float64; NaN and infinity stay."""
+    total = 0.0
+    for at in range(0, len(a), 4096):
+        stop = min(len(a), at + 4096)
+        whole = (stop - at) - (stop - at) % LANES
+        part = _lanes_dot(a, b, at, whole)
+        for i in range(at + whole, stop):
+            part = fma(a[i], b[i], part)
+        total += float(part)
+    return total

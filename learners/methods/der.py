@@ -37,7 +37,8 @@ class DarkExperience(Replaying):
 
     def after(self, x: np.ndarray, y: np.ndarray) -> None:
         """See `learners.replay.method.Method`."""
-        self.memory.insert(x, y, np.nan_to_num(self._logits, posinf=0.0, neginf=0.0))
+        finite = np.isfinite(self._logits)
+        self.memory.insert(x, y, self._logits if finite.all() else np.where(finite, self._logits, 0))
 
 
 class DerSpec(ReplaySpec):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
+import numba as nb
 import numpy as np
 import pytest
 import torch
 
 from kernels.cpu import convolution
 from kernels.cpu.draws import distinct
+from kernels.cpu.numerics import JIT, magnitude, of_magnitude
 from kernels.cpu.replay import layers, losses, students
 from kernels.reference import replay as reference
 
@@ -21,6 +25,14 @@ def draw(seed: int, *shape: int, zeros: float = 0.0) -> np.ndarray:
 
 def leaf(array: np.ndarray) -> torch.Tensor:
     return torch.tensor(array, requires_grad=True)
+
+
+@nb.njit(**JIT)
+def magnitudes(x, bits, back):
+    """The bits of each magnitude, and what they are the bits of."""
+    for i in range(len(x)):
+        bits[i] = magnitude(x[i])
+        back[i] = of_magnitude(magnitude(x[i]))
 
 
 @pytest.mark.parametrize(("n", "inputs", "units"), [(1, 3, 5), (7, 33, 17), (20, 40, 64)])
@@ -49,6 +61,32 @@ def test_a_row_has_the_same_bits_among_other_rows() -> None:
     for row in range(20):
         layers.forward(x[row : row + 1], w, b, False, places, one)
         assert one.tobytes() == all_rows[row : row + 1].tobytes()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("size", [0, 1, 31, 32, 33, 100, 4095, 4096, 4097, 8225, 100_000])
+def test_the_sum_of_products(size, dtype) -> None:
+    a, b = np.random.default_rng(size).normal(size=(2, size)).astype(dtype)
+    exact = math.fsum(a.astype(float) * b.astype(float))
+    sizes = math.fsum(np.abs(a.astype(float) * b.astype(float)))
+    assert abs(losses.product(a, b) - exact) <= 80 * np.finfo(dtype).eps * sizes
+    if size > 0:
+        for at in (0, size // 2, size - 1):
+            for bad in (np.nan, np.inf):
+                wrong = a.copy()
+                wrong[at] = bad
+                assert not math.isfinite(losses.product(wrong, wrong))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_magnitudes_are_ordered_as_their_bits(dtype) -> None:
+    info = np.finfo(dtype)
+    x = np.array([0.0, info.smallest_subnormal, info.tiny, 1.0, 1e30, info.max, np.inf, np.nan], dtype)
+    for sign in (1, -1):
+        bits, back = np.zeros(len(x), np.int64), np.zeros(len(x), dtype)
+        magnitudes(sign * x, bits, back)
+        assert (np.diff(bits) > 0).all()
+        np.testing.assert_array_equal(back, x)
 
 
 def test_nan_and_infinity_are_seen() -> None:

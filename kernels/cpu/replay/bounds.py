@@ -13,7 +13,7 @@ import math
 
 import numba as nb
 
-from kernels.cpu.numerics import INLINE, JIT, SHORT
+from kernels.cpu.numerics import INLINE, JIT, SHORT, magnitude, of_magnitude
 
 ROOM = 2.0
 """An input may be so many times the largest of late."""
@@ -52,18 +52,18 @@ def _follow(state, value, weight, growth):
 def _limit(row, bound):
     """Keeps a row within the bound; returns the largest magnitude that it had."""
     kind = row.dtype.type
-    largest, bad = kind(0), False
+    top = magnitude(kind(0))
     for j in range(len(row)):
-        size = abs(row[j])
-        bad |= not (size <= kind(ENDLESS))
-        largest = size if size > largest else largest
-    if not bad and float(largest) <= bound:
-        return float(largest)
+        size = magnitude(row[j])
+        top = size if size > top else top
+    bad, largest = top > magnitude(kind(ENDLESS)), float(of_magnitude(top))
+    if not bad and largest <= bound:
+        return largest
     most = kind(min(bound, ENDLESS))
     for j in range(len(row)):
         value = kind(0) if math.isnan(row[j]) else row[j]
         row[j] = min(max(value, -most), most)
-    return ENDLESS if bad else float(largest)
+    return ENDLESS if bad else largest
 
 
 @nb.njit(**INLINE)

@@ -14,6 +14,7 @@ import numpy as np
 
 from kernels.cpu.heads._filter import log
 from kernels.cpu.numerics import INLINE, JIT, dot, exp
+from kernels.cpu.products import long_dot
 
 EPSILON = 1e-6
 """Least norm that an angle is taken with."""
@@ -165,12 +166,8 @@ def penalty(w, anchor, importance, rate, strength):
 
 @nb.njit(**JIT)
 def product(a, b):
-    """The sum of a b, in float64 whatever the dtype."""
-    total = 0.0
-    for i in range(0, len(a), 4096):
-        stop = min(len(a), i + 4096)
-        total += float(dot(a[i:stop], b[i:stop], stop - i, a.dtype.type(0)))
-    return total
+    """The sum of a b, in float64 whatever the dtype: see `kernels.cpu.products.long_dot`."""
+    return long_dot(a, b)
 
 
 @nb.njit(**JIT)
@@ -184,7 +181,8 @@ def project(g, r, along):
 @nb.njit(**JIT)
 def add_squares(g, most, out):
     """Out += min(|g|, most)^2, and nothing where g is NaN."""
+    cap = most * most
     for i in range(len(g)):
-        size = abs(np.float64(g[i]))
-        size = most if size > most else size
-        out[i] += size * size if size >= 0.0 else 0.0
+        square = np.float64(g[i]) * np.float64(g[i])
+        square = cap if square > cap else square
+        out[i] += square if square > 0.0 else 0.0

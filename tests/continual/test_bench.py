@@ -62,7 +62,7 @@ def test_accuracy(tmp_path: Path) -> None:
     document = run("accuracy", tmp_path, "--events", "1500", "--seeds", "2")
     runs = document["details"]["runs"]
     assert len(runs["default, 64 units"]) == 2
-    assert runs["default, 64 units"][0]["accuracy"] != runs["default, 64 units"][1]["accuracy"]
+    assert runs["default, 64 units"][0]["log_loss"] != runs["default, 64 units"][1]["log_loss"]
     assert all(run["events"] == 1500 for values in runs.values() for run in values)
 
 

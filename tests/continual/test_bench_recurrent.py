@@ -131,7 +131,7 @@ def test_standardisation_is_that_of_our_learner(make) -> None:
     spec = drift.model(stream, {"kind": "recurrent", "window": 50})
     learner = spec.learner.build(spec)
     learner.fold(batch)
-    count, mean, variance = learner.shared_arrays()["scaler"][0]
+    count, mean, variance, *_ = learner.shared_arrays()["scaler"][0]
     seen = batch.x[:, :1].astype(np.float64)
     z = peers.standardised(seen, window=50, clip=1e9)
     # The last event's standardised value and the learner's moments, which include that event, are the same numbers.

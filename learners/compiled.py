@@ -359,9 +359,15 @@ class CompiledLearner(KeyedLearner):
         self._renew_work()
         self.rows.reset(cold)
 
-    def begin_at(self, position: int, classes: tuple[int | str, ...]) -> None:
-        """A fresh learner goes on from `position`, and numbers its classes as one that knows `classes`."""
+    @property
+    def clock(self) -> np.ndarray:
+        """Of the partition: a view of the state of `kernels.cpu.clock`."""
+        return self._shared.target[layout.T_CLOCK : layout.T_AWAY + 1]
+
+    def begin_at(self, position: int, classes: tuple[int | str, ...], clock: np.ndarray) -> None:
+        """A fresh learner goes on from `position`, by this clock; it numbers classes as one that knows `classes`."""
         self.pass_over(position)
+        self.clock[:] = clock
         if self._config.task == layout.MULTICLASS:
             self._reserve(len(classes))
             self._know(classes)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import numba as nb
 
 from kernels.cpu.layout import T_AWAY, T_CLOCK, T_LAST_TIME, T_PACE, T_UPDATED_AT
-from kernels.cpu.numerics import INLINE
+from kernels.cpu.numerics import INLINE, SHORT
 
 AHEAD = 1000.0
 """Paces of the stream by which a clock may differ from the others."""
@@ -66,3 +66,15 @@ def keep_time(target, time):
 def time_of_key(target, latest):
     """The largest time of a key's events, or 0 where it lies so far ahead that it came from a wrong clock."""
     return 0.0 if target[T_CLOCK] > 0.0 and latest - target[T_CLOCK] > allowed(target) else latest
+
+
+@nb.njit(**SHORT)
+def times(target, time, latest):
+    """For Python: (`told_time`, `time_of_key`) of an event at `time` whose key's latest is `latest`."""
+    return told_time(target, time), time_of_key(target, latest)
+
+
+@nb.njit(**SHORT)
+def keep(target, time):
+    """For Python: `keep_time`."""
+    keep_time(target, time)

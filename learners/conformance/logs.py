@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from kernels.cpu.layout import CLASS_LIMIT, LATE, LEARNED, OBSERVED, OUT_OF_ORDER, UNKNOWN_ID
+from kernels.cpu.layout import AWAY, CLASS_LIMIT, LATE, LEARNED, OBSERVED, OUT_OF_ORDER, TARGET, UNKNOWN_ID
+from kernels.reference.clock import keep_time, time_of_key, told_time
 from learners.spec import ModelSpec, MulticlassTarget
 from streams.batch import LABEL, LABELLED, OBSERVATION, Batch, Keys
 
@@ -116,7 +117,7 @@ class _Held:
 
 
 def expected_outcomes(spec: ModelSpec, log: Batch) -> tuple[np.ndarray, np.ndarray]:
-    """What becomes of every event by the label policy of the spec alone.
+    """What becomes of every event by the label policy of the spec, and the clock of the partition, alone.
 
     Returns:
         (outcomes, left): uint8 [n], the outcome flags, to which learners may add NONFINITE in the place of LEARNED; and
@@ -126,7 +127,8 @@ def expected_outcomes(spec: ModelSpec, log: Batch) -> tuple[np.ndarray, np.ndarr
     places = policy.pending + (policy.default_label is not None)
     limit = spec.target.max_classes if isinstance(spec.target, MulticlassTarget) else None
     known: set[Any] = set()
-    last: dict[bytes, int] = {}
+    last: dict[bytes, float] = {}
+    clock = np.zeros(TARGET)
     rings: dict[bytes, list[_Held]] = {}
     outcomes, left = np.zeros((2, len(log)), np.uint8)
 
@@ -141,7 +143,7 @@ def expected_outcomes(spec: ModelSpec, log: Batch) -> tuple[np.ndarray, np.ndarr
     def label_of(row: int) -> Any:
         return log.classes[int(log.y[row])] if limit is not None else log.y[row]
 
-    def past(held: _Held, row: int, now: int) -> bool:
+    def past(held: _Held, row: int, now: float) -> bool:
         by_log = policy.horizon > 0 and row - held.row > policy.horizon
         return by_log or (policy.horizon_time > 0 and held.time > 0 and now - held.time > policy.horizon_time)
 
@@ -150,16 +152,17 @@ def expected_outcomes(spec: ModelSpec, log: Batch) -> tuple[np.ndarray, np.ndarr
         left[row] = DEFAULTED if learn(policy.default_label) == LEARNED else DROPPED
 
     for row in range(len(log)):
-        key, time = log.key[row], int(log.time[row])
+        key, given = log.key[row], int(log.time[row])
+        time = told_time(clock, given)
         id = (int(log.id[row, 0]), int(log.id[row, 1]))
         ring = rings.setdefault(key, [])
-        now = max(time, last.get(key, 0))
+        latest = last.get(key, 0)
         if log.kind[row] == LABEL:
             same = [held for held in ring if held.id == id]
             held = next((held for held in same if held.waits), same[-1] if same else None)
             if held is None:
                 outcomes[row] = UNKNOWN_ID
-            elif not held.waits or past(held, row, now):
+            elif not held.waits or past(held, row, max(time, latest)):
                 outcomes[row] = LATE
                 if held.waits and policy.default_label is not None:
                     expire(held, row)
@@ -167,12 +170,14 @@ def expected_outcomes(spec: ModelSpec, log: Batch) -> tuple[np.ndarray, np.ndarr
                 ring[ring.index(held)] = _Held(held.row, (-1, -1), 0, waits=False)  # labelled: no id finds it again
                 outcomes[row] = learn(label_of(row))
             continue
-        late = 0 < time < last.get(key, 0)
+        latest = time_of_key(clock, latest)
+        late = 0 < time < latest
         outcomes[row] = OUT_OF_ORDER if late else 0
         if late and policy.out_of_order == "ignore":
             continue
-        outcomes[row] |= OBSERVED
-        last[key] = now
+        outcomes[row] |= OBSERVED if time == given else AWAY
+        keep_time(clock, given)
+        last[key] = now = max(time, latest)
         if log.kind[row] == LABELLED:
             outcomes[row] |= learn(label_of(row))
         elif places:

@@ -327,7 +327,7 @@ class DriftLearner(KeyedLearner):
                 return [DROPPED]
         elif marks.seen:
             self._lanes[other] = self._fresh(marks.learners)
-            self._lanes[other].begin_at(self.position, self.classes())
+            self._lanes[other].begin_at(self.position, self.classes(), self._leader.clock)
             marks.learners += 1
             marks.first, marks.second = (marks.first, marks.learners) if other else (marks.learners, marks.second)
             marks.started, marks.challenged = marks.labels, 1

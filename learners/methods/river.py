@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import numpy as np
 from pydantic import Field, TypeAdapter, field_validator
 
-from kernels.cpu import layout
+from kernels.cpu import clock, layout
 from kernels.cpu.layout import H_LABEL, H_LABEL_AT, H_LABELS, H_PENDING, H_POSITION, H_SEEN, H_TIME
 from learners.base import ColdRows, Folded, MemoryRows, Predicted
 from learners.keyed import KeyedLearner, KeyedRows
@@ -146,6 +146,7 @@ class RiverLearner(KeyedLearner):
         self._pickled: bytes | None = None  # the estimator, where it was written or read after it last learned
         self._position = 0
         self._labels, self._level = 0, Level()  # of a regression
+        self._clock = np.zeros(layout.TARGET)  # of its entries those of `kernels.cpu.clock`
         self._classes: dict[int | str, int] = {}
         self._places = p = places(model.labels)
         shapes: dict[str, tuple[tuple[int, ...], np.dtype]] = {
@@ -181,21 +182,22 @@ class RiverLearner(KeyedLearner):
 
     def _observe(self, events: _Events, t: int, head: list[float], slot: int, out: Folded) -> int:
         """An event with features, with or without its label; returns its outcome."""
-        time = float(events.time[t])
+        time, latest = clock.times(self._clock, events.time[t], head[H_TIME])
         values = self._inputs(events.x[t], head)
         x, base = self._named(values), self._base(head)
         said = self._model.say(x, base, len(self._classes))
         out.value[t], out.code[t] = said.value, said.code
-        late = layout.OUT_OF_ORDER if 0 < time < head[H_TIME] else 0
+        late = layout.OUT_OF_ORDER if 0 < time < latest else 0
         if late and self._policy.out_of_order == "ignore":
             return late
         head[H_SEEN] += 1
-        head[H_TIME] = max(head[H_TIME], time)
+        head[H_TIME] = max(latest, float(time))
         head[H_POSITION] = self.position
-        outcome = late | layout.OBSERVED
+        outcome = late | (layout.OBSERVED if time == events.time[t] else layout.AWAY)
+        clock.keep(self._clock, events.time[t])
         if events.kind[t] == OBSERVATION:
             if self._places:
-                self._hold(slot, head, events, t, values, said, base, out)
+                self._hold(slot, head, events, t, time, values, said, base, out)
         elif (y := self._target(events, t)) < 0 and self._task == "multiclass":
             outcome |= layout.CLASS_LIMIT
         else:
@@ -203,7 +205,7 @@ class RiverLearner(KeyedLearner):
             out.scored[t] = given, said.code, base, y, self._sureness(said.value)
             outcome |= self._learn(said.finite, x, y, base, head, head[H_SEEN])
         if self._default is not None:
-            self._expire(head, slot, time, out, t)
+            self._expire(head, slot, float(time), out, t)
         return outcome
 
     def _late_label(self, events: _Events, t: int, head: list[float], slot: int, out: Folded) -> int:
@@ -212,7 +214,8 @@ class RiverLearner(KeyedLearner):
         if place < 0:
             return layout.UNKNOWN_ID
         note = self.rows.columns["pending_head"][slot, place]
-        if note[0] < 0 or self._is_past(note, head, float(events.time[t])):
+        time, _ = clock.times(self._clock, events.time[t], 0.0)
+        if note[0] < 0 or self._is_past(note, head, float(time)):
             if note[0] > 0 and self._default is not None:
                 head[H_POSITION] = self.position
                 self._learn_default(head, slot, place, out, t)
@@ -297,6 +300,7 @@ class RiverLearner(KeyedLearner):
         head: list[float],
         events: _Events,
         t: int,
+        time: int,
         values: list[float],
         said: Said,
         base: float,
@@ -308,7 +312,7 @@ class RiverLearner(KeyedLearner):
         note = columns["pending_head"][slot, place]
         if note[0] > 0:
             out.expired[t] = self._as_made(note, math.nan)
-        note[:] = self.position, base, said.value, said.code, said.finite, head[H_SEEN], events.time[t]
+        note[:] = self.position, base, said.value, said.code, said.finite, head[H_SEEN], time
         columns["pending_id"][slot, place] = events.id[t]
         columns["pending_x"][slot, place] = values
 
@@ -378,6 +382,7 @@ class RiverLearner(KeyedLearner):
         return {
             "counters": np.array([self.position, self._labels, seed], np.int64),
             "level": self._level.scaler.copy(),
+            "clock": self._clock.copy(),
             "classes": _bytes(json.dumps(list(self._classes)).encode()),
             "estimator": _bytes(self._pickled),
             "signature": _bytes(signing.sign(self._purposes(self.position)[0], self._pickled)),
@@ -402,6 +407,7 @@ class RiverLearner(KeyedLearner):
         self._pickled = data
         self._position, self._labels, _ = counters
         self._level.load(shared, self._labels)
+        self._clock[:] = shared.get("clock", 0)  # a state of earlier versions has none
         self._classes = {label: i for i, label in enumerate(json.loads(shared["classes"].tobytes()))}
         self.rows.reset(cold)
 

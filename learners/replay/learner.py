@@ -64,6 +64,7 @@ class MiniBatchLearner(KeyedLearner):
         self._shared = kernel.Shared(
             counters=np.zeros(layout.COUNTERS, np.int64),
             scaler=np.zeros((features if measured else 0, layout.SCALER)),
+            clock=np.zeros(layout.TARGET),
             x=np.zeros((spec.batch, width), self._dtype),
             y=np.zeros(spec.batch, np.int64),
         )
@@ -108,13 +109,12 @@ class MiniBatchLearner(KeyedLearner):
     def _fold_stretches(self, events: Events, out: Out) -> None:
         n, size = len(events.kind), self._own.batch
         counters, config, rows = self._shared.counters, self._config, Rows(**self.rows.columns)
-        scratch, commit = np.empty(self._capacity), np.empty(MOST, np.uint8)
+        scratch, commit, latest = np.empty(self._capacity), np.empty(MOST, np.uint8), np.empty(MOST)
         start = 0
         while start < n:
             stop = kernel.stretch(events.kind, start, size - int(counters[C_LABELS]) % size, MOST)
-            kernel.in_order(
-                config.ignore_out_of_order, events.kind, events.time, events.slot, rows.head, start, stop, commit
-            )
+            known = config.ignore_out_of_order, events.kind, events.time, events.slot, rows.head
+            kernel.in_order(*known, self._shared.clock.copy(), latest, start, stop, commit)
             x = self._inputs(events.x[start:stop], commit)
             logits = self._logits(x)
             labels = int(counters[C_LABELS])
@@ -181,6 +181,7 @@ class MiniBatchLearner(KeyedLearner):
             "counters": counters,
             "scaler": self._shared.scaler,
             "bound": self._bound,
+            "clock": self._shared.clock,
             "waiting.x": self._shared.x[:waiting],
             "waiting.y": self._shared.y[:waiting],
             "classes": np.frombuffer(json.dumps(list(self._classes)).encode(), np.uint8),
@@ -199,7 +200,8 @@ class MiniBatchLearner(KeyedLearner):
             if shared[name].shape != mine.shape:
                 raise ValueError(f"array {name}: shape {shared[name].shape}, this version holds {mine.shape}")
             mine[:] = shared[name]
-        self._bound[:] = shared.get("bound", 0)  # a state of before inputs were bounded has none
+        self._bound[:] = shared.get("bound", 0)  # a state of earlier versions has neither this nor a clock
+        self._shared.clock[:] = shared.get("clock", 0)
         self._classes = {label: i for i, label in enumerate(json.loads(bytes(shared["classes"])))}
         waiting = len(shared["waiting.y"])
         self._shared.x[:waiting], self._shared.y[:waiting] = shared["waiting.x"], shared["waiting.y"]

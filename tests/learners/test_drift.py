@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from river import drift as river_drift
 
-from kernels.cpu.layout import OUT_OF_ORDER
+from kernels.cpu.layout import AWAY, OBSERVED, OUT_OF_ORDER
 from learners import conformance
 from learners.base import SIGNALS, MemoryRows
 from learners.drift.detectors import better_by, is_better, losses
@@ -184,6 +184,27 @@ def test_a_promoted_challenger_knows_when_a_key_was_last_seen(order: str) -> Non
     assert told(fold(b"late", 3000, 8))["challenger_promoted"]
     assert fold(b"early", 500).outcome[0] & OUT_OF_ORDER
     assert not fold(b"early", 1000).outcome[0] & OUT_OF_ORDER
+
+
+def test_a_challenger_goes_on_by_the_clock_of_the_partition() -> None:
+    """Were the wrong clock of its first event its clock, all that follow would be far from it."""
+    spec = spec_of("binary", {"kind": "challenger"}, labels={"out_of_order": "ignore"})
+    learner = spec.learner.build(spec)
+    start = 1_700_000_000_000_000
+
+    def fold(times: list[int]):
+        x = np.ones((len(times), len(spec.features)), np.float32)
+        time = np.array(times, np.int64)
+        return learner.fold(Batch.of(x, np.arange(len(times)) % 2, key=[b"k"] * len(times), time=time))
+
+    fold([start])
+    learner._marks.seen = 1
+    assert told(fold([start + k for k in range(1, 8)]))["challenger_started"]
+    assert fold([4_102_444_800_000_000]).outcome[0] & AWAY == AWAY
+    learner._test[:] = 1e6, 1.0
+    assert told(fold([start + k for k in range(10, 17)]))["challenger_promoted"]
+    outcome = fold([start + k for k in range(20, 28)]).outcome
+    assert (outcome & (AWAY | OUT_OF_ORDER) == OBSERVED).all()
 
 
 def test_without_a_difference_a_challenger_is_rarely_promoted() -> None:

@@ -12,9 +12,11 @@ from typing import NamedTuple
 import numba as nb
 import numpy as np
 
+from kernels.cpu.clock import keep_time, time_of_key, told_time
 from kernels.cpu.fold import class_of, expired, find, note_down, score
 from kernels.cpu.inputs import entry
 from kernels.cpu.layout import (
+    AWAY,
     BINARY,
     C_CLASSES,
     C_POSITION,
@@ -35,6 +37,7 @@ from kernels.cpu.layout import (
     P_CODE,
     P_SEEN,
     P_SURE,
+    P_TIME,
     P_VALUE,
     UNKNOWN_ID,
 )
@@ -69,6 +72,8 @@ class Shared(NamedTuple):
     """int64 [5]."""
     scaler: np.ndarray
     """float64 [F, 9]: running moments of each feature (`kernels.cpu.layout`); [0, 9] where no input needs them."""
+    clock: np.ndarray
+    """float64 [`TARGET`]: of `Shared.target` in `kernels.cpu.layout` the entries of the clock; the others are 0."""
     x: np.ndarray
     """T [batch, J]: inputs of the labels that wait for the step."""
     y: np.ndarray
@@ -109,18 +114,36 @@ def stretch(kind, start, room, most):
 
 
 @nb.njit(**SHORT)
-def in_order(ignore, kind, time, slot, head, start, stop, commit):
-    """Which events of a stretch are observations that count (uint8, written to `commit`)."""
+def in_order(ignore, kind, time, slot, head, clock, latest, start, stop, commit):
+    """Which events of a stretch are observations that count (uint8, written to `commit`).
+
+    Args:
+        ignore: whether those out of order do not.
+        kind: of all events, as are `time` and `slot`.
+        time: int64, microseconds.
+        slot: rows of their keys in `head`.
+        head: of the keys, as it stands before the stretch.
+        clock: as it stands then; changed.
+        latest: float64 [stop - start or more], scratch: the key's time after each event.
+        start: first event of the stretch.
+        stop: after its last one.
+        commit: uint8 [stop - start or more], written.
+    """
     for t in range(start, stop):
         commit[t - start] = kind[t] != 2
-        if ignore == 0 or kind[t] == 2 or time[t] <= 0:
+        if ignore == 0 or kind[t] == 2:
             continue
-        latest = head[slot[t], H_TIME]
-        for s in range(start, t):
-            if slot[s] == slot[t] and kind[s] != 2:
-                latest = max(latest, float(time[s]))
-        if time[t] < latest:
+        before = head[slot[t], H_TIME]
+        for s in range(t - 1, start - 1, -1):
+            if slot[s] == slot[t] and commit[s - start] > 0:
+                before = latest[s - start]
+                break
+        at, before = told_time(clock, time[t]), time_of_key(clock, before)
+        if at > 0 and at < before:
             commit[t - start] = 0
+            continue
+        keep_time(clock, time[t])
+        latest[t - start] = max(before, float(at))
 
 
 @nb.njit(**INLINE)
@@ -155,24 +178,27 @@ def _gather(config, shared, row, x, y, seen):
 def _observe(config, shared, rows, events, x, logits, p, out, t, at):
     """An event with features, with or without its label; `at` is its row in the stretch."""
     slot = events.slot[t]
-    row, time = rows.head[slot], events.time[t]
+    row, time = rows.head[slot], told_time(shared.clock, events.time[t])
+    latest = time_of_key(shared.clock, row[H_TIME])
     classes = shared.counters[C_CLASSES]
     softmax(logits[at], classes, p)
     value, code = _say(config, p, classes)
     out.value[t], out.code[t] = value, code
-    outcome = OUT_OF_ORDER if time > 0 and time < row[H_TIME] else 0
+    outcome = OUT_OF_ORDER if time > 0 and time < latest else 0
     if outcome != 0 and config.ignore_out_of_order > 0:
         out.outcome[t] = outcome
         return
-    outcome |= OBSERVED
+    outcome |= OBSERVED if time == events.time[t] else AWAY
+    keep_time(shared.clock, events.time[t])
     base = row[H_LABEL] if row[H_LABELS] > 0 else math.nan
     sure = p[code] if code >= 0 else 0.0
     row[H_SEEN] += 1
-    row[H_TIME] = max(row[H_TIME], float(time))
+    row[H_TIME] = max(latest, float(time))
     row[H_POSITION] = shared.counters[C_POSITION]
     if events.kind[t] == 0:
         if config.pending > 0:
             place = note_down(config, shared, rows, events, out, t, slot, base, value, code, sure)
+            rows.pending_head[slot, place, P_TIME] = time
             for j in range(x.shape[1]):
                 rows.pending_body[slot, place, j] = x[at, j]
         out.outcome[t] = outcome
@@ -197,7 +223,8 @@ def _label(config, shared, rows, events, out, t):
         out.outcome[t] = UNKNOWN_ID
         return
     row, note = rows.head[slot], rows.pending_head[slot, place]
-    if expired(config, row, note, shared.counters[C_POSITION], events.time[t]):
+    time = told_time(shared.clock, events.time[t])
+    if expired(config, row, note, shared.counters[C_POSITION], time):
         out.outcome[t] = LATE
         return
     row[H_POSITION] = shared.counters[C_POSITION]

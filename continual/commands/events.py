@@ -138,6 +138,8 @@ def _report(sending: Sending, stats: Any) -> None:
         f"model {sending.model}: {stats.position:,} events, "
         + (", ".join(f"{name} {value:.4g}" for name, value in sorted(stats.metrics.items())) or "no labels yet")
     )
+    if aside := stats.counts.get("quarantined", 0):
+        say(f"of these {aside:,} set aside, since their fold failed: `continual events dead-letters list --model ...`")
     if sending.listed and not sending.stopped:
         rows = [[str(bad["row"]), bad["column"], bad["value"], bad["accepted"]] for bad in sending.listed]
         more = f" (the first {len(rows)} of {sending.bad})" if sending.bad > len(rows) else ""

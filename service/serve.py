@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 READY_SECONDS = 60.0
 LOOK_SECONDS = 0.25
 BEAT_SECONDS = 5.0
+HEAD_SECONDS = 10.0  # the head of a cluster has to accept a connection within
 CLUSTER_SECONDS = 30.0
 LOG_LINES = 15
 REDIS_PASSWORD = "CONTINUAL_REDIS_PASSWORD"
@@ -203,6 +204,9 @@ class Deployment:
     def _start_ray(self) -> None:
         for name, value in SETTINGS.items():
             os.environ.setdefault(name, value)
+        # Once its raylet is dead, a driver whose parent is process 1 is ended by Ray without a word. It is not where
+        # this names a process that lives; those that the raylet starts are given the raylet's number.
+        os.environ["RAY_RAYLET_PID"] = str(os.getpid())
         import ray
 
         if ray.is_initialized():  # by whoever holds this deployment, and theirs to end
@@ -211,6 +215,7 @@ class Deployment:
             self.ray = LocalRay()
             self.ray.start(NAMESPACE, self._count())
         else:
+            _check_head(self.options.ray)
             ray.init(address=self.options.ray, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
 
     def _start_shards(self) -> None:
@@ -339,6 +344,23 @@ class Deployment:
         if self.store is not None:
             self.store.stop()
             self.store = None
+
+
+def _check_head(address: str) -> None:
+    """Says at once that nobody answers there: Ray itself tries for minutes.
+
+    Raises:
+        NotServing: `address` is HOST:PORT, and nobody listens there.
+    """
+    host, _, port = address.rpartition(":")
+    if not port.isdecimal() or "/" in host:
+        return  # `auto`, or another form that Ray knows
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=HEAD_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise NotServing(
+            f"no Ray cluster answers at {address} ({error}): start one with `ray start --head`, or give its address"
+        ) from error
 
 
 class Cluster:

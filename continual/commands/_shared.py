@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -47,6 +48,12 @@ def target_option(command: Any) -> Any:
         metavar="HOST:PORT",
         help="Any shard of the service.",
     )(command)
+
+
+def target_note(target: str) -> str:
+    """What a command that is printed needs to reach the same service: nothing where that is what it does anyway."""
+    usual = os.environ.get("CONTINUAL_TARGET") or DEFAULT_TARGET
+    return "" if target == usual else f" --target {target}"
 
 
 def json_option(command: Any) -> Any:

@@ -24,6 +24,7 @@ from continual.commands._shared import (
     show_either,
     show_json,
     show_table,
+    target_note,
     target_option,
 )
 
@@ -88,7 +89,7 @@ def send(source: str, model: str, target: str, as_json: bool, **options: Any) ->
             sending.run(on_progress)
         stats = client.models.statistics(model)
     summary = sending.summary() | {"model_position": stats.position, "model_metrics": dict(stats.metrics)}
-    show_either(summary, as_json, lambda: _report(sending, stats))
+    show_either(summary, as_json, lambda: _report(sending, stats, target))
     if sending.stopped:
         if sending.stopped == "interrupted":
             message = f"interrupted after {sending.sent:,} events; the same command goes on from there"
@@ -123,7 +124,7 @@ def _progress(sending: Sending, total: int | None, silent: bool) -> Iterator[Any
         yield step
 
 
-def _report(sending: Sending, stats: Any) -> None:
+def _report(sending: Sending, stats: Any, target: str) -> None:
     columns = sending.source.mapping
     parts = [f"{part}={getattr(columns, part)}" for part in ("label", "key", "time") if getattr(columns, part)]
     say(f"columns: {len(columns.features)} features, {', '.join(parts) or 'no label'}")
@@ -138,6 +139,9 @@ def _report(sending: Sending, stats: Any) -> None:
         f"model {sending.model}: {stats.position:,} events, "
         + (", ".join(f"{name} {value:.4g}" for name, value in sorted(stats.metrics.items())) or "no labels yet")
     )
+    if aside := stats.counts.get("quarantined", 0):
+        shown = f"continual events dead-letters list --model {sending.model}{target_note(target)}"
+        say(f"set aside because their fold failed: {aside:,} events of the model; `{shown}` lists them")
     if sending.listed and not sending.stopped:
         rows = [[str(bad["row"]), bad["column"], bad["value"], bad["accepted"]] for bad in sending.listed]
         more = f" (the first {len(rows)} of {sending.bad})" if sending.bad > len(rows) else ""

@@ -21,6 +21,7 @@ from continual.commands._shared import (
     show_json,
     show_table,
     show_yaml,
+    target_note,
     target_option,
 )
 
@@ -67,7 +68,8 @@ def create(what: str, source: str | None, dry_run: bool, target: str, as_json: b
         say(note)
     kinds = f"{model.target.kind} target, {model.learner.kind} learner"
     say(f"Created {model.name}: {len(model.features)} features, {kinds}.")
-    say(f"Next:  continual events send {source or 'FILE'} --model {model.name}{_label_note(source, roles)}")
+    sending = f"continual events send {source or 'FILE'} --model {model.name}{_label_note(source, roles)}"
+    say(f"Next:  {sending}{target_note(target)}")
 
 
 def _label_note(source: str | None, roles: dict[str, str | None]) -> str:

@@ -136,7 +136,8 @@ def serve(data: Path, host: str, port: int, as_json: bool, **options: Any) -> No
             if not as_json:
                 click.echo("\nStopping: answering what was admitted, writing snapshots ...")
     if not as_json:
-        click.echo(f"Stopped. `continual serve --data {data}` goes on from here.")
+        same = "" if port == DEFAULT_PORT else f" --port {port}"
+        click.echo(f"Stopped. `continual serve --data {data}{same}` goes on from here.")
 
 
 def _reach(folders: tuple[Path, ...], hosts: tuple[str, ...], secrets: tuple[str, ...]) -> Any:

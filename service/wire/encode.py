@@ -241,6 +241,8 @@ def _key_or_none(value: Any) -> bytes:
 
 def _numbers(x: Any) -> np.ndarray:
     try:
+        if isinstance(getattr(x, "dtypes", None), Iterable):  # a frame: the gaps of pandas' own types are NaN
+            x = x.to_numpy(np.float64, na_value=np.nan)
         return np.ascontiguousarray(x, "<f4")
     except (TypeError, ValueError) as error:
         raise ValueError(f"x: got {error}; accepted: numbers [rows, features]") from error

@@ -443,6 +443,27 @@ def test_the_folder_and_the_port_belong_to_one(service: Service) -> None:
     assert "is taken" in run("serve", "--data", data, "--port", service.port, code=3).stderr
 
 
+def test_a_command_that_is_printed_reaches_the_same_service(
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CONTINUAL_TARGET", raising=False)
+    address = service.state["address"]
+    path = tmp_path / "small.csv"
+    path.write_text("a,label\n1,0\n2,1\n")
+    try:
+        said = run("models", "create", "near", "--from", path, "--label", "label", "--target", address).output
+        (following,) = [line for line in said.splitlines() if line.startswith("Next:  continual ")]
+        assert "2 new" in run(*following.removeprefix("Next:  continual ").split()).output
+    finally:
+        run("models", "delete", "near", "--yes", "--target", address)
+
+
+def test_a_ray_cluster_that_is_not_there_is_told_at_once(tmp_path: Path) -> None:
+    nobody = f"127.0.0.1:{free_port()}"
+    error = run("serve", "--data", tmp_path / "data", "--ray", nobody, "--port", free_port(), code=1).stderr
+    assert f"no Ray cluster answers at {nobody}" in error
+
+
 def test_an_unfit_redis_is_refused(tmp_path: Path) -> None:
     from service.store.connect import connect
     from service.store.embedded import EmbeddedRedis

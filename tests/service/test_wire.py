@@ -392,6 +392,19 @@ def test_a_frame_is_read_by_name():
         columns_from_frame(frame.assign(price=["cheap", "dear"]), SCHEMAS["binary"])
 
 
+def test_gaps_of_pandas_own_types_are_missing_values():
+    frame = pd.DataFrame(
+        {
+            "price": pd.array([True, None], dtype="boolean"),
+            "sales": pd.array([None, 3], dtype="Int64"),
+            "day": pd.array([0.5, None], dtype="Float64"),
+        }
+    )
+    expected = np.array([[1, np.nan, 0.5], [np.nan, 3, np.nan]])
+    read = np.frombuffer(columns_from(frame).x, "<f4").reshape(expected.shape)
+    np.testing.assert_array_equal(read, expected)
+
+
 def test_what_is_no_number_or_no_column_is_named():
     with pytest.raises(TypeError, match=r"features.day: got 'monday'; accepted: a number"):
         event_from({"price": 0.5, "day": "monday"}, "UP")

@@ -144,6 +144,30 @@ def test_a_stream_goes_on_when_processes_are_lost(serving: Serving, case: str) -
         assert "starting Ray and the shards again" in serving.said
 
 
+@pytest.mark.timeout(180)
+def test_a_serve_whose_parent_has_ended_starts_ray_again(tmp_path: Path) -> None:
+    """As under systemd, or after `nohup continual serve &` and a logout: its parent is process 1."""
+    said = tmp_path / "out"
+    serve = f"{sys.executable} -m continual.cli serve --data {tmp_path / 'data'} --shards 1 --port {free_port()}"
+    shell = subprocess.run(f"{serve} > {said} 2>&1 & echo $!", shell=True, check=True, capture_output=True, text=True)
+    served = psutil.Process(int(shell.stdout))
+    everyone = [served]
+    try:
+        until(lambda: "Serving on" in said.read_text() or not served.is_running(), 120, "serving")
+        everyone += served.children(recursive=True)
+        next(child for child in served.children() if child.name() == "raylet").kill()
+        until(lambda: "serving again" in said.read_text() or not served.is_running(), 120, "Ray again")
+        assert served.is_running(), said.read_text()
+        everyone += served.children(recursive=True)
+    finally:
+        if served.is_running():
+            served.terminate()
+        left = psutil.wait_procs(everyone, timeout=60)[1]
+        for process in left:
+            process.kill()
+    assert not left
+
+
 def test_the_liveness_probe_tells_a_service_that_lives_from_one_that_hangs(serving: Serving) -> None:
     documents = yaml.safe_load_all((ROOT / "deploy" / "kubernetes.yaml").read_text())
     (pod,) = [one["spec"]["template"]["spec"] for one in documents if one["kind"] == "StatefulSet"]

@@ -18,15 +18,17 @@ from service.client import Client, Refused
 BOUND = 3.0
 """Predict's p99 during a control call over its p99 without."""
 
-IDLE_SECONDS = 4.0
-"""Measured before and after each control call, so that what disturbs the machine disturbs both."""
-
-KEYS = 100_000
 FOREST = {"path": "river.forest.ARFClassifier", "parameters": {"n_models": 500}}
 
 
-def beside_control(client: Client, stream: Stream) -> tuple[list[Row], dict[str, Any]]:
+def beside_control(client: Client, stream: Stream, keys: int, idle: float) -> tuple[list[Row], dict[str, Any]]:
     """Predict to one model during each control call, over Predict before and after it.
+
+    Args:
+        client: of the service.
+        stream: has the events.
+        keys: of the model that others ask for while one predicts.
+        idle: seconds of Predict before and after each call, so that what disturbs the machine disturbs both.
 
     Returns:
         Rows, and details.
@@ -36,8 +38,8 @@ def beside_control(client: Client, stream: Stream) -> tuple[list[Row], dict[str,
     twice = {"name": "twice", **small, "features": [*wide, wide[0]]}
 
     def keyed() -> None:
-        client.models.create(spec(stream, 16, name="keyed", slots=2 * KEYS, snapshot_every=10**9))
-        for reply in client.learn("keyed", cuts(with_keys(repeated(stream.batch, KEYS), KEYS), 4096)):
+        client.models.create(spec(stream, 16, name="keyed", slots=2 * keys, snapshot_every=10**9))
+        for reply in client.learn("keyed", cuts(with_keys(repeated(stream.batch, keys), keys), 4096)):
             check(reply.refused is None, "a row for every key")
 
     works: dict[str, Callable[[], Any]] = {
@@ -48,18 +50,18 @@ def beside_control(client: Client, stream: Stream) -> tuple[list[Row], dict[str,
         ),
         "models are listed": lambda: [client.models.list() for _ in range(20)],
         "statistics of another model are read with the digest": lambda: client.models.statistics("keyed", digest=True),
-        f"a snapshot of {KEYS:,} keys of another model is written": lambda: client.models.snapshot("keyed", 300),
+        f"a snapshot of {keys:,} keys of another model is written": lambda: client.models.snapshot("keyed", 300),
     }
     keyed()
-    return _measured(client, stream, works)
+    return _measured(client, stream, works, idle)
 
 
-def beside_compiling(stream: Stream) -> tuple[list[Row], dict[str, Any]]:
+def beside_compiling(stream: Stream, idle: float) -> tuple[list[Row], dict[str, Any]]:
     """The same while a cell is compiled for the first time: by a service with an empty cache of its own."""
     with _empty_cache(), _served.deployed() as deployment, Client(deployment.address) as client:
         created = spec(stream, 16, name="compiled")
         works = {"a cell is compiled for the first time": lambda: client.models.create(created)}
-        return _measured(client, stream, works)
+        return _measured(client, stream, works, idle)
 
 
 @contextmanager
@@ -77,7 +79,7 @@ def _empty_cache() -> Iterator[None]:
 
 
 def _measured(
-    client: Client, stream: Stream, works: dict[str, Callable[[], Any]]
+    client: Client, stream: Stream, works: dict[str, Callable[[], Any]], idle: float
 ) -> tuple[list[Row], dict[str, Any]]:
     model = "beside"
     small = {"target": {"kind": "binary"}, "learner": {"kind": "static"}}
@@ -87,9 +89,9 @@ def _measured(
     with _served.module("_pings", _served.owner(client, model), model, features, stdin=subprocess.PIPE) as pings:
         _served.line(pings)
         for what, work in works.items():
-            before = _during(pings, lambda: time.sleep(IDLE_SECONDS))
+            before = _during(pings, lambda: time.sleep(idle))
             during = _during(pings, work)
-            without = before + _during(pings, lambda: time.sleep(IDLE_SECONDS))
+            without = before + _during(pings, lambda: time.sleep(idle))
             ours, theirs = percentiles(during), percentiles(without)
             details[what] = {
                 "calls": len(during),

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from learners.river.level import Level
 from service.shard.statistics import Statistics
 from streams.batch import Batch, Keys
 from streams.metrics import Classification, KeyCodes, Regression
@@ -72,7 +73,7 @@ class Score:
         self.kind = kind
         self.metrics: Classification | Regression = Regression() if kind == "regression" else Classification()
         self._codes = KeyCodes()
-        self._total = self._count = 0.0  # of the labels of a regression
+        self._level = Level() if kind == "regression" else None
         self._unknown = _UNKNOWN.get(kind, ())
 
     def of_answer(self, answer: Any, batch: Batch) -> None:
@@ -95,16 +96,11 @@ class Score:
     def _numbers(self, value: np.ndarray, y: np.ndarray, key: Keys) -> None:
         codes = self._codes(key)
         if isinstance(self.metrics, Regression):
-            self.metrics.update(np.where(np.isnan(y), 0.0, value), y, key=codes, start=self._means(y))
+            assert self._level is not None
+            start = self._level.means(np.asarray(y, np.float64))  # no change, to the service, of a key without a label
+            self.metrics.update(np.where(np.isnan(y), 0.0, value), y, key=codes, start=start)
         else:
             self.metrics.update_binary(np.where(np.isnan(y), 0.5, value), y, key=codes)
-
-    def _means(self, y: np.ndarray) -> np.ndarray:
-        """The mean of all labels before each: no change, to the service, of a key that had none yet."""
-        totals = np.add.accumulate(np.append(self._total, np.nan_to_num(y)))
-        counts = np.add.accumulate(np.append(self._count, ~np.isnan(y)))
-        self._total, self._count = totals[-1], counts[-1]
-        return totals[:-1] / np.maximum(counts[:-1], 1)
 
     def _classes(
         self, code: np.ndarray, y: np.ndarray, confidence: np.ndarray, classes: tuple[Any, ...], key: Keys

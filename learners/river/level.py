@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numba as nb
 import numpy as np
 
-from kernels.cpu.inputs import REACH, standardise
+from kernels.cpu.inputs import REACH, standardise, standardise_target
 from kernels.cpu.layout import S_COUNT, S_MEAN, S_SPAN, S_VARIANCE, SCALER
 from kernels.cpu.numerics import SHORT
 
@@ -31,11 +31,18 @@ def _near(config, scaler, value, commit):
     return value if abs(value - scaler[0, S_MEAN]) <= config.clip * deviation else scaler[0, S_MEAN] + z * deviation
 
 
+@nb.njit(**SHORT)
+def _means(config, scaler, labels, before):
+    for i in range(len(labels)):
+        before[i] = scaler[0, S_MEAN]
+        standardise_target(config, scaler, 0, labels[i], True)
+
+
 class Level:
     """The running level of the labels.
 
     Attributes:
-        scaler: float64 [1, 7], state: see `kernels.cpu.inputs.standardise`.
+        scaler: float64 [1, 9], state: see `kernels.cpu.inputs.standardise`.
     """
 
     def __init__(self) -> None:
@@ -50,6 +57,16 @@ class Level:
     def learn(self, label: float) -> None:
         """Counts a label."""
         _near(_Config(), self.scaler, label, True)
+
+    def means(self, labels: np.ndarray) -> np.ndarray:
+        """Counts n labels, float64, NaN where there is none, as a compiled learner does.
+
+        Returns:
+            float64 [n], the mean before each.
+        """
+        before = np.empty(len(labels))
+        _means(_Config(), self.scaler, labels, before)
+        return before
 
     def near(self, label: float) -> float:
         """The label, kept within `REACH` deviations of the mean."""

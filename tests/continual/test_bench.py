@@ -82,8 +82,8 @@ def test_recovery(tmp_path: Path) -> None:
 
 def test_serving(tmp_path: Path) -> None:
     sizes = ("--events", "2000", "--rounds", "1", "--calls", "50", "--learned", "4000", "--rows", "500")
-    document = run("serving", tmp_path, *sizes)
-    assert len(ratios(document)) == 8
+    document = run("serving", tmp_path, *sizes, "--idle", "0.2", "--warm")
+    assert len(ratios(document)) == 14
     unary = document["details"]["unary_ms"]
     assert {"predict echo", "predict", "update echo", "append", "update", "client update"} <= set(unary)
     assert document["details"]["snapshot"]["rows"] >= 500

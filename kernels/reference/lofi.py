@@ -38,7 +38,7 @@ def softmax(o: np.ndarray) -> np.ndarray:
 
 
 class LoFi:
-    """The head: `hidden` [N, m] is A before the first label, `precision` eta."""
+    """The head: `hidden` [N, m] is A before the first label, `precision` eta, `clip` bounds a residual in deviations."""
 
     def __init__(
         self,
@@ -48,8 +48,9 @@ class LoFi:
         gamma: float = 1.0,
         drift: float = 0.0,
         window: float = 1000.0,
+        clip: float = np.inf,
     ):
-        self.network, self.rank, self.window = Network(hidden), rank, window
+        self.network, self.rank, self.window, self.clip = Network(hidden), rank, window, clip
         self.eta, self.gamma, self.drift = precision, gamma, drift
         self.basis, self.strength = np.zeros((hidden.size, 0)), np.zeros(0)
         self.labels, self.noise = 0, 1.0
@@ -94,10 +95,12 @@ class LoFi:
     def learn_number(self, z: np.ndarray, t: float, elapsed: float = 1.0) -> None:
         """Learns the number `t`."""
         o, variance = self.predict(z, 1, elapsed)
+        bound = self.clip * np.sqrt(self.noise * (1 + variance))
+        residual = np.clip(t - o, -bound, bound)
         self.labels += 1
-        surprise = (t - o[0]) ** 2 / (1 + variance)
+        surprise = residual[0] ** 2 / (1 + variance)
         self.noise = max(self.noise + (surprise - self.noise) / min(self.labels + 1, self.window), 1e-6)
-        self.update(z, np.array([t - o[0]]), np.eye(1), elapsed)
+        self.update(z, residual, np.eye(1), elapsed)
 
     def update(self, z: np.ndarray, residual: np.ndarray, r: np.ndarray, elapsed: float) -> None:
         """Lets in `residual` [outputs] of covariance `r`."""

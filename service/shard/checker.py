@@ -13,8 +13,11 @@ import asyncio
 import base64
 import json
 import logging
+import math
 import os
+import resource
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -32,11 +35,14 @@ from service import errors
 
 log = logging.getLogger(__name__)
 
-CHECK_SECONDS = 120.0
-"""Validating a spec and trying its learner may take as long."""
+CHECK_SECONDS = 120
+"""Processor time that validating a spec and trying its learner may take: a machine that is busy refuses nothing."""
 
-COMPILE_SECONDS = 180.0
-"""Building its learner and compiling what it runs may take as long after that."""
+COMPILE_SECONDS = 180
+"""Processor time that building its learner and compiling what it runs may take after that."""
+
+WAIT_SECONDS = 900.0
+"""Each of the two may take as long by the clock: a learner may sleep."""
 
 MEMORY_BYTES = 8 << 30
 """Bound on the memory of the process."""
@@ -59,16 +65,19 @@ class Checker:
         check_seconds: see `CHECK_SECONDS`.
         compile_seconds: see `COMPILE_SECONDS`.
         memory_bytes: see `MEMORY_BYTES`.
+        wait_seconds: see `WAIT_SECONDS`.
     """
 
     def __init__(
         self,
-        check_seconds: float = CHECK_SECONDS,
-        compile_seconds: float = COMPILE_SECONDS,
+        check_seconds: int = CHECK_SECONDS,
+        compile_seconds: int = COMPILE_SECONDS,
         memory_bytes: int = MEMORY_BYTES,
+        wait_seconds: float = WAIT_SECONDS,
     ) -> None:
         self._seconds = check_seconds, compile_seconds
         self._memory = memory_bytes
+        self._wait = wait_seconds
         self._thread = ThreadPoolExecutor(1, "check-specs")  # whose thread starts with the first spec
         self._process: subprocess.Popen[bytes] | None = None
         self._compiled: OrderedDict[str, None] = OrderedDict()
@@ -127,20 +136,21 @@ class Checker:
     def _accept(self, text: str) -> str:
         started = self._started()
         said: dict[str, Any] = {}
-        seconds, what, unread = 0.0, "", bytearray()
+        seconds, what, unread = 0, "", bytearray()
         try:
-            _write(started, {"spec": text, "modules": _plugins()})
+            _write(started, {"spec": text, "modules": _plugins(), "seconds": self._seconds})
             for seconds, what in zip(self._seconds, ("checking", "compiling")):  # noqa: B007 (said below)
-                said = _read(started, unread, seconds)
+                said = _read(started, unread, self._wait)
                 if "status" in said:
                     raise errors.from_status(status_pb2.Status.FromString(base64.b64decode(said["status"])))
         except TimeoutError as error:
             self.close()
-            accepted = f"a model for which that takes at most {seconds:g} s"
-            raise errors.invalid("spec", f"{what} it took longer", accepted, "CHECK_TOO_LONG") from error
+            raise _too_long(what, f"{self._wait:g} s") from error
         except OSError as error:
             status = started.wait()
             self.close()
+            if status == -signal.SIGXCPU:
+                raise _too_long(what, f"{seconds} s of processor time") from error
             raise _too_large(f"its check ended with status {status}", self._memory) from error
         return said["spec"]
 
@@ -194,6 +204,11 @@ def _read(process: subprocess.Popen[bytes], unread: bytearray, seconds: float) -
     return json.loads(line)
 
 
+def _too_long(what: str, most: str) -> errors.Refused:
+    accepted = f"a model for which that takes at most {most}"
+    return errors.invalid("spec", f"{what} it took longer", accepted, "CHECK_TOO_LONG")
+
+
 def _too_large(what: str, memory: int) -> errors.Refused:
     accepted = f"a model that can be built within {memory >> 20} MiB of memory"
     return errors.invalid("spec", what, accepted, "CHECK_FAILED")
@@ -206,7 +221,6 @@ def main() -> None:
     """Reads specs and says of each, in a line, whether it fits, and in another one that it is compiled."""
     import ctypes
     import importlib
-    import resource
 
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, 9)  # it may be busy when its shard is killed
@@ -219,9 +233,20 @@ def main() -> None:
         request = json.loads(line)
         for module in request["modules"]:
             importlib.import_module(module)
+        seconds = iter(request["seconds"])
+        _allow(next(seconds))
         for answer in _answers(request["spec"], memory):
             answers.write(json.dumps(answer) + "\n")
             answers.flush()
+            _allow(next(seconds, 0))
+
+
+def _allow(seconds: int) -> None:
+    """From now on this process is ended by SIGXCPU once it has used so many seconds of processor time; 0: it is not."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    _, most = resource.getrlimit(resource.RLIMIT_CPU)
+    limit = math.ceil(used.ru_utime + used.ru_stime) + seconds if seconds else most
+    resource.setrlimit(resource.RLIMIT_CPU, (limit, most))
 
 
 def _answers(text: str, memory: int) -> Iterator[dict[str, str]]:

@@ -136,7 +136,7 @@ def test_it_is_its_reference(task, rank, gamma, drift, elapsed):
         phi, x, y, z = stream(task, n=80, hidden=hidden, width=width, seed=seed)
         made = {"units": units, "rank": rank, "gamma": gamma, "drift": drift, "precision": 3.0}
         head = LoFi.make(z.shape[1], np.random.default_rng(seed), classes=6, **made)
-        oracle = reference.LoFi(head.state.origin.copy(), rank, 3.0, gamma, drift, window=50.0)
+        oracle = reference.LoFi(head.state.origin.copy(), rank, 3.0, gamma, drift, window=50.0, clip=3.0)
         ran, known = fold(head, task, phi, x, y, elapsed=elapsed), 0
         assert ran.learned == len(y)
         for i in range(len(y)):

@@ -60,15 +60,26 @@ def test_what_fits_is_given_back_as_it_is_kept(check):
     short = json.dumps({"name": "m", "features": ["a"], "target": {"kind": "binary"}})
     assert check(spec.to_json())[0] == spec.to_json()
     assert check(short)[0] == ModelSpec.model_validate_json(short).to_json()
-    assert ModelSpec.accepted(spec.to_json()) == spec
+    assert ModelSpec.stored(spec.to_json()) == spec
 
 
 @pytest.mark.parametrize("what", ["checked", "built"])
-def test_a_spec_that_takes_too_long_is_refused_by_the_limit(check, strange, what):
-    limits = {"check_seconds": 1.0 if what == "checked" else 60.0, "compile_seconds": 1.0}
-    refused = refusal(check, strange(**{what: "sleeps"}), **limits)
+def test_a_spec_that_takes_too_much_processor_time_is_refused_by_the_limit(check, strange, what):
+    limits = {"check_seconds": 1 if what == "checked" else 60, "compile_seconds": 1}
+    refused = refusal(check, strange(**{what: "works"}), **limits)
     assert refused.reason == "CHECK_TOO_LONG"
-    assert "at most 1 s" in refused.message
+    assert "at most 1 s of processor time" in refused.message
+
+
+@pytest.mark.parametrize("what", ["checked", "built"])
+def test_a_spec_that_sleeps_too_long_is_refused_by_the_limit(check, strange, what):
+    refused = refusal(check, strange(**{what: "sleeps"}), wait_seconds=20.0)
+    assert refused.reason == "CHECK_TOO_LONG"
+    assert "at most 20 s" in refused.message
+
+
+def test_time_that_a_spec_waits_for_the_processor_does_not_count(check, strange):
+    assert "strange" in check(strange(checked="sleeps", seconds=12.0), check_seconds=10)[0]
 
 
 def test_a_spec_that_takes_too_much_memory_is_refused_by_the_limit(check, strange):

@@ -10,14 +10,22 @@ import numpy as np
 import pytest
 import torch
 
-from kernels.cpu.layout import C_CLASSES, LEARNED, MULTICLASS, REGRESSION, T_CHANGE_SQ, Rows, Shared
+from kernels.cpu.layout import C_CLASSES, H_TIME, LEARNED, MULTICLASS, REGRESSION, T_CHANGE_SQ, Rows, Shared
 from kernels.reference.cells import forward, split, tensors
+from kernels.reference.clock import time_of_key, told_time
 from kernels.reference.fold import gap_of
 from kernels.reference.sequence import Labelled, sequence_loss
 from kernels.reference.stack import places
 from tests.kernels.cell_cases import CASES, draw
 
 WEIGHTS = ("cell", "out", "skip")
+
+
+def gap_to(config, model, slot, time):
+    """Units between the key's last event and one at `time`, by the partition's clock."""
+    target = model.shared.target
+    latest = time_of_key(target, model.rows.head[slot, H_TIME])
+    return gap_of(config, latest, told_time(target, time))
 
 
 def frozen_gradient(model, events, out, build):
@@ -35,7 +43,7 @@ def frozen_gradient(model, events, out, build):
             getattr(shared, "m_" + name)[:] = 0.0
         slot = int(events.slot[t])
         sequence = sequences[slot]
-        gap = gap_of(config, model.rows.head[slot], int(events.time[t]))
+        gap = gap_to(config, model, slot, int(events.time[t]))
         part = type(out)(*(column[t : t + 1] for column in out))
         build.fold(model, build.one(events, t), part)
         if events.kind[t] != 2:
@@ -160,7 +168,7 @@ def test_traces_are_complex_step_derivatives(build, cell) -> None:
     events = build.events(config, rng, n, labelled=0.0)
     inputs, gaps = [], []
     for t in range(n):
-        gaps.append(gap_of(config, model.rows.head[0], int(events.time[t])))
+        gaps.append(gap_to(config, model, 0, int(events.time[t])))
         build.fold(model, build.one(events, t), build.out(1))
         inputs.append(model.scratch.x[0].copy())
     made, (place,) = model.cell, places(model.cell, config)

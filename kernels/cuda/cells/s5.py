@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import triton
+import triton.language as tl  # noqa: F401 (Triton's interpreter asks for it in the module of every function)
 
 from kernels.cuda.maths import exp, exp_complex, hold
 

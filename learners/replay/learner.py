@@ -79,6 +79,7 @@ class MiniBatchLearner(KeyedLearner):
             "pending_id": ((p, 2), np.dtype(np.uint64)),
             "pending_head": ((p, layout.PENDING_HEAD), np.dtype(np.float64)),
             "pending_body": ((p, width if p else 0), self._dtype),
+            **layout.own_shapes(layout.MULTICLASS),
         }
         self.rows = KeyedRows(shapes, model.deployment.slots, MemoryRows())
 

@@ -122,7 +122,7 @@ def _find_unit(config, shared, own, unit):
 def observe_own(config, shared, head, own, unit, y):
     """Moves the key's own moments by the label `y`, and the unit of the key; after those of all keys were moved.
 
-    Returns whether the label's change is one of a run of far ones that has not lasted yet: no scale shows it.
+    Returns whether no scale shows the label's change: it is one of a run of far ones that has not lasted yet.
     """
     t, far = shared.target, own[OWN_CHANGE, S_FAR]
     if own[OWN_LEVEL, S_SPAN] == 0.0:
@@ -132,4 +132,8 @@ def observe_own(config, shared, head, own, unit, y):
     if t[T_KEYS] < 2.0:
         return False
     _find_unit(config, shared, own, unit)
-    return own[OWN_CHANGE, S_FAR] > max(far, ALONE)
+    row = own[OWN_CHANGE]
+    if not row[S_FAR] > max(far, ALONE) or not row[S_VARIANCE] > 0.0:
+        return False
+    scale = unit[U_SCALE]
+    return abs(y - head[H_LABEL]) > REACH * (scale if scale > 0.0 else math.sqrt(t[T_CHANGE_SQ]))

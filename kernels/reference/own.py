@@ -27,9 +27,9 @@ from kernels.cpu.layout import (
     Config,
     Shared,
 )
-from kernels.reference.inputs import ALONE, LASTS, REACH, clipped, moved
+from kernels.reference.inputs import LASTS, REACH, clipped, moved
 
-ALIKE, SAMPLING, LEAST_CHANGES, SPREAD_WINDOW, LATEST = 0.25, 2.0, 4.0, 500.0, 300.0
+ALIKE, SAMPLING, LEAST_CHANGES, SPREAD_WINDOW, LATEST, TAUGHT = 0.25, 2.0, 4.0, 500.0, 300.0, 2.0
 """As in `kernels.cpu.heads.own`."""
 
 
@@ -52,7 +52,7 @@ def observe(config: Config, shared: Shared, head: np.ndarray, own: np.ndarray, u
     if own[OWN_CHANGE, S_SPAN] >= LEAST_CHANGES and _square(own[OWN_CHANGE]) > 0 and target[T_CHANGE_SQ] > 0:
         unit[:U_LATEST] = _unit(config, shared, own)
     row = own[OWN_CHANGE]
-    if row[S_FAR] <= far or row[S_FAR] <= ALONE or row[S_VARIANCE] == 0:
+    if row[S_FAR] <= far or row[S_FAR] <= TAUGHT or row[S_VARIANCE] == 0:
         return False
     return abs(y - head[H_LABEL]) > REACH * scale(shared, unit)
 

@@ -16,7 +16,7 @@ import math
 import numba as nb
 
 from kernels.cpu.heads._filter import log
-from kernels.cpu.inputs import ALONE, LASTS, REACH, standardise_own
+from kernels.cpu.inputs import LASTS, REACH, standardise_own
 from kernels.cpu.layout import (
     H_LABEL,
     H_LABELS,
@@ -49,6 +49,9 @@ FAR_APART = math.log(REACH) ** 2
 
 LEAST_CHANGES = 4.0
 """Changes of a key that tell a deviation."""
+
+TAUGHT = 2.0
+"""Labels of a run of far changes that are learned; those that follow wait until the run has lasted."""
 
 SPREAD_WINDOW = 500.0
 """Labels over which `apart` runs."""
@@ -133,7 +136,7 @@ def observe_own(config, shared, head, own, unit, y):
         return False
     _find_unit(config, shared, own, unit)
     row = own[OWN_CHANGE]
-    if not row[S_FAR] > max(far, ALONE) or not row[S_VARIANCE] > 0.0:
+    if not row[S_FAR] > max(far, TAUGHT) or not row[S_VARIANCE] > 0.0:
         return False
     scale = unit[U_SCALE]
     return abs(y - head[H_LABEL]) > REACH * (scale if scale > 0.0 else math.sqrt(t[T_CHANGE_SQ]))

@@ -64,8 +64,8 @@ TARGET_COLUMNS = 3
 # Entries of `Shared.target`: events and second moment of the change, events and mean of the label; of the read-out's
 # output o and the change z that it should have said, in deviations, the means of o z, o o, |z - a o| with a the slope
 # (see `heads.linear.slope`), and |z|; the time of the last update, 0 for none; of the clock (`kernels.cpu.clock`) its
-# time, the pace, the time of the event before, and how many in a row were away; keys with a label, and how far the scales
-# of keys lie apart (`kernels.cpu.heads.own`).
+# time, the pace, the time of the event before, and how many in a row were away; how many keys have a label, and how far
+# apart the scales of keys lie (`kernels.cpu.heads.own`).
 T_CHANGES, T_CHANGE_SQ, T_LABELS, T_LABEL_MEAN, T_AGREEMENT, T_POWER, T_MISSED, T_MOVED, T_UPDATED_AT = range(9)
 T_CLOCK, T_PACE, T_LAST_TIME, T_AWAY, T_KEYS, T_APART = range(9, 15)
 TARGET = 15

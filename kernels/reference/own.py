@@ -20,8 +20,6 @@ from kernels.cpu.layout import (
     T_CHANGE_SQ,
     T_CHANGES,
     T_KEYS,
-    U_CENTRE,
-    U_DEVIATION,
     U_LATEST,
     U_SCALE,
     Config,

@@ -73,7 +73,8 @@ class Compared:
         """What the fold makes of the event, with the statistics as they are."""
         arrays, slot = self._learner.shared_arrays(), self._slot(event)
         columns = self._learner.rows.columns
-        head, unit = (columns["head"][slot], columns["unit"][slot]) if slot >= 0 else (np.zeros(layout.HEAD), np.zeros(0))
+        new = np.zeros(layout.HEAD), np.zeros(0)
+        head, unit = (columns["head"][slot], columns["unit"][slot]) if slot >= 0 else new
         shared = layout.Shared(**{name: arrays[name] for name in layout.Shared._fields})
         self._inputs.append(np.array(prepare(self._config, shared, head, unit, event.x[0], False), self._dtype))
 

@@ -1,12 +1,12 @@
 """A regression's scale by key: that of all keys is the prior, a key's own comes in as it is earned (empirical Bayes).
 
-    own         running moments of the key's own changes and labels, each robust as those of all (`standardise_own`)
-    apart       running mean over labels of l^2 - c / n, l = log(own / shared deviation of changes), n the key's changes:
-                the variance of log-scales between keys, less what sampling alone would show (c / n, `SAMPLING`)
-    weight      w = b / (b + c / n), b = apart, faded in between `ALIKE` and twice as much; b = l^2 at once where that is
-                larger and beyond `FAR_APART`
-    unit        shared deviation x exp(w l); so too the deviation of the key's labels, and their centre
-With one key, or while the scales of keys lie no further apart than `ALIKE`, all keys have the shared scale, bit for bit.
+    own     running moments of the key's own changes and labels, each robust as those of all (`standardise_own`)
+    apart   running mean over labels of l^2 - c / n, l = log(own / shared deviation of changes), n the key's changes:
+            the variance of log-scales between keys, less what sampling alone would show (c / n, `SAMPLING`)
+    weight  w = b / (b + c / n), b = apart, faded in between `ALIKE` and twice as much; b = l^2 at once where that is
+            larger and beyond `FAR_APART`
+    unit    shared deviation x exp(w l); so too the deviation of the key's labels, and their centre
+With one key, or while the scales of keys are no further apart than `ALIKE`, all have the shared scale, bit for bit.
 """
 
 from __future__ import annotations

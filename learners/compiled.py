@@ -228,6 +228,7 @@ class CompiledLearner(KeyedLearner):
             "pending_id": ((p, 2), np.dtype(np.uint64)),
             "pending_head": ((p, layout.PENDING_HEAD), np.dtype(np.float64)),
             "pending_body": ((p, build.held_for_label(self._config, self._plan) if p else 0), self._dtype),
+            **layout.own_shapes(self._config.task),
         }
 
     def _new_scratch(self) -> Scratch:

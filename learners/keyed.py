@@ -8,13 +8,14 @@ gives the same bits with 4 slots and with a million.
 from __future__ import annotations
 
 from contextlib import suppress
+from itertools import product
 from typing import ClassVar
 
 import numpy as np
 
 from kernels.cpu import keys as table_ops
 from kernels.cpu.bound import Binding
-from kernels.cpu.layout import H_POSITION, H_SEEN, HEAD, OLDER_HEADS, plain, zeros
+from kernels.cpu.layout import ADDED, H_POSITION, H_SEEN, HEAD, OLDER_HEADS, plain, zeros
 from learners.base import CaptureActive, ColdRows, Folded, Row, hash_shared
 from streams.batch import Batch, Keys
 
@@ -109,13 +110,21 @@ class KeyedRows:
         ]
 
     def _whole(self, content: bytes) -> bytes:
-        missing = self._row_bytes - len(content)
-        if missing == 0:
+        """A packed row with zeros where an earlier version had nothing: the last columns of `head`, `ADDED`."""
+        if len(content) == self._row_bytes:
             return content
-        held = 8 * HEAD - missing
-        if missing < 0 or held not in [8 * columns for columns in OLDER_HEADS]:
-            raise ValueError(f"a row of {len(content)} bytes; this version holds {self._row_bytes} bytes of a key")
-        return content[:held] + bytes(missing) + content[held:]
+        whole = {name: int(np.prod(s, dtype=np.int64)) * np.dtype(t).itemsize for name, (s, t) in self._shapes.items()}
+        parts = [(name.rpartition(".")[2], size) for name, size in whole.items()]  # a row may hold several learners'
+        for columns, added in product((HEAD, *OLDER_HEADS), (0, 1)):
+            head = 8 * columns
+            held = [head if name == "head" else size * (added or name not in ADDED) for name, size in parts]
+            if sum(held) == len(content):
+                ends = np.cumsum([0, *held]).tolist()
+                return b"".join(
+                    content[end - size : end].ljust(room, b"\0")
+                    for end, size, (_, room) in zip(ends[1:], held, parts, strict=True)
+                )
+        raise ValueError(f"a row of {len(content)} bytes; this version holds {self._row_bytes} bytes of a key")
 
     def unpack(self, contents: list[bytes], into: Columns, slots: np.ndarray) -> None:
         """Writes packed rows into the columns `into` at `slots`; zeros for what those of earlier versions lack."""

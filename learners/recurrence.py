@@ -219,6 +219,7 @@ def scratch(cell: Any, c: Config, places: np.ndarray, categories: np.ndarray, cl
         row=zeros(longest_row(c, places)),
         logits=np.zeros(max(2, classes)),
         spread=np.full(3, np.nan),
+        unit=np.zeros(1),
         d_logits=np.zeros(classes),
         inputs=zeros(c.width) if c.encoded else x[0],
         tables=categories,

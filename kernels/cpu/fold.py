@@ -10,7 +10,7 @@ from kernels.cpu.bound import values_of
 from kernels.cpu.clock import keep_time, time_of_key, told_time
 from kernels.cpu.encoder import encode
 from kernels.cpu.heads import REFUSED, predict, weight
-from kernels.cpu.heads.target import base_of, becomes_base, observe_change
+from kernels.cpu.heads.target import base_of, becomes_base, observe_change, take_unit
 from kernels.cpu.inputs import prepare
 from kernels.cpu.layers import forward_all, hold, hold_features, take_up, take_up_features
 from kernels.cpu.layout import (
@@ -40,6 +40,8 @@ from kernels.cpu.layout import (
     OBSERVED,
     OUT_OF_ORDER,
     OUTLIER,
+    OWN_CHANGE,
+    OWN_LEVEL,
     P_AT,
     P_BASE,
     P_CODE,
@@ -49,7 +51,9 @@ from kernels.cpu.layout import (
     P_TIME,
     P_VALUE,
     REGRESSION,
+    SCALER,
     T_UPDATED_AT,
+    UNIT,
     UNKNOWN_ID,
     Events,
     Out,
@@ -162,6 +166,10 @@ def _observe(cell, head, config, shared, rows, events, out, s, t, slot):
     after = rows.body[max(ahead, 0), : MOST_AHEAD // rows.body.itemsize if ahead >= 0 else 0]
     if ahead >= 0:
         ask_for(rows.head[ahead], 0, HEAD)
+        if config.task == REGRESSION:
+            ask_for(rows.own[ahead, OWN_CHANGE], 0, SCALER)
+            ask_for(rows.own[ahead, OWN_LEVEL], 0, SCALER)
+            ask_for(rows.unit[ahead], 0, UNIT)
     time = told_time(shared.target, events.time[t])
     latest = time_of_key(shared.target, row[H_TIME])
     outcome = 0
@@ -169,7 +177,9 @@ def _observe(cell, head, config, shared, rows, events, out, s, t, slot):
         outcome = OUT_OF_ORDER
     apply = outcome == 0 or config.ignore_out_of_order == 0
     x = s.inputs
-    prepare(config, shared, row, events.x[t], x, apply)
+    own, unit = rows.own[slot], rows.unit[slot]
+    prepare(config, shared, row, unit, events.x[t], x, apply)
+    take_unit(config, shared, unit, s)
     if config.encoded > 0:
         encode(config, shared.cell, events.x[t], s)
     forward_all(cell, config, shared.cell, body, gap_of(config, latest, time), s)
@@ -210,10 +220,13 @@ def _observe(cell, head, config, shared, rows, events, out, s, t, slot):
             outcome |= OUTLIER
             carry_all(cell, config, body, after, s)
         else:
-            is_base = becomes_base(config, shared, row, y)
-            observe_change(config, shared, row, y)
-            learned = carry_and_learn(cell, head, config, shared, base, y, draw, elapsed, body, after, s)
-            outcome |= LEARNED if learned else NONFINITE
+            is_base = becomes_base(config, shared, row, unit, y)
+            if observe_change(config, shared, row, own, unit, y, s):
+                outcome |= OUTLIER
+                carry_all(cell, config, body, after, s)
+            else:
+                learned = carry_and_learn(cell, head, config, shared, base, y, draw, elapsed, body, after, s)
+                outcome |= LEARNED if learned else NONFINITE
             _note_label(shared, row, y, is_base, row[H_SEEN], time)
     if config.defaults > 0:
         _expire(cell, head, config, shared, rows, events, out, s, t, slot, time)
@@ -358,11 +371,15 @@ def _teach(cell, head, config, shared, rows, events, scored, s, t, slot, time, p
     elapsed = elapsed_of(config, shared, shared.counters[C_OBSERVED], time)
     if config.task == MULTICLASS and y >= shared.counters[C_CLASSES]:
         shared.counters[C_CLASSES] = int(y) + 1
+    own, unit = rows.own[slot], rows.unit[slot]
+    take_unit(config, shared, unit, s)
     predict(head, config, shared, base, s.phi[config.layers - 1], s.inputs, draw, elapsed, s)
     if _refused(head, config, shared, row, base, y, s):
         return OUTLIER
-    is_base = becomes_base(config, shared, row, y)
-    observe_change(config, shared, row, y)
+    is_base = becomes_base(config, shared, row, unit, y)
+    if observe_change(config, shared, row, own, unit, y, s):
+        _note_label(shared, row, y, is_base, note[P_SEEN], time)
+        return OUTLIER
     if config.head_credit > 0:
         learned = learn_head(head, config, shared, base, y, draw, elapsed, s)
     else:
@@ -408,7 +425,9 @@ def predict_each(model, rows, x, time, slot, out_value, out_code, probabilities,
     draw = shared.counters[C_OBSERVED]
     for t in range(len(x)):
         row, at = rows.head[slot[t]], told_time(shared.target, time[t])
-        prepare(config, shared, row, x[t], s.inputs, False)
+        unit = rows.unit[slot[t]]
+        prepare(config, shared, row, unit, x[t], s.inputs, False)
+        take_unit(config, shared, unit, s)
         if config.encoded > 0:
             encode(config, shared.cell, x[t], s)
         gap = gap_of(config, time_of_key(shared.target, row[H_TIME]), at)

@@ -24,6 +24,9 @@ from kernels.cpu.layout import (
     S_SPAN,
     S_VARIANCE,
     T_CHANGE_SQ,
+    U_CENTRE,
+    U_DEVIATION,
+    U_SCALE,
 )
 from kernels.cpu.numerics import CALL, INLINE
 
@@ -104,13 +107,16 @@ def _founded(config, row, value):
 
 
 @nb.njit(**INLINE)
-def _accepted(config, span, mean, variance, far, far_mean, far_variance):
+def _accepted(config, span, mean, variance, far, far_mean, far_variance, replaces):
     """(span, mean, variance, whether the run of far values is accepted) once the run has lasted.
 
     It joins the values before it by their numbers, as if it had never waited, unless one scale cannot show both
     levels, which lie `APART` deviations of either apart: then it takes their place, or, being of one value only while
-    they were not, it waits on, since it has nothing to show.
+    they were not, it waits on, since it has nothing to show. Where it `replaces` it always takes their place, unless it
+    is of one value only.
     """
+    if replaces and far_variance > 0.0:
+        return far, far_mean, far_variance, True
     delta = far_mean - mean
     apart = delta * delta > APART * APART * max(variance, far_variance)
     if apart and far_variance > 0.0:
@@ -123,7 +129,7 @@ def _accepted(config, span, mean, variance, far, far_mean, far_variance):
 
 
 @nb.njit(**CALL)
-def _far(config, row, value, commit, target):
+def _far(config, row, value, commit, target, replaces):
     """`standardise` of a value further than `REACH` deviations from the mean; the row is the column's.
 
     It moves the moments as one at that distance would, and nothing where others were far just before it; the values
@@ -162,7 +168,9 @@ def _far(config, row, value, commit, target):
         off = clipped(off, REACH * math.sqrt(far_variance)) if far > 2.0 and far_variance > 0.0 else off
         far_mean, far_variance = _moved(far_mean, far_variance if far > 1.0 else 0.0, off, 1.0 / far)
         if far >= min(LASTS, span + 1.0):
-            span, mean, variance, at_level = _accepted(config, span, mean, variance, far, far_mean, far_variance)
+            span, mean, variance, at_level = _accepted(
+                config, span, mean, variance, far, far_mean, far_variance, replaces
+            )
             if at_level:
                 far, far_mean, far_variance = 0.0, 0.0, 0.0
             else:
@@ -184,17 +192,23 @@ def _far(config, row, value, commit, target):
 @nb.njit(**INLINE)
 def standardise(config, scaler, column, value, commit):
     """`standardise_either` of a feature."""
-    return standardise_either(config, scaler, column, value, commit, False)
+    return standardise_either(config, scaler, column, value, commit, False, False)
 
 
 @nb.njit(**INLINE)
 def standardise_target(config, scaler, column, value, commit):
     """`standardise_either` of what a regression learns, whose scale must show what is rare and recurs."""
-    return standardise_either(config, scaler, column, value, commit, True)
+    return standardise_either(config, scaler, column, value, commit, True, False)
 
 
 @nb.njit(**INLINE)
-def standardise_either(config, scaler, column, value, commit, target):
+def standardise_own(config, scaler, column, value):
+    """`standardise_target` of a key's own moments, in which a level that has lasted takes the place of the old."""
+    return standardise_either(config, scaler, column, value, True, True, True)
+
+
+@nb.njit(**INLINE)
+def standardise_either(config, scaler, column, value, commit, target, replaces):
     """(value - mean) / deviation, clipped, with the statistics including `value` itself.
 
     Including the value bounds the first results by sqrt(n) (the first one is 0), so a scale of nearly zero cannot
@@ -210,7 +224,7 @@ def standardise_either(config, scaler, column, value, commit, target):
     delta = value - scaler[column, S_MEAN]
     variance = scaler[column, S_VARIANCE]
     if not delta * delta <= REACH * REACH * variance:
-        return _far(config, scaler[column], value, commit, target)
+        return _far(config, scaler[column], value, commit, target, replaces)
     span = scaler[column, S_SPAN] + 1.0
     weight = 1.0 / span if span < config.window else 1.0 / config.window  # of all columns then one division
     mean = scaler[column, S_MEAN] + weight * delta
@@ -239,8 +253,11 @@ def entry(config, scaler, column, value, commit):
 
 
 @nb.njit(**INLINE)
-def prepare(config, shared, head, features, x, commit):
-    """Writes the J inputs of one event to `x`: features, previous label, its age, the constant 1."""
+def prepare(config, shared, head, unit, features, x, commit):
+    """Writes the J inputs of one event to `x`: features, previous label, its age, the constant 1.
+
+    The previous label and its change are in deviations of the key's own (`unit`) where it has a scale of its own.
+    """
     d = config.features
     for j in range(d):
         x[j] = clipped(entry(config, shared.scaler, j, float(features[j]), commit), config.clip)
@@ -254,6 +271,9 @@ def prepare(config, shared, head, features, x, commit):
         elif labelled and config.task == REGRESSION:
             x[at] = standardise_target(config, shared.scaler, d, head[H_LABEL], commit)
             scale = math.sqrt(shared.target[T_CHANGE_SQ])
+            if unit[U_SCALE] > 0.0:
+                x[at] = clipped((head[H_LABEL] - unit[U_CENTRE]) / unit[U_DEVIATION], config.clip)
+                scale = unit[U_SCALE]
             change = head[H_CHANGE] / scale if scale > 0.0 else 0.0
             x[at + 1] = clipped(change, config.clip)
         elif labelled:

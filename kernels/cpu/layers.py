@@ -23,7 +23,7 @@ def layer(s, k):
     """The working memory of layer `k`; inlined, as no view can be returned without reference counts."""
     return Scratch(
         s.plan, s.x[k], s.work, s.h[k], s.phi[k], s.jac[k], s.factor[k], s.vec[k], s.error[k], s.d_phi[k],
-        s.out_inputs[k], s.out_gate[k], s.d_out[k], s.row, s.logits, s.spread, s.d_logits,
+        s.out_inputs[k], s.out_gate[k], s.d_out[k], s.row, s.logits, s.spread, s.unit, s.d_logits,
         s.inputs, s.tables, s.code, s.d_encoded,
     )  # fmt: skip
 

@@ -32,6 +32,15 @@ HEAD = 11
 OLDER_HEADS = (9,)
 """Columns of it in earlier versions; what they lacked is 0."""
 
+# Rows of `Rows.own`, running moments as in `Shared.scaler` of a key's own changes and labels (`kernels.cpu.heads.own`).
+OWN_CHANGE, OWN_LEVEL = range(2)
+OWN = 2
+
+# Columns of `Rows.unit`, of a regression: what the key's changes are divided by, and the centre and deviation of its
+# labels, each 0 while those of all keys count; the mean square of its latest changes.
+U_SCALE, U_CENTRE, U_DEVIATION, U_LATEST = range(4)
+UNIT = 4
+
 # Columns of `Rows.pending_head`: position + 1 of the observation (0: free; negative: it has expired), the key's last
 # label then (the base of a regression), the prediction as it was made, its class, the key's count of observations, how
 # sure the prediction was (column 4 of `Out.scored`), the number of the observation in the log, and its time.
@@ -55,10 +64,11 @@ TARGET_COLUMNS = 3
 # Entries of `Shared.target`: events and second moment of the change, events and mean of the label; of the read-out's
 # output o and the change z that it should have said, in deviations, the means of o z, o o, |z - a o| with a the slope
 # (see `heads.linear.slope`), and |z|; the time of the last update, 0 for none; of the clock (`kernels.cpu.clock`) its
-# time, the pace, the time of the event before, and how many in a row were away.
+# time, the pace, the time of the event before, and how many in a row were away; how many keys have a label, and how far
+# apart the scales of keys lie (`kernels.cpu.heads.own`).
 T_CHANGES, T_CHANGE_SQ, T_LABELS, T_LABEL_MEAN, T_AGREEMENT, T_POWER, T_MISSED, T_MOVED, T_UPDATED_AT = range(9)
-T_CLOCK, T_PACE, T_LAST_TIME, T_AWAY = range(9, 13)
-TARGET = 13
+T_CLOCK, T_PACE, T_LAST_TIME, T_AWAY, T_KEYS, T_APART = range(9, 15)
+TARGET = 15
 
 # Columns of `Scratch.plan`: inputs of a layer, where its weights and those of its output stage begin in `Shared.cell`,
 # rows and columns of the latter, where its state begins in a key's row and its inputs in what is held for a label.
@@ -167,7 +177,7 @@ class Shared(NamedTuple):
     scaler: np.ndarray
     """float64 [F, 9]: running moments; the features, then of a regression `TARGET_COLUMNS`."""
     target: np.ndarray
-    """float64 [13]."""
+    """float64 [15]."""
     decay: np.ndarray
     """float64 [2]: beta1^t and beta2^t; of the filter of all weights the noise scale of a regression, and 1."""
     counters: np.ndarray
@@ -208,6 +218,20 @@ class Rows(NamedTuple):
     pending_body: np.ndarray
     """T [S, P, ...]: inputs and factors of each layer, then `body`, as they stood at the prediction; with credit to the
     head alone, the features of the top layer and the inputs [H + J]."""
+    own: np.ndarray
+    """float64 [S, 2, 9] of a regression, else [S, 0, 9]."""
+    unit: np.ndarray
+    """float64 [S, 4] of a regression, else [S, 0]."""
+
+
+ADDED = ("own", "unit")
+"""Columns of `Rows` that rows of earlier versions lack; they are 0 then."""
+
+
+def own_shapes(task: int) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    """Shape and dtype of the columns `ADDED` of a row."""
+    own, unit = (OWN, UNIT) if task == REGRESSION else (0, 0)
+    return {"own": ((own, SCALER), np.dtype(np.float64)), "unit": ((unit,), np.dtype(np.float64))}
 
 
 class Events(NamedTuple):
@@ -280,6 +304,8 @@ class Scratch(NamedTuple):
     """float64 [K], at least 2."""
     spread: np.ndarray
     """float64 [3]: of a prediction, see `kernels.cpu.heads.predict`."""
+    unit: np.ndarray
+    """float64 [1]: of a regression what the changes of the event's key are divided by."""
     d_logits: np.ndarray
     """float64 [K]: dL/dlogits."""
     inputs: np.ndarray
@@ -305,7 +331,7 @@ class Model(NamedTuple):
 
 
 def whole_target(target: np.ndarray) -> np.ndarray:
-    """`Shared.target` float64 [13], also from the shorter ones that earlier versions stored."""
+    """`Shared.target` float64 [15], also from the shorter ones that earlier versions stored."""
     made = np.zeros(TARGET)
     made[: len(target)] = target
     return made

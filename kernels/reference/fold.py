@@ -49,9 +49,9 @@ from kernels.cpu.layout import (
     Rows,
     Shared,
 )
-from kernels.reference import clock, encoder, heads, learning, stack
+from kernels.reference import clock, encoder, heads, learning, own, stack
 from kernels.reference.inputs import prepare
-from kernels.reference.learning import Seen
+from kernels.reference.learning import Key, Seen
 
 LABEL_KIND = 2
 
@@ -73,18 +73,20 @@ def _observe(
     cell: Any, config: Config, shared: Shared, rows: Rows, events: Events, out: Out, t: int, tables: np.ndarray
 ) -> None:
     slot, time = events.slot[t], clock.told_time(shared.target, events.time[t])
-    head, body = rows.head[slot], torch.from_numpy(rows.body[slot])
+    key, body = _key(rows, slot), torch.from_numpy(rows.body[slot])
+    head = key.head
     latest = clock.time_of_key(shared.target, head[H_TIME])
     late = bool(0 < time < latest)
     apply = not (late and config.ignore_out_of_order)
-    x = torch.tensor(prepare(config, shared, head, events.x[t], apply), dtype=body.dtype)
+    x = torch.tensor(prepare(config, shared, head, key.unit, events.x[t], apply), dtype=body.dtype)
     categories = torch.from_numpy(encoder.rows_of(events.x[t], tables)).to(body.dtype)
     x[: config.features][torch.from_numpy(tables[:, 0] > 0)] = 0.0
     seen = Seen(x, categories)
     lowest = _encoded(cell, config, shared, seen)
     moments = stack.advance(cell, config, torch.from_numpy(shared.cell), body, lowest, gap_of(config, latest, time))
     base, o = _base(config, shared, head), learning.logits(cell, config, shared, moments, seen)
-    value, code = heads.predict(config.task, o, base, learning.trust(shared) * learning.scale(shared))
+    scale = learning.trust(shared) * own.scale(shared, key.unit) if config.task == REGRESSION else 1.0
+    value, code = heads.predict(config.task, o, base, scale)
     out.value[t], out.code[t], out.outcome[t] = value, code, OUT_OF_ORDER if late else 0
     if not apply:
         return
@@ -109,11 +111,15 @@ def _observe(
         if config.task == MULTICLASS:  # the probability that was given to the class; 0 for one that was not known
             value = torch.softmax(o, 0)[int(y)].item() if y < len(o) else 0.0
         out.scored[t] = value, code, base, y, sure
-        is_base = learning.becomes_base(config, shared, head, y)
-        out.outcome[t] |= learning.learn(cell, config, shared, head, moments, seen, base, y)
+        is_base = learning.becomes_base(config, shared, key, y)
+        out.outcome[t] |= learning.learn(cell, config, shared, key, moments, seen, base, y)
         _note_label(shared, head, y, is_base, head[H_SEEN], time)
     if config.defaults:
         _expire(cell, config, shared, rows, events, out, t, time)
+
+
+def _key(rows: Rows, slot: int) -> Key:
+    return Key(rows.head[slot], rows.own[slot], rows.unit[slot])
 
 
 def gap_of(config: Config, latest: float, time: int) -> float:
@@ -227,23 +233,23 @@ def _teach(
 ) -> int:
     """Learns a label: the gradient comes from inputs, states and traces as they stood at the prediction."""
     slot = events.slot[t]
-    head, note = rows.head[slot], rows.pending_head[slot, place]
+    key, note = _key(rows, slot), rows.pending_head[slot, place]
     y = _class_of(config, shared, events, y)
     if y < 0 and config.task == MULTICLASS:
         return CLASS_LIMIT
     base = float(note[P_BASE])
     scored[t] = *_left(config, note)[:3], y, note[P_SURE]
     state = torch.from_numpy(rows.pending_body[slot, place])
-    is_base = learning.becomes_base(config, shared, head, y)
+    is_base = learning.becomes_base(config, shared, key, y)
     if config.head_credit:
         phi, inputs = state.split([config.hidden, config.width])
-        outcome = learning.learn_head(config, shared, head, phi, inputs, base, y)
+        outcome = learning.learn_head(config, shared, key, phi, inputs, base, y)
     else:
         between = config.width + config.features if config.encoded else 0
         moments, held = stack.recall(cell, config, state, between)
         seen = Seen(*held.split([config.width, config.features])) if config.encoded else Seen(moments[0].x, held)
-        outcome = learning.learn(cell, config, shared, head, moments, seen, base, y)
-    _note_label(shared, head, y, is_base, note[P_SEEN], time)
+        outcome = learning.learn(cell, config, shared, key, moments, seen, base, y)
+    _note_label(shared, key.head, y, is_base, note[P_SEEN], time)
     return outcome
 
 

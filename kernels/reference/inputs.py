@@ -18,6 +18,9 @@ from kernels.cpu.layout import (
     S_SPAN,
     S_VARIANCE,
     T_CHANGE_SQ,
+    U_CENTRE,
+    U_DEVIATION,
+    U_SCALE,
     Config,
     Shared,
 )
@@ -68,7 +71,7 @@ def _founded(config: Config, span: float, mean: float, other: float, value: floa
 
 
 def moved(  # noqa: PLR0911 - a return for every rule
-    config: Config, statistics: np.ndarray, value: float, target: bool
+    config: Config, statistics: np.ndarray, value: float, target: bool, replaces: bool = False
 ) -> tuple[np.ndarray, bool]:
     """The statistics with `value`, and whether it is at the level; see `kernels.cpu.inputs.standardise`."""
     count, mean, variance, span, far, far_mean, far_variance, *recurrence = statistics.tolist()
@@ -104,7 +107,7 @@ def moved(  # noqa: PLR0911 - a return for every rule
     if far >= min(LASTS, span + 1.0):
         delta, constant = far_mean - mean, not far_variance > 0.0
         apart = delta * delta > APART * APART * max(variance, far_variance)
-        if apart and not constant:
+        if (apart or replaces) and not constant:
             return np.array([count + 1.0, far_mean, far_variance, far, 0.0, 0.0, 0.0, *recurrence]), True
         if apart and not flat:
             return np.array([count + 1.0, mean, variance, span, far - 1.0, far_mean, far_variance, *recurrence]), False
@@ -143,7 +146,9 @@ def entry(config: Config, statistics: np.ndarray, value: float, commit: bool) ->
     return z if config.scaled else clipped(float(statistics[S_MEAN]) if math.isnan(value) else value, config.clip)
 
 
-def prepare(config: Config, shared: Shared, head: np.ndarray, features: np.ndarray, commit: bool) -> list[float]:
+def prepare(
+    config: Config, shared: Shared, head: np.ndarray, unit: np.ndarray, features: np.ndarray, commit: bool
+) -> list[float]:
     """The J inputs of one event: features, the key's previous label, its age, the constant 1."""
     x = [entry(config, shared.scaler[j], float(features[j]), commit) for j in range(config.features)]
     labelled = head[H_LABELS] > 0
@@ -154,6 +159,9 @@ def prepare(config: Config, shared: Shared, head: np.ndarray, features: np.ndarr
         elif labelled and config.task == REGRESSION:
             scale = math.sqrt(shared.target[T_CHANGE_SQ])
             previous[0] = standardise(config, shared.scaler[config.features], float(head[H_LABEL]), commit, True)
+            if unit[U_SCALE] > 0:
+                scale = unit[U_SCALE]
+                previous[0] = clipped((head[H_LABEL] - unit[U_CENTRE]) / unit[U_DEVIATION], config.clip)
             previous[1] = clipped(head[H_CHANGE] / scale, config.clip) if scale > 0.0 else 0.0
         elif labelled:
             previous[int(head[H_LABEL]) % config.label_inputs] = 1.0

@@ -23,6 +23,7 @@ from kernels.cpu.layout import (
     LEVEL,
     MULTICLASS,
     NONFINITE,
+    OUTLIER,
     REGRESSION,
     S_MEAN,
     S_SPAN,
@@ -35,12 +36,23 @@ from kernels.cpu.layout import (
     T_MISSED,
     T_MOVED,
     T_POWER,
+    U_CENTRE,
+    U_DEVIATION,
+    U_SCALE,
     Config,
     Shared,
 )
 from kernels.cpu.rtrl import LARGEST_ERROR
-from kernels.reference import ekf, encoder, heads, optimizers, stack
+from kernels.reference import ekf, encoder, heads, optimizers, own, stack
 from kernels.reference.inputs import REACH, moved
+
+
+class Key(NamedTuple):
+    """What is kept of the key of an event: views of `head`, `own` and `unit` of `Rows`."""
+
+    head: np.ndarray
+    own: np.ndarray
+    unit: np.ndarray
 
 
 class Seen(NamedTuple):
@@ -62,11 +74,6 @@ def logits(cell: Any, config: Config, shared: Shared, moments: list[stack.Moment
     return heads.logits(out, skip, features(cell, config, shared, moments), seen.inputs, classes)
 
 
-def scale(shared: Shared) -> float:
-    """The running deviation of the change of a regression's label."""
-    return math.sqrt(shared.target[T_CHANGE_SQ])
-
-
 def trust(shared: Shared) -> float:
     """How much of o is said: nothing while a forecast of no change would have missed less."""
     return _slope(shared) if shared.target[T_MISSED] < shared.target[T_MOVED] else 0.0
@@ -86,7 +93,7 @@ def learn(
     cell: Any,
     config: Config,
     shared: Shared,
-    head: np.ndarray,
+    key: Key,
     moments: list[stack.Moment],
     seen: Seen,
     base: float,
@@ -95,9 +102,10 @@ def learn(
     """One optimizer step for the label `y` of the prediction made at `moments`. Returns the outcome."""
     if config.task == MULTICLASS:
         shared.counters[C_CLASSES] = max(shared.counters[C_CLASSES], int(y) + 1)
-    _observe_change(config, shared, head, y)
+    if _observe_change(config, shared, key, y):
+        return OUTLIER
     o = logits(cell, config, shared, moments, seen)
-    error = _error(config, shared, o, base, y)
+    error = _error(config, shared, key, o, base, y)
     if config.filter is not None:
         phi = features(cell, config, shared, moments)
         if not ekf.learn(cell, config, shared, moments, *seen, phi, o, error):
@@ -123,7 +131,7 @@ def learn(
 def learn_head(
     config: Config,
     shared: Shared,
-    head: np.ndarray,
+    key: Key,
     phi: torch.Tensor,
     inputs: torch.Tensor,
     base: float,
@@ -132,10 +140,11 @@ def learn_head(
     """One optimizer step on the head alone, from the features and inputs of the prediction."""
     if config.task == MULTICLASS:
         shared.counters[C_CLASSES] = max(shared.counters[C_CLASSES], int(y) + 1)
-    _observe_change(config, shared, head, y)
+    if _observe_change(config, shared, key, y):
+        return OUTLIER
     classes = int(shared.counters[C_CLASSES]) if config.task == MULTICLASS else 1
     o = heads.logits(torch.from_numpy(shared.out), torch.from_numpy(shared.skip), phi, inputs, classes)
-    error = _error(config, shared, o, base, y)
+    error = _error(config, shared, key, o, base, y)
     if not heads.largest(error, 0.0) <= LARGEST_ERROR:
         return NONFINITE
     gradients = {"out": torch.outer(error, phi), "skip": torch.outer(error, inputs)}
@@ -145,9 +154,9 @@ def learn_head(
     return LEARNED
 
 
-def _error(config: Config, shared: Shared, o: torch.Tensor, base: float, y: float) -> torch.Tensor:
+def _error(config: Config, shared: Shared, key: Key, o: torch.Tensor, base: float, y: float) -> torch.Tensor:
     """dL/do; of a regression the agreement of o with the change is noted too."""
-    target = heads.change_in_deviations(y, base, scale(shared), o) if config.task == REGRESSION else y
+    target = heads.change_in_deviations(y, base, own.scale(shared, key.unit), o) if config.task == REGRESSION else y
     error = heads.error(config.task, o, target, config.residual_clip)
     if config.task == REGRESSION:
         _observe_agreement(config, shared, o[0].item(), target)
@@ -197,11 +206,11 @@ def _change(
     optimizers.step(config, int(shared.counters[C_STEPS]), w, m, v, gradient, share)
 
 
-def _observe_change(config: Config, shared: Shared, head: np.ndarray, y: float) -> None:
-    """Running second moment of the change and running mean of the label."""
+def _observe_change(config: Config, shared: Shared, key: Key, y: float) -> bool:
+    """Running second moment of the change and running mean of the label; whether the label teaches nothing."""
     if config.task != REGRESSION:
-        return
-    target, first = shared.target, config.features
+        return False
+    head, target, first = key.head, shared.target, config.features
     if head[H_LABELS] > 0:
         row = shared.scaler[first + CHANGE]
         row[:] = moved(config, row, y - head[H_LABEL], True)[0]
@@ -211,15 +220,19 @@ def _observe_change(config: Config, shared: Shared, head: np.ndarray, y: float) 
     row[:] = moved(config, row, y, True)[0]
     target[T_LABELS] += 1
     target[T_LABEL_MEAN] = row[S_MEAN]
+    return own.observe(config, shared, *key, y)
 
 
-def becomes_base(config: Config, shared: Shared, head: np.ndarray, y: float) -> bool:
+def becomes_base(config: Config, shared: Shared, key: Key, y: float) -> bool:
     """Whether changes are measured from `y` from now on; see `kernels.cpu.heads.target`."""
+    head, unit = key.head, key.unit
     if config.task != REGRESSION or head[H_LABELS] == 0:
         return True
     row = shared.scaler[config.features + LEVEL]
-    off = abs(y - row[S_MEAN])
-    if row[S_SPAN] < 16 or row[S_VARIANCE] == 0 or off * off <= REACH * REACH * row[S_VARIANCE]:
+    off, variance = abs(y - row[S_MEAN]), row[S_VARIANCE]
+    if unit[U_SCALE] > 0:
+        off, variance = abs(y - unit[U_CENTRE]), unit[U_DEVIATION] ** 2
+    if row[S_SPAN] < 16 or variance == 0 or off * off <= REACH * REACH * variance:
         return True
     lasts = bool(head[H_AWAY]) and abs(y - head[H_AWAY_LABEL]) <= abs(y - head[H_LABEL])
     head[H_AWAY], head[H_AWAY_LABEL] = 1.0, y

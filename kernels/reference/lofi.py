@@ -38,7 +38,7 @@ def softmax(o: np.ndarray) -> np.ndarray:
 
 
 class LoFi:
-    """The head: `hidden` [N, m] is A before the first label, `precision` eta, `clip` bounds a residual in deviations."""
+    """`hidden` [N, m] is A before the first label, `precision` eta; `clip` in deviations bounds a residual."""
 
     def __init__(
         self,

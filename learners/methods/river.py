@@ -407,7 +407,7 @@ class RiverLearner(KeyedLearner):
         self._pickled = data
         self._position, self._labels, _ = counters
         self._level.load(shared, self._labels)
-        self._clock[:] = shared.get("clock", 0)  # a state of earlier versions has none
+        self._clock[:] = layout.whole_target(shared.get("clock", np.zeros(0)))  # earlier versions had none
         self._classes = {label: i for i, label in enumerate(json.loads(shared["classes"].tobytes()))}
         self.rows.reset(cold)
 

@@ -79,6 +79,7 @@ class MiniBatchLearner(KeyedLearner):
             "pending_id": ((p, 2), np.dtype(np.uint64)),
             "pending_head": ((p, layout.PENDING_HEAD), np.dtype(np.float64)),
             "pending_body": ((p, width if p else 0), self._dtype),
+            **layout.own_shapes(layout.MULTICLASS),
         }
         self.rows = KeyedRows(shapes, model.deployment.slots, MemoryRows())
 
@@ -201,7 +202,7 @@ class MiniBatchLearner(KeyedLearner):
                 raise ValueError(f"array {name}: shape {shared[name].shape}, this version holds {mine.shape}")
             mine[:] = shared[name]
         self._bound[:] = shared.get("bound", 0)  # a state of earlier versions has neither this nor a clock
-        self._shared.clock[:] = shared.get("clock", 0)
+        self._shared.clock[:] = layout.whole_target(shared.get("clock", np.zeros(0)))
         self._classes = {label: i for i, label in enumerate(json.loads(bytes(shared["classes"])))}
         waiting = len(shared["waiting.y"])
         self._shared.x[:waiting], self._shared.y[:waiting] = shared["waiting.x"], shared["waiting.y"]

@@ -35,6 +35,7 @@ from kernels.cpu.layout import (
     Rows,
     Scratch,
     Shared,
+    own_shapes,
 )
 from kernels.reference.cells import shapes
 from tests.kernels.cell_cases import CASES, draw
@@ -126,6 +127,7 @@ def make_scratch(cell, config: Config, dtype=np.float64, fill: float = 0.0) -> S
         **arrays,
         logits=np.full(max(2, classes), fill),
         spread=np.full(3, fill),
+        unit=np.full(1, fill),
         d_logits=np.full(classes, fill),
         inputs=np.full(config.width, fill, dtype) if config.encoded else arrays["x"][0],
         tables=make_tables(config),
@@ -179,6 +181,7 @@ def make_model(config: Config, cell: str, rng: np.random.Generator, keys: int = 
         np.zeros((keys, p, 2), np.uint64),
         np.zeros((keys, p, PENDING_HEAD)),
         np.zeros((keys, p, (config.hidden + config.width if config.head_credit else held + body) * (p > 0)), dtype),
+        *(np.zeros((keys, *shape)) for shape, _ in own_shapes(config.task).values()),
     )
     scratch = make_scratch(made, config, dtype)
     return SimpleNamespace(cell=made, config=config, shared=shared, rows=rows, scratch=scratch)

@@ -93,6 +93,7 @@ class Stream:
         n = len(y)
         gaps = np.ones(n) if elapsed is None else elapsed
         scratch = make_scratch(MinGRU(self.config.hidden), self.config, np.float64, np.nan)
+        scratch.unit[0] = self.shared.target[T_CHANGE_SQ] ** 0.5
         said = Said(
             np.empty(n), np.empty(n, np.int64), np.empty((n, len(scratch.logits))), np.empty((n, 3)), np.ones(n),
             np.full(phi.shape, np.nan), np.zeros(n, bool),

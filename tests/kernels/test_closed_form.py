@@ -13,7 +13,7 @@ from kernels.cpu.heads._linear_algebra import cholesky, eigen, packed, solve
 from kernels.cpu.heads.lda import EMPIRICAL, LDA, UNIFORM
 from kernels.cpu.heads.nearest_mean import NearestMean
 from kernels.cpu.heads.neighbours import Neighbours
-from kernels.cpu.layout import BINARY, C_CLASSES, MULTICLASS, REGRESSION, T_CHANGE_SQ, TARGET
+from kernels.cpu.layout import BINARY, C_CLASSES, MULTICLASS, REGRESSION, TARGET
 from kernels.reference import closed_form as reference
 
 
@@ -33,6 +33,7 @@ class Shared(NamedTuple):
 class Said(NamedTuple):
     logits: np.ndarray
     spread: np.ndarray
+    unit: np.ndarray
 
 
 @nb.njit(error_model="numpy", fastmath=False)
@@ -68,10 +69,9 @@ def fold(head, task, phi, x, y, classes=6, scale=2.0, window=50.0, elapsed=1.0, 
     config = Config(task, phi.shape[1], x.shape[1], window, 3.0)
     shared = Shared(np.zeros(TARGET), np.zeros(3, np.int64))
     shared.counters[C_CLASSES] = known
-    shared.target[T_CHANGE_SQ] = scale * scale
     n, d_phi = len(y), np.full_like(phi, np.nan)
     p, value, code, spread = np.zeros((n, classes)), np.zeros(n), np.zeros(n, np.int64), np.zeros((n, 3))
-    said = Said(np.full(classes, np.nan), np.full(3, np.nan))
+    said = Said(np.full(classes, np.nan), np.full(3, np.nan), np.array([scale]))
     learned = run(head, config, shared, phi, x, y, elapsed, said, p, value, code, spread, d_phi)
     return Ran(p, value, code, spread, d_phi, learned)
 

@@ -75,6 +75,7 @@ def run(cell, head, config, shared, body, xs, ys, s):
 
 def fold(model, xs, ys) -> int:
     dtype = model.shared.out.dtype
+    model.scratch.unit[0] = math.sqrt(model.shared.target[T_CHANGE_SQ])
     return run(
         model.cell, Linear(), model.config, model.shared, model.rows.body[0], xs.astype(dtype), ys, model.scratch
     )

@@ -10,7 +10,17 @@ import numpy as np
 import pytest
 import torch
 
-from kernels.cpu.layout import C_CLASSES, H_TIME, LEARNED, MULTICLASS, REGRESSION, T_CHANGE_SQ, Rows, Shared
+from kernels.cpu.layout import (
+    C_CLASSES,
+    H_TIME,
+    LEARNED,
+    MULTICLASS,
+    REGRESSION,
+    T_CHANGE_SQ,
+    U_SCALE,
+    Rows,
+    Shared,
+)
 from kernels.reference.cells import forward, split, tensors
 from kernels.reference.clock import time_of_key, told_time
 from kernels.reference.fold import gap_of
@@ -53,7 +63,8 @@ def frozen_gradient(model, events, out, build):
         if out.outcome[t] & LEARNED:
             y = float(events.y[t])
             if config.task == REGRESSION:
-                scale = math.sqrt(shared.target[T_CHANGE_SQ])
+                own = model.rows.unit[slot, U_SCALE]
+                scale = own if own > 0.0 else math.sqrt(shared.target[T_CHANGE_SQ])
                 y = (y - out.scored[t, 2]) / scale if scale > 0.0 else math.nan
             elif config.task == MULTICLASS:
                 y = float(events.classes[int(y)])

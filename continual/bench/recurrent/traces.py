@@ -72,9 +72,11 @@ class Compared:
     def _note_inputs(self, event: Batch) -> None:
         """What the fold makes of the event, with the statistics as they are."""
         arrays, slot = self._learner.shared_arrays(), self._slot(event)
-        head = self._learner.rows.columns["head"][slot] if slot >= 0 else np.zeros(layout.HEAD)
+        columns = self._learner.rows.columns
+        new = np.zeros(layout.HEAD), np.zeros(0)
+        head, unit = (columns["head"][slot], columns["unit"][slot]) if slot >= 0 else new
         shared = layout.Shared(**{name: arrays[name] for name in layout.Shared._fields})
-        self._inputs.append(np.array(prepare(self._config, shared, head, event.x[0], False), self._dtype))
+        self._inputs.append(np.array(prepare(self._config, shared, head, unit, event.x[0], False), self._dtype))
 
     def _gradient(self, shared: dict[str, np.ndarray], body: np.ndarray, y: float) -> np.ndarray:
         """float64: the gradient of the recurrence at the last inputs, by state and traces in `body` [1, P]."""

@@ -12,8 +12,8 @@ code finds its functions by its type (`kernels.cpu.dispatch.implements`); a new 
                 is in PER_CLASS too has its classes along the same axis
 
 A head sees the features phi [H] of the map below and the inputs x [J] of the event, the last of which is constant. In a
-regression it predicts (y - base) / scale, with base the key's last label and scale the running deviation of the
-changes (`kernels.cpu.heads.target`).
+regression it predicts (y - base) / scale, with base the key's last label and scale, `s.unit[0]`, the running
+deviation of the key's changes (`kernels.cpu.heads.target`).
 """
 
 from __future__ import annotations

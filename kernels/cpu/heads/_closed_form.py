@@ -9,7 +9,7 @@ import math
 
 import numba as nb
 
-from kernels.cpu.layout import BINARY, C_CLASSES, MULTICLASS, T_CHANGE_SQ
+from kernels.cpu.layout import BINARY, C_CLASSES, MULTICLASS
 from kernels.cpu.numerics import INLINE, exp
 
 NORMAL_90 = 1.6448536269514722
@@ -38,9 +38,9 @@ def classes_of(config, shared):
 
 
 @nb.njit(**INLINE)
-def scale_of(shared):
-    """What the target of a regression is divided by: the running deviation of the changes of the label."""
-    return math.sqrt(shared.target[T_CHANGE_SQ])
+def scale_of(s):
+    """What the target of a regression is divided by: the running deviation of the changes of the event's key."""
+    return s.unit[0]
 
 
 LARGEST_TARGET = 16.0
@@ -48,9 +48,9 @@ LARGEST_TARGET = 16.0
 
 
 @nb.njit(**INLINE)
-def in_deviations(shared, base, y):
+def in_deviations(base, y, s):
     """The target of a regression, t = (y - base) / scale within `LARGEST_TARGET`; 0 while nothing has changed."""
-    scale = scale_of(shared)
+    scale = scale_of(s)
     t = (y - base) / scale if scale > 0.0 else 0.0
     t = LARGEST_TARGET if t > LARGEST_TARGET else t
     return -LARGEST_TARGET if t < -LARGEST_TARGET else t
@@ -102,9 +102,9 @@ def say_class(config, classes, s):
 
 
 @nb.njit(**INLINE)
-def say_number(shared, base, mean, variance, epistemic, s):
+def say_number(base, mean, variance, epistemic, s):
     """(value, code) of a regression from mean, variance and epistemic variance of t, and their spread."""
-    scale = scale_of(shared)
+    scale = scale_of(s)
     s.spread[0] = scale * scale * variance
     s.spread[1] = scale * scale * epistemic
     s.spread[2] = NORMAL_90 * scale * math.sqrt(variance)

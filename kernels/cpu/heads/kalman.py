@@ -249,7 +249,7 @@ def _say_class(head, config, classes, s):
 
 
 @nb.njit(**INLINE)
-def _say_number(head, shared, base, s):
+def _say_number(head, base, s):
     """The mean of the mixture, and its variance: within the members and between them."""
     state, work = head.state, head.work
     mean, total, known = 0.0, 0.0, 0.0
@@ -260,7 +260,7 @@ def _say_number(head, shared, base, s):
         epistemic = state.noise[g] * work.member[g, VARIANCE] + off * off
         known += state.weight[g] * epistemic
         total += state.weight[g] * (epistemic + state.noise[g])
-    scale = scale_of(shared)
+    scale = scale_of(s)
     work.said[VALUE] = base + scale * mean
     work.said[HALF] = state.scalar[FACTOR] * scale * math.sqrt(total)
     work.said[SCALE] = scale
@@ -277,7 +277,7 @@ def _predict(head, config, shared, base, phi, x, draw, elapsed, s):
     m = take(head, config, phi, x)
     if config.task == REGRESSION:
         carry(head.state, head.work, m, 1, elapsed)
-        return _say_number(head, shared, base, s)
+        return _say_number(head, base, s)
     classes = classes_of(config, shared)
     if classes == 0:
         s.spread[0] = s.spread[1] = s.spread[2] = math.nan
@@ -335,7 +335,7 @@ def _error(head, config, shared, base, y, phi, x, draw, elapsed, d_phi, s):
     for i in range(config.hidden):
         d_phi[i] = d_phi.dtype.type(0)
     if regression:
-        scale = scale_of(shared)
+        scale = scale_of(s)
         if not scale > 0.0:
             return 0, True
         _number_error(head, config, (y - base) / scale, wolf(head, squared_residual(head, base, y)))
@@ -403,7 +403,7 @@ def _learn_number(head, t, y, trusted, elapsed):
 @implements(step, Kalman)
 def _step(head, config, shared, base, y, phi, x, elapsed, rows, r, q, s):
     if config.task == REGRESSION:
-        scale = scale_of(shared)
+        scale = scale_of(s)
         if not scale > 0.0:
             return
         trusted = wolf(head, squared_residual(head, base, y)) >= REFUSED

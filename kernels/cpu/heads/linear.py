@@ -22,7 +22,6 @@ from kernels.cpu.layout import (
     MULTICLASS,
     REGRESSION,
     T_AGREEMENT,
-    T_CHANGE_SQ,
     T_LABELS,
     T_MISSED,
     T_MOVED,
@@ -120,7 +119,7 @@ def _predict(head, config, shared, base, phi, x, draw, elapsed, s):
         s.logits[1] = p
         s.spread[0] = p * (1.0 - p)
         return p, 1 if p >= 0.5 else 0
-    return base + trust(shared.target) * math.sqrt(shared.target[T_CHANGE_SQ]) * s.logits[0], -1
+    return base + trust(shared.target) * s.unit[0] * s.logits[0], -1
 
 
 @implements(error, Linear)
@@ -151,7 +150,7 @@ def gradient(config, shared, base, y, s):
             finite = finite and math.isfinite(s.d_logits[k])
         return classes, finite
     if config.task == REGRESSION:
-        scale = math.sqrt(shared.target[T_CHANGE_SQ])
+        scale = s.unit[0]
         residual = s.logits[0] - (y - base) / scale if scale > 0.0 else 0.0
         bound = config.residual_clip
         if math.isfinite(residual):

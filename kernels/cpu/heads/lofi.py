@@ -311,7 +311,7 @@ def _predict(head, config, shared, base, phi, x, draw, elapsed, s):
     if config.task == REGRESSION:
         noise = head.state.noise[1]
         work.now[2], work.now[3] = noise * (1.0 + variance), variance
-        return say_number(shared, base, work.mean[0], work.now[2], noise * variance, s)
+        return say_number(base, work.mean[0], work.now[2], noise * variance, s)
     _softmax(work.mean, outputs, s.logits)
     value, code = say_class(config, outputs + 1, s)
     s.spread[1] = variance
@@ -328,7 +328,7 @@ def _error(head, config, shared, base, y, phi, x, draw, elapsed, d_phi, s):
     work, outputs = head.work, _outputs(config, shared)
     finite = is_finite(work.z, features_of(head, config), y)
     if config.task == REGRESSION:
-        work.residual[0] = in_deviations(shared, base, y) - work.mean[0]
+        work.residual[0] = in_deviations(base, y, s) - work.mean[0]
         deviation = math.sqrt(work.now[2])
         pulled = work.residual[0] / deviation
         pulled = config.residual_clip if pulled > config.residual_clip else pulled

@@ -209,7 +209,7 @@ def _predict(head, config, shared, base, phi, x, draw, elapsed, s):
     if config.task == REGRESSION:
         mean, variance, epistemic = _moments(head, _find(head, m))
         head.work.mean[0] = mean
-        return say_number(shared, base, mean, variance, epistemic, s)
+        return say_number(base, mean, variance, epistemic, s)
     classes = classes_of(config, shared)
     if classes == 0:
         return say_nothing(s)
@@ -226,7 +226,7 @@ def _error(head, config, shared, base, y, phi, x, draw, elapsed, d_phi, s):
 def _step(head, config, shared, base, y, phi, x, elapsed, rows, r, q, s):
     state, place = head.state, head.state.ring[1]
     if config.task == REGRESSION:
-        t = in_deviations(shared, base, y)
+        t = in_deviations(base, y, s)
         off = t - head.work.mean[0]
         state.error[0] += 1.0
         state.error[1] += (off * off - state.error[1]) / min(state.error[0] + 1.0, config.window)

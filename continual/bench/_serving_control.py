@@ -18,16 +18,18 @@ from service.client import Client, Refused
 BOUND = 3.0
 """Predict's p99 during a control call over its p99 without."""
 
-FOREST = {"path": "river.forest.ARFClassifier", "parameters": {"n_models": 500}}
 
 
-def beside_control(client: Client, stream: Stream, keys: int, idle: float) -> tuple[list[Row], dict[str, Any]]:
+def beside_control(
+    client: Client, stream: Stream, keys: int, trees: int, idle: float
+) -> tuple[list[Row], dict[str, Any]]:
     """Predict to one model during each control call, over Predict before and after it.
 
     Args:
         client: of the service.
         stream: has the events.
         keys: of the model that others ask for while one predicts.
+        trees: of the forest that is created.
         idle: seconds of Predict before and after each call, so that what disturbs the machine disturbs both.
 
     Returns:
@@ -35,6 +37,7 @@ def beside_control(client: Client, stream: Stream, keys: int, idle: float) -> tu
     """
     wide = [f"f{number}" for number in range(30_000)]
     small = {"features": ["a"], "target": {"kind": "binary"}}
+    forest = {"path": "river.forest.ARFClassifier", "parameters": {"n_models": trees}}
     twice = {"name": "twice", **small, "features": [*wide, wide[0]]}
 
     def keyed() -> None:
@@ -45,8 +48,8 @@ def beside_control(client: Client, stream: Stream, keys: int, idle: float) -> tu
     works: dict[str, Callable[[], Any]] = {
         "30,000 features, one name twice, are refused": lambda: _refused(client, twice),
         "a model of 30,000 features is created": lambda: client.models.create(twice | {"features": wide}),
-        "a River forest of 500 trees is created": lambda: client.models.create(
-            {"name": "forest", **small, "learner": {"kind": "river", "estimator": FOREST}}
+        f"a River forest of {trees} trees is created": lambda: client.models.create(
+            {"name": "forest", **small, "learner": {"kind": "river", "estimator": forest}}
         ),
         "models are listed": lambda: [client.models.list() for _ in range(20)],
         "statistics of another model are read with the digest": lambda: client.models.statistics("keyed", digest=True),

@@ -89,6 +89,7 @@ class Bench:
 @click.option("--learned", default=450_000, show_default=True, help="Events of one throughput measurement.")
 @click.option("--in-flight", default=64, show_default=True, help="Batches sent before the first is answered.")
 @click.option("--rows", default=100_000, show_default=True, help="Keyed rows of the snapshot.")
+@click.option("--trees", default=500, show_default=True, help="Of the River forest that is created.")
 @click.option("--idle", default=4.0, show_default=True, help="Seconds of Predict before and after a control call.")
 @click.option("--cold/--warm", default=True, help="Also beside a first compilation, which takes minutes.")
 @out_option
@@ -100,6 +101,7 @@ def serving(
     learned: int,
     in_flight: int,
     rows: int,
+    trees: int,
     idle: float,
     cold: bool,
     out: Path | None,
@@ -114,7 +116,7 @@ def serving(
         table += throughput(bench, rounds, learned, in_flight)
         table += under_load(bench, stream, calls)
         table += during_snapshot(bench, rows)
-        beside, bench.details["control"] = beside_control(client, chosen, rows, idle)
+        beside, bench.details["control"] = beside_control(client, chosen, rows, trees, idle)
         table += beside
     if cold:
         beside, bench.details["compiling"] = beside_compiling(chosen, idle)

@@ -82,7 +82,7 @@ def test_recovery(tmp_path: Path) -> None:
 
 def test_serving(tmp_path: Path) -> None:
     sizes = ("--events", "2000", "--rounds", "1", "--calls", "50", "--learned", "4000", "--rows", "500")
-    document = run("serving", tmp_path, *sizes, "--idle", "0.2", "--warm")
+    document = run("serving", tmp_path, *sizes, "--trees", "5", "--idle", "0.2", "--warm")
     assert len(ratios(document)) == 14
     unary = document["details"]["unary_ms"]
     assert {"predict echo", "predict", "update echo", "append", "update", "client update"} <= set(unary)

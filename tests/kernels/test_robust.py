@@ -25,15 +25,15 @@ class Config(NamedTuple):
 
 
 @nb.njit
-def _run(config, scaler, x, out, commit, target):
+def _run(config, scaler, x, out, commit, target, own):
     for t in range(len(x)):
-        out[t] = inputs.standardise_either(config, scaler, 0, x[t], commit, target)
+        out[t] = inputs.standardise_either(config, scaler, 0, x[t], commit, target, own)
 
 
-def run(x, config=None, target=False, scaler=None) -> tuple[np.ndarray, np.ndarray]:
-    """(z [n], the row of statistics)."""
+def run(x, config=None, target=False, scaler=None, own=False) -> tuple[np.ndarray, np.ndarray]:
+    """(z [n], the row of statistics), of a feature, a target, or a target of one key: its `own`."""
     scaler, out = np.zeros((1, SCALER)) if scaler is None else scaler, np.empty(len(x))
-    _run(config or Config(), scaler, np.asarray(x, np.float64), out, True, target)
+    _run(config or Config(), scaler, np.asarray(x, np.float64), out, True, target, own)
     return out, scaler[0]
 
 
@@ -79,6 +79,11 @@ def test_the_scaler_is_its_reference_to_the_bit(window, target) -> None:
         np.testing.assert_array_equal(z, told, err_msg=name)
         assert np.isfinite([*z, *row]).all(), name
         assert (np.abs(z) <= config.clip).all(), name
+        if target:
+            own, other = run(x, config, True, own=True)[1], np.zeros(SCALER)
+            for value in x[~np.isnan(x)]:
+                other = reference.moved(config, other, float(value), True, True)[0]
+            np.testing.assert_array_equal(own, other, err_msg=name)
 
 
 GLITCHES = [f"glitch at {at}" for at in (0, 1, 2, 5, 40, 1500)]

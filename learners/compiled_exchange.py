@@ -51,8 +51,9 @@ def take_on(shared: Shared, head: Any, before: Quantities, after: Quantities) ->
         if not name.startswith(HEAD):
             own = getattr(shared, name) if name in READ_OUT else getattr(shared, name)[None]
             own[: len(array)] = array
-    shared.scaler[:, :POOLED_COLUMNS] = after.pooled["scaler"]
-    shared.scaler[:, S_SPAN] = after.pooled["scaler"][:, COUNT]
+    shared.scaler[:, :POOLED_COLUMNS] = pooled = after.pooled["scaler"]
+    more = pooled[:, COUNT] - before.pooled["scaler"][:, COUNT]
+    shared.scaler[:, S_SPAN] = np.clip(shared.scaler[:, S_SPAN] + more, 0.0, pooled[:, COUNT])
     for (count, mean), row in zip(TARGET_MEANS, after.pooled["target"]):
         shared.target[[count, mean]] = row[COUNT], row[MEAN]
     return True

@@ -145,6 +145,13 @@ def _refused(head, config, shared, row, base, y, s):
     return True
 
 
+@nb.njit(**INLINE)
+def _becomes_base(config, shared, row, unit, y):
+    """`becomes_base`, and what is learned after `PATIENCE` outliers in a row: such a level has lasted."""
+    near = becomes_base(config, shared, row, unit, y)
+    return near or row[H_REFUSED] >= PATIENCE
+
+
 MOST_AHEAD = 32 << 10
 """Bytes of a row that are asked for while the event before is folded; what is more, memory streams by itself."""
 
@@ -220,7 +227,7 @@ def _observe(cell, head, config, shared, rows, events, out, s, t, slot):
             outcome |= OUTLIER
             carry_all(cell, config, body, after, s)
         else:
-            is_base = becomes_base(config, shared, row, unit, y)
+            is_base = _becomes_base(config, shared, row, unit, y)
             if observe_change(config, shared, row, own, unit, y, s):
                 outcome |= OUTLIER
                 carry_all(cell, config, body, after, s)
@@ -376,7 +383,7 @@ def _teach(cell, head, config, shared, rows, events, scored, s, t, slot, time, p
     predict(head, config, shared, base, s.phi[config.layers - 1], s.inputs, draw, elapsed, s)
     if _refused(head, config, shared, row, base, y, s):
         return OUTLIER
-    is_base = becomes_base(config, shared, row, unit, y)
+    is_base = _becomes_base(config, shared, row, unit, y)
     if observe_change(config, shared, row, own, unit, y, s):
         _note_label(shared, row, y, is_base, note[P_SEEN], time)
         return OUTLIER

@@ -343,9 +343,9 @@ class DriftLearner(KeyedLearner):
         parts = []
         for columns, rows, places in self.rows.where(batch.key, self.position):
             own = {name: columns[f"{lead}.{name}"][:0] for name in self._names}
-            own |= {name: columns[f"{lead}.{name}"][places] for name in ("head", "body")}
+            own |= {name: columns[f"{lead}.{name}"][places] for name in ("head", "body", "unit")}
             stale = columns["learner"][places, lead] != number
-            for name in ("head", "body"):
+            for name in ("head", "body", "unit"):
                 own[name][stale] = 0
             own["head"][stale, H_TIME] = columns["head"][places][stale, H_TIME]
             parts.append((own, rows, np.arange(len(rows))))

@@ -49,18 +49,18 @@ def a_walk(n: int = 400) -> Batch:
 def test_outliers_change_nothing_but_a_level_is_learned() -> None:
     """An outlier is as if it had no label; after three of a key in a row the next one is learned."""
     spec = make_spec("regression", head={"kind": "kalman", "robust": 5.0})
-    walk, y = a_walk(), a_walk().y.copy()
-    y[200] += 1e4
-    y[300:] += 1e4
+    walk, y = a_walk(1600), a_walk(1600).y.copy()
+    y[800] += 1e4
+    y[1200:] += 1e4
     learner, other = spec.learner.build(spec), spec.learner.build(spec)
     folded = learner.fold(replace(walk, y=y))
     refused = np.flatnonzero(folded.outcome & OUTLIER)
-    assert refused.tolist() == [200, 300, 301, 302]
+    assert refused.tolist() == [800, 1200, 1201, 1202]
     assert not (folded.outcome[refused] & LEARNED).any()
     unlabelled = replace(walk, y=y, kind=np.where(np.isin(np.arange(len(y)), refused), 0, walk.kind).astype(np.uint8))
     same = other.fold(unlabelled)
-    np.testing.assert_array_equal(folded.value[:303], same.value[:303])
-    assert abs(folded.value[304] - y[304]) < 1e3, "the new level is the last label"
+    np.testing.assert_array_equal(folded.value[:1203], same.value[:1203])
+    assert abs(folded.value[1204] - y[1204]) < 1e3, "the new level is the last label"
 
 
 def test_without_robust_weights_nothing_is_refused() -> None:

@@ -24,6 +24,11 @@ from torch.nn.functional import conv2d, relu
 
 from learners.cells.base import Draws
 
+if "AVX512" not in torch.backends.cpu.get_cpu_capability():
+    # oneDNN of PyTorch 2.13.0 corrupts the heap in the way back of such convolutions with AVX2. For the whole process,
+    # since the flag is no thread's own.
+    torch.backends.mkldnn.set_flags(_enabled=False)
+
 
 @contextmanager
 def one_thread() -> Iterator[None]:

@@ -74,7 +74,7 @@ def test_a_stream_waits_for_ownership_to_be_confirmed_and_a_call_does_not(client
     partition = shard.partition(name)
     given = events("binary", 300)
     requests = learn_requests(spec, given, [100] * 3)
-    monkeypatch.setattr(partition.writer, "_was_confirmed", lambda sent: None)  # not heard of from now on
+    monkeypatch.setattr(partition.writer, "_was_asked", lambda sent, trouble: None)  # not heard of from now on
     away = threading.Event()
 
     def unconfirmed():

@@ -77,10 +77,6 @@ def test_a_row_larger_than_a_message_is_refused_and_passed(client, service, how)
 
 
 def test_labels_count_for_the_size_of_a_row():
-    columns = columns_from(np.zeros((2, 2)), ["x" * 5000, "y"], target=SCHEMA.target)
-    assert not cutting.fits(columns)
-    with pytest.raises(Refused, match=r"columns\[0\]"):
-        cutting.pieces(columns)
     many = columns_from(np.zeros((100, 2)), [f"label {i} {'x' * 40}" for i in range(100)], target=SCHEMA.target)
     assert not cutting.fits(many)
     assert len(cutting.pieces(many)) > 10

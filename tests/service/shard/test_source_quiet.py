@@ -55,7 +55,7 @@ def redis_case(server, name):
 
 
 def test_a_quiet_redis_stream_outlasts_many_timeouts(client, server, running, name, values, monkeypatch):
-    monkeypatch.setattr("streams.sources.redis_stream.CALL_SECONDS", 1.0)
+    monkeypatch.setattr("streams.sources.redis_stream.READ_SECONDS", 1.0)
     monkeypatch.setattr("service.sources.consumer.LOOK_SECONDS", 0.5)
     monkeypatch.setattr("service.sources.consumer.REPLY_SECONDS", 0.5)
     quiet(client, server, running, name, *redis_case(server, name), values, 4.0)

@@ -10,7 +10,7 @@ from kernels.cpu.bound import values_of
 from kernels.cpu.clock import keep_time, time_of_key, told_time
 from kernels.cpu.encoder import encode
 from kernels.cpu.heads import REFUSED, predict, weight
-from kernels.cpu.heads.target import base_of, becomes_base, observe_change, take_unit
+from kernels.cpu.heads.target import PATIENCE, base_of, becomes_base, observe_change, take_unit
 from kernels.cpu.inputs import prepare
 from kernels.cpu.layers import forward_all, hold, hold_features, take_up, take_up_features
 from kernels.cpu.layout import (
@@ -71,10 +71,6 @@ def class_of(config, shared, events, y):
         index = shared.counters[C_CLASSES]
         events.classes[int(y)] = index
     return float(index)
-
-
-PATIENCE = 3
-"""Outliers of a key in a row that are refused: the next one is a new level, and is learned."""
 
 
 @nb.njit(**INLINE)
@@ -143,13 +139,6 @@ def _refused(head, config, shared, row, base, y, s):
         return False
     row[H_REFUSED] += 1.0
     return True
-
-
-@nb.njit(**INLINE)
-def _becomes_base(config, shared, row, unit, y):
-    """`becomes_base`, and what is learned after `PATIENCE` outliers in a row: such a level has lasted."""
-    near = becomes_base(config, shared, row, unit, y)
-    return near or row[H_REFUSED] >= PATIENCE
 
 
 MOST_AHEAD = 32 << 10
@@ -227,7 +216,7 @@ def _observe(cell, head, config, shared, rows, events, out, s, t, slot):
             outcome |= OUTLIER
             carry_all(cell, config, body, after, s)
         else:
-            is_base = _becomes_base(config, shared, row, unit, y)
+            is_base = becomes_base(config, shared, row, unit, y)
             if observe_change(config, shared, row, own, unit, y, s):
                 outcome |= OUTLIER
                 carry_all(cell, config, body, after, s)
@@ -383,7 +372,7 @@ def _teach(cell, head, config, shared, rows, events, scored, s, t, slot, time, p
     predict(head, config, shared, base, s.phi[config.layers - 1], s.inputs, draw, elapsed, s)
     if _refused(head, config, shared, row, base, y, s):
         return OUTLIER
-    is_base = _becomes_base(config, shared, row, unit, y)
+    is_base = becomes_base(config, shared, row, unit, y)
     if observe_change(config, shared, row, own, unit, y, s):
         _note_label(shared, row, y, is_base, note[P_SEEN], time)
         return OUTLIER

@@ -17,6 +17,7 @@ from kernels.cpu.layout import (
     H_AWAY_LABEL,
     H_LABEL,
     H_LABELS,
+    H_REFUSED,
     LEVEL,
     REGRESSION,
     S_MEAN,
@@ -31,6 +32,9 @@ from kernels.cpu.layout import (
     U_SCALE,
 )
 from kernels.cpu.numerics import INLINE
+
+PATIENCE = 3
+"""Outliers of a key in a row that are refused: the next one is a new level, and is learned."""
 
 KNOWN = 16.0
 """Labels from which on their level is known."""
@@ -80,8 +84,8 @@ def becomes_base(config, shared, head, unit, y):
     """Whether the next change of the key is measured from the label `y`; before `observe_change`.
 
     Not from one that is far from the level of all labels (of a key with a scale of its own, of its labels), `REACH` of
-    their deviations, unless the key's label before it was far too and lies nearer to it than the last base: such a
-    level has lasted.
+    their deviations, unless the key's label before it was far too and lies nearer to it than the last base, or
+    `PATIENCE` outliers came before it: such a level has lasted.
     """
     if config.task != REGRESSION or head[H_LABELS] == 0:
         return True
@@ -94,4 +98,4 @@ def becomes_base(config, shared, head, unit, y):
     again = head[H_AWAY] > 0.0 and abs(y - head[H_AWAY_LABEL]) <= abs(y - head[H_LABEL])
     head[H_AWAY] = 1.0
     head[H_AWAY_LABEL] = y
-    return again
+    return again or head[H_REFUSED] >= PATIENCE

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kernels.cpu.layout import OUTLIER, OWN_CHANGE, S_SPAN, T_APART, T_KEYS, U_SCALE
-from kernels.reference import fold as reference
+from tests.kernels.both_folds import both_folds
 
 CHANGES = {
     "at once": {},
@@ -23,22 +23,16 @@ def test_keys_of_other_scales_equal_the_reference(build, name, keys) -> None:
     """From the beginning on; then one key is a thousand times as large, another falls, one has a label of 1e30."""
     n = 1500
     config = build.config(2, "mingru", units=3, features=2, **{"window": 300.0, **CHANGES[name]})
-    results = []
-    for form in ("compiled", "reference"):
-        rng = np.random.default_rng(keys)
-        model, events, out = build.model(config, "mingru", rng, keys), build.events(config, rng, n, keys), build.out(n)
+
+    def apart(events, rng) -> None:
         late = np.arange(n) >= n // 2
         scale = 10.0 ** (2.0 * events.slot)
         scale[late & (events.slot == 0)] *= 1e3
         scale[late & (events.slot == 1)] *= 1e-2
         events.y[:] = rng.normal(size=n) * scale * np.where(np.isnan(events.y), np.nan, 1.0)
         events.y[(np.arange(n) % 200 == 150) & (events.kind != 0)] = 1e30
-        if form == "compiled":
-            build.fold(model, events, out)
-        else:
-            reference.fold(model.cell, config, model.shared, model.rows, events, out, model.scratch.tables)
-        results.append((model, out))
-    (ours, a), (theirs, b) = results
+
+    (ours, a), (theirs, b) = both_folds(build, config, "mingru", keys, n, keys, apart)
     np.testing.assert_array_equal(a.outcome, b.outcome)
     np.testing.assert_allclose(a.value, b.value, rtol=1e-7)
     for group, other in ((ours.shared, theirs.shared), (ours.rows, theirs.rows)):

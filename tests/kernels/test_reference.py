@@ -19,8 +19,8 @@ from kernels.cpu.layout import (
     SGD,
     UNKNOWN_ID,
 )
-from kernels.reference import fold as reference
 from kernels.reference.stack import places
+from tests.kernels.both_folds import both_folds
 from tests.kernels.cell_cases import CASES, IN_FLOAT32
 
 WEIGHTS = ("cell", "m_cell", "v_cell", "out", "m_out", "v_out", "skip", "m_skip", "v_skip")
@@ -30,17 +30,8 @@ EVERY = [*((cell, np.float64) for cell in CASES), *((cell, np.float32) for cell 
 
 def assert_same_fold(build, config, cell, n=250, keys=3):
     """Folds the same events with both from the same weights; outcomes, predictions and all state are the same."""
-    results = []
-    for form in ("compiled", "reference"):
-        rng = np.random.default_rng([config.task, config.optimizer, config.pending])
-        model = build.model(config, cell, rng, keys)
-        events, out = build.events(config, rng, n, keys), build.out(n)
-        if form == "compiled":
-            build.fold(model, events, out)
-        else:
-            reference.fold(model.cell, config, model.shared, model.rows, events, out, model.scratch.tables)
-        results.append((model, out))
-    (ours, a), (theirs, b) = results
+    seed = [config.task, config.optimizer, config.pending]
+    (ours, a), (theirs, b) = both_folds(build, config, cell, seed, n, keys)
     np.testing.assert_array_equal(a.outcome, b.outcome)
     np.testing.assert_array_equal(a.code, b.code)
     np.testing.assert_allclose(a.value, b.value, rtol=1e-9, atol=1e-12)

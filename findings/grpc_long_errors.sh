@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
 # grpcio 1.85.1: an error whose text or trailing metadata is longer than about 8 to 16 KB arrives as another error. A
 # server aborts with INVALID_ARGUMENT and 40,000 characters of text, or with as many bytes of detail: the client sees
-# RESOURCE_EXHAUSTED "received metadata size exceeds hard limit". Between the soft and the hard limit it happens at
-# random. Expected: a truncated text, or an error at the server that tries to send it. A client that repeats
+# RESOURCE_EXHAUSTED "received metadata size exceeds hard limit". Expected: a truncated text, or an error at the server that tries to send it. A client that repeats
 # RESOURCE_EXHAUSTED repeats a call that can never succeed. Way out: bound texts and details of errors at the sender, to
 # 8 KB together.
 set -euo pipefail

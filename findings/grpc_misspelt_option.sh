@@ -3,7 +3,7 @@
 # cannot be guessed. The C constant GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS is spelt
 # `grpc.http2.min_ping_interval_without_data_ms`; a server that is given
 # `grpc.http2.min_recv_ping_interval_without_data_ms` keeps its default of five minutes and ends a quiet stream whose
-# client pings every second with "too_many_pings". Expected: a warning for an unknown `grpc.http2.` option.
+# client pings every second with "too many pings". Expected: a warning for an unknown `grpc.http2.` option.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

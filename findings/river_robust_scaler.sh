@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # River 0.26.1: `RobustScaler` divides by the distance of two estimated quantiles without looking whether it is
 # anything. Of a column that is 0 but for a flag on 2 % of the events that distance is about 0, and the flag leaves the
-# scaler as a number of 1e9 or more, on which a linear model behind it diverges. `StandardScaler` takes the same column
-# well. Expected: a spread of nothing counts as constant, as `StandardScaler` and scikit-learn's `RobustScaler` have it.
+# scaler as a number of millions and more. `StandardScaler` takes the same column well. Expected: a spread of nothing
+# counts as constant, as `StandardScaler` has it.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -2,7 +2,8 @@
 # safetensors 0.8.0 with NumPy 2.4.6: `safetensors.numpy.save` writes a transposed or Fortran-ordered array with its
 # numbers in another order, under the shape of the view, and says nothing. `load` then returns an array of the right
 # shape and the wrong content. Expected: the array that was saved (as 0.7.0 gave), or an error that asks for a
-# contiguous one. Way out: `np.ascontiguousarray` on everything that is saved.
+# contiguous one. Seen: kept {'transposed': False, 'Fortran order': False, 'contiguous': True}. Way out:
+# `np.ascontiguousarray` on everything that is saved.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -2,9 +2,9 @@
 # Triton 3.7.1 with TRITON_INTERPRET=1 (torch 2.13.0, no GPU): the interpreter does not round as compiled kernels do. A
 # Python float that is passed to a kernel stays a double (compiled code takes it as float32), so that `1.0 - beta` for
 # beta = 0.999 is 0.0010000000 in place of 0.0009999871, 1.3e-5 apart; and a conversion of float32 to bfloat16 cuts bits
-# off (hardware and torch round to nearest even). Expected: the arithmetic of the compiled kernel, as the interpreter is
-# what one tests kernels with where no GPU is. Way out: pass scalars as tensors of one float32; convert to bfloat16
-# outside.
+# off: of 1.005859375 the interpreter makes 1.0, while hardware and torch round to the nearest, 1.0078125. Expected: the
+# arithmetic of the compiled kernel, as the interpreter is what one tests kernels with where no GPU is. Way out: pass
+# scalars as tensors of one float32; convert to bfloat16 outside.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # vowpalwabbit 9.11.9: a model that was trained with `--loss_function logistic` and saved says the same predictions when
-# it is loaded with `-i`, and then learns on with squared loss, since the loss function is not in the file and no
-# warning is printed. Expected: the loss function of the saved model, as other options of it are kept, or a refusal. Way
-# out: state `--loss_function` again beside `-i`.
+# it is loaded with `-i`, and then learns on with another loss, since the loss function is not in the file. Expected: the loss function of the saved model, as other options of it are kept, or a refusal. Way
+# out: state `--loss_function` again beside `-i`. Seen after 200 more events: 3.146 of the saved model, 1.010 of the
+# loaded one, 3.146 of one that is told its loss again.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

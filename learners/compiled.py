@@ -307,7 +307,8 @@ class CompiledLearner(KeyedLearner):
                 self._predict_from(source, np.ascontiguousarray(batch.x[rows]), batch.time[rows], places, part)
                 for whole, some in zip(said, part):
                     whole[rows] = some
-        said.spread[said.spread == np.inf] = np.nan  # a variance beyond float64 is one that is not known
+        if self._config.task == layout.REGRESSION:
+            said.spread[said.spread == np.inf] = np.nan  # a variance beyond float64 is one that is not known
         spread = (said.spread[:, k] if known else None for k, known in enumerate(self._knows))
         return Predicted(said.value, said.code, said.table if classes else None, *spread)
 
@@ -393,7 +394,7 @@ class CompiledLearner(KeyedLearner):
         self._reserve(len(classes))  # capacity is not state
         before = self._quantities(max(known, len(classes)))
         after, exchange = self.exchange.received(before, self._steps, known, received)
-        if take_on(self._shared, self._head, before, after):
+        if take_on(self._shared, self._head, before, after, self._config.window):
             self.exchange = exchange
             if self._config.task == layout.MULTICLASS and len(classes) > len(self._classes):
                 self._know(classes)

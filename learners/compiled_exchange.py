@@ -6,7 +6,17 @@ from typing import Any
 
 import numpy as np
 
-from kernels.cpu.layout import AVERAGED, EXCHANGED, POOLED_COLUMNS, READ_OUT, S_SPAN, TARGET_MEANS, WEIGHTS, Shared
+from kernels.cpu.layout import (
+    AVERAGED,
+    EXCHANGED,
+    POOLED_COLUMNS,
+    READ_OUT,
+    S_RUN_AT,
+    S_SPAN,
+    TARGET_MEANS,
+    WEIGHTS,
+    Shared,
+)
 from learners.exchange import COUNT, MEAN, VARIANCE, Quantities
 
 HEAD, FADING = "head.", "head.fading."
@@ -40,8 +50,11 @@ def quantities(shared: Shared, head: Any, classes: int, weights: str) -> Quantit
     return Quantities(averaged, summed, pooled)
 
 
-def take_on(shared: Shared, head: Any, before: Quantities, after: Quantities) -> bool:
-    """Writes back what `quantities` gave and an exchange has changed, all of it or (False) nothing."""
+def take_on(shared: Shared, head: Any, before: Quantities, after: Quantities, window: float) -> bool:
+    """Writes back what `quantities` gave and an exchange has changed, all of it or (False) nothing.
+
+    Of the scaler what others have seen makes the present level older by as much; beyond `window` nothing counts.
+    """
     for group in after:
         if not all(np.isfinite(array).all() for array in group.values()):
             return False
@@ -52,8 +65,10 @@ def take_on(shared: Shared, head: Any, before: Quantities, after: Quantities) ->
             own = getattr(shared, name) if name in READ_OUT else getattr(shared, name)[None]
             own[: len(array)] = array
     shared.scaler[:, :POOLED_COLUMNS] = pooled = after.pooled["scaler"]
-    more = pooled[:, COUNT] - before.pooled["scaler"][:, COUNT]
-    shared.scaler[:, S_SPAN] = np.clip(shared.scaler[:, S_SPAN] + more, 0.0, pooled[:, COUNT])
+    count, was = pooled[:, COUNT], before.pooled["scaler"][:, COUNT]
+    more = np.maximum(count - np.minimum(was, window), 0.0)
+    shared.scaler[:, S_SPAN] = np.minimum(shared.scaler[:, S_SPAN] + more, count)
+    shared.scaler[:, S_RUN_AT] += count - was
     for (count, mean), row in zip(TARGET_MEANS, after.pooled["target"]):
         shared.target[[count, mean]] = row[COUNT], row[MEAN]
     return True

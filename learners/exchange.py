@@ -185,7 +185,7 @@ class Exchange:
         """Of what is pooled: the own part, the past and what others gave, as far as each still counts."""
         counted = now.copy()
         counted[:, COUNT] = np.minimum(now[:, COUNT], self.window)
-        kept = _kept_of(now[:, COUNT], self.at.get(name, np.zeros(len(now))), self.window)
+        kept = _kept_of(now[:, COUNT], _filled(self.at.get(name), now[:, COUNT]), self.window)
         past, others = (_weighted(_filled(held.get(name), now), kept) for held in (self.past, self.others))
         return _without(counted, _joined(past, others)), past, others
 
@@ -238,7 +238,7 @@ class Exchange:
 
 
 def _filled(array: np.ndarray | None, like: np.ndarray) -> np.ndarray:
-    """float64, with rows of zeros for the classes that it lacks; all of it where there is none."""
+    """float64, with zeros for the rows that it lacks, as of classes; all of it where there is none."""
     out = np.zeros(like.shape)
     if array is not None:
         out[: len(array)] = array
@@ -327,7 +327,9 @@ def _sum(parts: list[np.ndarray]) -> np.ndarray:
 
 
 def _pool(parts: list[np.ndarray]) -> np.ndarray:
-    whole = parts[0]
+    """Rows that a part lacks, as those of earlier versions do, have seen nothing."""
+    longest = max(parts, key=len)
+    whole = _filled(parts[0], longest)
     for array in parts[1:]:
-        whole = _joined(whole, array)
+        whole = _joined(whole, _filled(array, longest))
     return whole

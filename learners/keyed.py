@@ -35,7 +35,8 @@ class KeyedRows:
 
     def __init__(self, shapes: dict[str, tuple[tuple[int, ...], np.dtype]], slots: int, cold: ColdRows) -> None:
         self._shapes = shapes
-        self._row_bytes = sum(int(np.prod(s, dtype=np.int64)) * np.dtype(t).itemsize for s, t in shapes.values())
+        self._sizes = {n: int(np.prod(s, dtype=np.int64)) * np.dtype(t).itemsize for n, (s, t) in shapes.items()}
+        self._row_bytes = sum(self._sizes.values())
         self._slots = slots
         self.cold = cold
         self.columns: Columns = {}
@@ -113,8 +114,8 @@ class KeyedRows:
         """A packed row with zeros where an earlier version had nothing: the last columns of `head`, `ADDED`."""
         if len(content) == self._row_bytes:
             return content
-        whole = {name: int(np.prod(s, dtype=np.int64)) * np.dtype(t).itemsize for name, (s, t) in self._shapes.items()}
-        parts = [(name.rpartition(".")[2], size) for name, size in whole.items()]  # a row may hold several learners'
+        # A row may hold those of several learners.
+        parts = [(name.rpartition(".")[2], size) for name, size in self._sizes.items()]
         for columns, added in product((HEAD, *OLDER_HEADS), (0, 1)):
             head = 8 * columns
             held = [head if name == "head" else size * (added or name not in ADDED) for name, size in parts]
@@ -131,7 +132,7 @@ class KeyedRows:
         block = np.frombuffer(b"".join(map(self._whole, contents)), np.uint8).reshape(len(contents), -1)
         at = 0
         for name, (shape, dtype) in self._shapes.items():
-            size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+            size = self._sizes[name]
             if size:
                 part = np.ascontiguousarray(block[:, at : at + size]).view(dtype)
                 into[name][slots] = part.reshape(len(contents), *shape)

@@ -16,15 +16,11 @@ from pydantic import Field, PrivateAttr, SerializeAsAny, ValidationInfo, WrapVal
 
 from learners.yaml12 import from_yaml
 from streams.connections import NAME_PATTERN, STORED, Strict
-from streams.mapping import SHOWN, Mapping, twice
+from streams.labels import INT64
+from streams.mapping import MAX_ABS_TARGET, MAX_LABEL_BYTES, SHOWN, Mapping, twice
 from streams.sinks.spec import Sink
 from streams.sources.spec import FolderSource, Source, own_field
 
-MAX_KEY_BYTES = 1024
-MAX_ID_BYTES = 256
-MAX_LABEL_BYTES = 256
-MAX_ABS_TARGET = 1e100
-INT64 = range(-(2**63), 2**63)
 MAX_SPEC_BYTES = 8 << 20
 """Of a new model's spec as JSON. One that is held may be larger: its defaults are written out."""
 
@@ -382,6 +378,13 @@ class ModelSpec(Strict):
         spec = cls.model_validate_json(text, context=STORED)
         spec._text = text
         return spec
+
+    def model_copy(self, *, update: Any = None, deep: bool = False) -> ModelSpec:
+        """See pydantic; one that is changed is no longer what the text of a store says."""
+        made = super().model_copy(update=update, deep=deep)
+        if update:
+            made._text = ""
+        return made
 
     @property
     def text(self) -> str:

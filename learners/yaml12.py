@@ -45,6 +45,13 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
+    def construct_object(self, node: Any, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except ValueError as error:  # a tag that the value does not bear, or a number of thousands of digits
+            raise yaml.constructor.ConstructorError(None, None, f"no {node.tag}: {error}", node.start_mark) from error
+
+
 def _int(loader: Any, node: Any) -> int:
     text = node.value
     return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import select
 import signal
 import sys
 import threading
 from collections.abc import Callable
+from typing import TextIO
 
 from streams.printable import LineFormatter
 
@@ -23,6 +25,27 @@ def configure_logging(path: str = "") -> None:
     handler.setFormatter(LineFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(handlers=[handler], level=os.environ.get("CONTINUAL_LOG", "INFO"), force=True)
     logging.captureWarnings(True)
+
+
+def child_command(module: str, *arguments: str) -> tuple[list[str], dict[str, str]]:
+    """What runs a module in a new interpreter that imports what this one does: command and environment."""
+    path = os.pathsep.join(filter(None, sys.path))  # Ray's workers add to theirs
+    return [sys.executable, "-m", module, *arguments], os.environ | {"PYTHONPATH": path}
+
+
+def answers_apart() -> TextIO:
+    """Standard output for what this process has to say; whatever else is printed goes to standard error from now on."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    return answers
+
+
+def limited(what: int, most: int) -> int:
+    """Sets a soft limit of this process (`resource.RLIMIT_...`), or the hard one where that is lower; returns it."""
+    _, hard = resource.getrlimit(what)
+    limit = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    resource.setrlimit(what, (limit, hard))
+    return limit
 
 
 def end_in_order(stop: Callable[[], None]) -> None:

@@ -290,7 +290,7 @@ class Deployment:
             try:
                 if time.monotonic() - beat > BEAT_SECONDS:
                     beat = time.monotonic()
-                    os.utime(self._state)
+                    self._beat()
                 if self.ray and (lost := self.ray.broken()):
                     self._start_again(lost)
                 elif cluster and (lost := cluster.lost()):
@@ -302,6 +302,15 @@ class Deployment:
                 break
         self._idle.set()
         self._stopped.wait()  # the kernel ends Ray's processes with the thread that started them
+
+    def _beat(self) -> None:
+        """Shows by the file's time that this serves; one that was removed is written again."""
+        try:
+            os.utime(self._state)
+        except FileNotFoundError:
+            self._write_state()
+        except OSError as error:
+            log.warning("%s cannot be touched: %s", self._state, error)
 
     def _start_again(self, lost: str) -> None:
         """Ray cannot be mended piece by piece: what is left of it ends, and it starts again with all actors."""

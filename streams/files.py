@@ -26,7 +26,7 @@ from streams.batch import Batch
 from streams.columns import Events, Parser, events
 from streams.labels import Cells, are_integers
 from streams.mapping import BadRow, Mapping, OnBad, some
-from streams.objects import fields_of, object_schema, read_objects
+from streams.objects import block_size, fields_of, object_schema, read_objects
 from streams.opened import opened
 from streams.records import broken_lines
 
@@ -253,7 +253,7 @@ class _Csv:
         table = pyarrow.csv.read_csv(
             pa.BufferReader(block),
             pyarrow.csv.ReadOptions(
-                use_threads=False, block_size=_block_size(block), column_names=self.names
+                use_threads=False, block_size=block_size(block), column_names=self.names
             ),
             pyarrow.csv.ParseOptions(delimiter=self.delimiter),
             pyarrow.csv.ConvertOptions(column_types=schema, include_columns=schema.names),
@@ -300,11 +300,6 @@ def cells_of(lines: list[bytes], names: list[str], column: str, delimiter: str) 
     at = names.index(column)
     rows = csv.reader((line.decode(errors="replace") for line in lines), delimiter=delimiter)
     return [row[at] for row in rows if len(row) == len(names)]
-
-
-def _block_size(block: Any) -> int:
-    """Arrow cuts at this size and refuses a longer row; the whole block where it is not huge."""
-    return min(len(block) + 1, 2 * LONGEST_LINE_BYTES)
 
 
 def _complete(table: pa.Table, block: Any) -> pa.Table:

@@ -18,14 +18,18 @@ import pyarrow.json
 
 from streams.columns import JSON
 from streams.mapping import Mapping
+from streams.times import inexact
 
 LOOKED_AT = 8
 """Lines that are looked at for the type of a column, until one has a value."""
 
 LARGEST_BLOCK = 128 << 20
-"""Arrow cuts at this size, and refuses a longer line."""
+"""See `block_size`; twice the longest line that is read."""
 
-_EXACT = 2**53
+
+def block_size(block: Any) -> int:
+    """For Arrow, which cuts at this size and refuses a longer line: the whole block where it is not huge."""
+    return min(len(block) + 1, LARGEST_BLOCK)
 
 
 def object_schema(mapping: Mapping) -> pa.Schema:
@@ -66,14 +70,17 @@ def read_inside(
     any_type = [one.name for one in schema if one.type == JSON]
     numbers = [one for one in schema if one.type != JSON]
     first = [fields_of(line, inside) for line in _lines(lines, ends[:LOOKED_AT])] if any_type else []
-    guess = [pa.field(name, _type(name, first, mapping)) for name in any_type]
-    try:
-        table, beside = _read(lines, [*numbers, *guess], inside, more, len(ends))
-        if not any(_inexact(table.column(one.name)) for one in guess):
+    for unseen in (pa.int64(), pa.string()):  # of columns without a value on the first lines
+        guess = [pa.field(name, _type(name, first, mapping, unseen)) for name in any_type]
+        try:
+            table, beside = _read(lines, [*numbers, *guess], inside, more, len(ends))
+        except pa.ArrowInvalid:
+            if not any_type:
+                raise
+            continue
+        if not any(inexact(table.column(one.name)) for one in guess):
             return table.select(schema.names), beside
-    except pa.ArrowInvalid:
-        if not any_type:
-            raise
+        break
     table, beside = _read(lines, numbers, inside, more, len(ends))
     held = [_values(line, inside, any_type) for line in _lines(lines, ends)]
     columns = {name: table.column(name) for name in table.schema.names}
@@ -119,8 +126,8 @@ def _lines(lines: Any, ends: np.ndarray) -> Iterator[bytes]:
         at = end + 1
 
 
-def _type(name: str, first: list[dict[str, Any]], mapping: Mapping) -> pa.DataType:
-    """The type of the first value of a column."""
+def _type(name: str, first: list[dict[str, Any]], mapping: Mapping, unseen: pa.DataType) -> pa.DataType:
+    """The type of the first value of a column; `unseen` where that is not known."""
     value = next((one[name] for one in first if one.get(name) is not None), None)
     if name == mapping.label and mapping.target == "regression":
         return pa.float64()
@@ -133,14 +140,7 @@ def _type(name: str, first: list[dict[str, Any]], mapping: Mapping) -> pa.DataTy
     if isinstance(value, str) or name in (mapping.key, mapping.id):
         return pa.string()
     texts = mapping.target == "binary" and any(isinstance(label, str) for label in mapping.labels)
-    return pa.string() if name == mapping.label and texts else pa.int64()
-
-
-def _inexact(column: pa.ChunkedArray) -> bool:
-    """Whether some numbers are too large to be certain that each is the one that was written."""
-    if not pa.types.is_float64(column.type):
-        return False
-    return bool(pc.any(pc.greater_equal(pc.abs(column), _EXACT)).as_py())
+    return pa.string() if name == mapping.label and texts else unseen
 
 
 def _values(line: bytes, inside: str, names: Sequence[str]) -> dict[str, Any]:
@@ -178,7 +178,7 @@ def _read(
     lines: Any, fields: list[pa.Field], inside: str, more: Sequence[pa.Field], rows: int
 ) -> tuple[pa.Table, pa.Table]:
     within = [pa.field(inside, pa.struct(fields))] if inside and fields else [] if inside else fields
-    options = pyarrow.json.ReadOptions(use_threads=False, block_size=min(len(lines) + 1, LARGEST_BLOCK))
+    options = pyarrow.json.ReadOptions(use_threads=False, block_size=block_size(lines))
     schema = pa.schema([*within, *more])
     parsing = pyarrow.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
     table = pyarrow.json.read_json(pa.BufferReader(lines), options, parsing)

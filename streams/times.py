@@ -29,6 +29,13 @@ _ZONED = r"[T ][0-9:.]+(Z|[+-][0-9]{2}(:?[0-9]{2})?)$"
 _EXACT = float(2**53)
 
 
+def inexact(column: pa.Array | pa.ChunkedArray) -> bool:
+    """Whether some numbers are too large to be certain that each is the one that was written."""
+    if not pa.types.is_float64(column.type):
+        return False
+    return bool(pc.any(pc.greater_equal(pc.abs(column), _EXACT)).as_py())
+
+
 def is_time_type(held: pa.DataType) -> bool:
     """Whether times can be made of a column of this type."""
     types = pa.types
@@ -104,7 +111,7 @@ def _of_text(column: pa.Array, unit: TimeUnit) -> np.ndarray:
                 numbers = column.cast(type_)
             except pa.ArrowInvalid:
                 continue
-            if type_ == pa.int64() or not pc.any(pc.greater_equal(pc.abs(numbers), _EXACT)).as_py():
+            if not inexact(numbers):
                 return microseconds(numbers, unit)
     else:
         for type_ in (_UTC, _NAIVE):

@@ -15,7 +15,7 @@ LEARNED = 150_000
 CALLS = 300
 
 
-def works(deployment, client, stream) -> dict[str, Callable[[], float]]:
+def works(client, stream) -> dict[str, Callable[[], float]]:
     """Seconds of every kind of work, by name: of processor time for folds, else of wall time, of calls the median."""
     import numpy as np
 
@@ -77,7 +77,7 @@ def main() -> None:
 
     stream = _helpers.load(sys.argv[1])
     with _served.deployed() as deployment, Client(deployment.address) as client:
-        work = works(deployment, client, stream)
+        work = works(client, stream)
         print("ready", flush=True)
         for line in sys.stdin:
             print(work[line.strip()](), flush=True)

@@ -197,7 +197,6 @@ def logs_on_failure(folder: Path) -> Iterator[None]:
         raise
 
 
-
 def until(done: Callable[[], bool], seconds: float, what: str, every: float = 0.005) -> None:
     """Waits until `done()`.
 

@@ -19,7 +19,6 @@ BOUND = 3.0
 """Predict's p99 during a control call over its p99 without."""
 
 
-
 def beside_control(
     client: Client, stream: Stream, keys: int, trees: int, idle: float
 ) -> tuple[list[Row], dict[str, Any]]:

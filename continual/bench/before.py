@@ -35,7 +35,7 @@ class Build:
     """
 
     def __init__(self, checkout: Path, stream: str) -> None:
-        command = [sys.executable, _build.__file__, stream]
+        command = [sys.executable, "-P", _build.__file__, stream]  # its folder has modules of the same names
         self._child = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,

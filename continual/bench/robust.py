@@ -153,7 +153,10 @@ class Figure:
 
 def _figure(arm: Arm, target: Target, case: Case, known: dict[bytes, np.ndarray]) -> Figure:
     """Runs a case; `known` holds the predictions of the arm on clean events by their digest."""
-    name = hashlib.sha256(case.clean.x.tobytes() + case.clean.y.tobytes() + case.clean.time.tobytes()).digest()
+    clean_run = hashlib.sha256(repr(case.labels).encode())
+    for array in (case.clean.x, case.clean.y, case.clean.time, case.clean.key.offsets, case.clean.key.data):
+        clean_run.update(array.tobytes())
+    name = clean_run.digest()
     if name not in known:
         known[name] = arm.predictions(target, case.clean, case.labels)
     runs = known[name], arm.predictions(target, case.batch, case.labels)

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from learners.river.level import Level
 from service.shard.statistics import Statistics
 from streams.batch import Batch, Keys
 from streams.metrics import Classification, KeyCodes, Regression
@@ -73,7 +72,11 @@ class Score:
         self.kind = kind
         self.metrics: Classification | Regression = Regression() if kind == "regression" else Classification()
         self._codes = KeyCodes()
-        self._level = Level() if kind == "regression" else None
+        self._level: Any = None
+        if kind == "regression":
+            from learners.river.level import Level  # and numba with it
+
+            self._level = Level()
         self._unknown = _UNKNOWN.get(kind, ())
 
     def of_answer(self, answer: Any, batch: Batch) -> None:
@@ -96,7 +99,6 @@ class Score:
     def _numbers(self, value: np.ndarray, y: np.ndarray, key: Keys) -> None:
         codes = self._codes(key)
         if isinstance(self.metrics, Regression):
-            assert self._level is not None
             start = self._level.means(np.asarray(y, np.float64))  # no change, to the service, of a key without a label
             self.metrics.update(np.where(np.isnan(y), 0.0, value), y, key=codes, start=start)
         else:

@@ -21,6 +21,7 @@ from continual.commands._shared import (
     explain,
     json_option,
     show_json,
+    target_note,
 )
 from streams.printable import printable
 
@@ -136,8 +137,7 @@ def serve(data: Path, host: str, port: int, as_json: bool, **options: Any) -> No
             if not as_json:
                 click.echo("\nStopping: answering what was admitted, writing snapshots ...")
     if not as_json:
-        same = "" if port == DEFAULT_PORT else f" --port {port}"
-        click.echo(f"Stopped. `continual serve --data {data}{same}` goes on from here.")
+        click.echo("Stopped. The same command goes on from here.")
 
 
 def _reach(folders: tuple[Path, ...], hosts: tuple[str, ...], secrets: tuple[str, ...]) -> Any:
@@ -241,7 +241,7 @@ def _announce(deployment: Any, models: dict[str, int], seconds: float, as_json: 
         show_json(state)
         return
     held = ", ".join(f"{printable(name)} ({position:,} events)" for name, position in models.items()) or "none yet"
-    target = "" if deployment.options.port == DEFAULT_PORT else f" --target {deployment.address}"
+    target = target_note(deployment.address)
     name = next(iter(models), None)
     following = (
         f"continual events send FILE.csv --model {name}{target}"

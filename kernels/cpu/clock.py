@@ -5,7 +5,7 @@
 
 An event that is away counts as one without a time, unless it is the `LASTS`-th in a row, each within that distance of
 the one before: then the stream has jumped, and its time is the clock. So one event moves the pace by a tenth, and the
-clock by at most `AHEAD` paces.
+clock by at most `AHEAD` paces or `LEAST_AHEAD`. The first pace is the first step, unless the event after it is back.
 """
 
 from __future__ import annotations
@@ -54,6 +54,8 @@ def keep_time(target, time):
             target[T_CLOCK], target[T_AWAY] = at, 0.0
             target[T_UPDATED_AT] = min(target[T_UPDATED_AT], at)
     else:
+        if step < 0.0 and target[T_AWAY] == 1.0 and target[T_PACE] == target[T_LAST_TIME] - clock:
+            target[T_PACE] = 0.0  # the only step there was, and it went away
         target[T_CLOCK] = at if at > clock else clock
         target[T_AWAY] = 0.0
     if step > 0.0 and target[T_LAST_TIME] > 0.0:

@@ -48,7 +48,6 @@ from kernels.cpu.layout import (
     P_DRAW,
     P_SEEN,
     P_SURE,
-    P_TIME,
     P_VALUE,
     REGRESSION,
     SCALER,
@@ -60,6 +59,7 @@ from kernels.cpu.layout import (
 )
 from kernels.cpu.learning import carry_all, carry_and_learn, learn_head, learn_held
 from kernels.cpu.numerics import CALL, INLINE, JIT
+from kernels.cpu.pending import expired, find, leave, note_down, score
 from kernels.cpu.rtrl import ask_for
 
 
@@ -85,16 +85,6 @@ def _note_label(shared, row, y, is_base, seen, time):
     row[H_REFUSED] = 0.0
     if time > 0:
         shared.target[T_UPDATED_AT] = max(shared.target[T_UPDATED_AT], float(time))
-
-
-@nb.njit(**INLINE)
-def score(scored, t, value, code, base, y, sure):
-    """Notes a prediction that met its label; see `Out.scored`."""
-    scored[t, 0] = value
-    scored[t, 1] = code
-    scored[t, 2] = base
-    scored[t, 3] = y
-    scored[t, 4] = sure
 
 
 @nb.njit(**INLINE)
@@ -174,8 +164,8 @@ def _observe(cell, head, config, shared, rows, events, out, s, t, slot):
     apply = outcome == 0 or config.ignore_out_of_order == 0
     x = s.inputs
     own, unit = rows.own[slot], rows.unit[slot]
-    prepare(config, shared, row, unit, events.x[t], x, apply)
     take_unit(config, shared, unit, s)
+    prepare(config, shared, row, unit, s.unit[0], events.x[t], x, apply)
     if config.encoded > 0:
         encode(config, shared.cell, events.x[t], s)
     forward_all(cell, config, shared.cell, body, gap_of(config, latest, time), s)
@@ -232,52 +222,12 @@ def _observe(cell, head, config, shared, rows, events, out, s, t, slot):
 @nb.njit(**CALL)
 def _hold(cell, config, shared, rows, events, out, s, t, slot, time, base, value, code, sure):
     """Keeps an observation for its label."""
-    place = note_down(config, shared, rows, events, out, t, slot, base, value, code, sure)
-    rows.pending_head[slot, place, P_TIME] = time
+    place = note_down(config, shared, rows, events, out, t, slot, time, base, value, code, sure)
     rows.pending_head[slot, place, P_DRAW] = shared.counters[C_OBSERVED] - 1
     if config.head_credit > 0:
         hold_features(config, s, rows.pending_body[slot, place])
     else:
         hold(cell, config, rows.body[slot], s, rows.pending_body[slot, place])
-
-
-@nb.njit(**INLINE)
-def note_down(config, shared, rows, events, out, t, slot, base, value, code, sure):
-    """Notes an observation that waits for its label: a ring per key, so the oldest goes first. Returns its place."""
-    place = int(rows.head[slot, H_PENDING])
-    rows.head[slot, H_PENDING] = (place + 1) % config.pending
-    rows.pending_id[slot, place, 0] = events.id[t, 0]
-    rows.pending_id[slot, place, 1] = events.id[t, 1]
-    note = rows.pending_head[slot, place]
-    if note[P_AT] > 0:
-        leave(config, note, out, t)
-    note[P_AT] = shared.counters[C_POSITION]
-    note[P_BASE] = base
-    note[P_VALUE] = value
-    note[P_CODE] = code
-    note[P_SEEN] = rows.head[slot, H_SEEN]
-    note[P_SURE] = sure
-    note[P_TIME] = events.time[t]
-    return place
-
-
-@nb.njit(**INLINE)
-def leave(config, note, out, t):
-    """Says of a pending observation that it left without a label."""
-    given = math.nan if config.task == MULTICLASS else note[P_VALUE]
-    score(out.expired, t, given, note[P_CODE], note[P_BASE], math.nan, note[P_SURE])
-
-
-@nb.njit(**INLINE)
-def expired(config, row, note, position, time):
-    """Whether a pending observation is past the horizon at an event of its key."""
-    if config.horizon > 0.0 and position - note[P_AT] > config.horizon:
-        return True
-    return (
-        config.horizon_time > 0.0
-        and note[P_TIME] > 0.0
-        and max(row[H_TIME], float(time)) - note[P_TIME] > config.horizon_time
-    )
 
 
 @nb.njit(**CALL)
@@ -289,7 +239,7 @@ def _expire(cell, head, config, shared, rows, events, out, s, t, slot, time):
         place = (first + k) % config.pending
         note = rows.pending_head[slot, place]
         if note[P_AT] > 0:
-            if k == 0 or expired(config, row, note, shared.counters[C_POSITION], time):
+            if k == 0 or expired(config, row[H_TIME], note, shared.counters[C_POSITION], time):
                 _learn_default(cell, head, config, shared, rows, events, out, s, t, slot, time, place)
             return
 
@@ -304,23 +254,6 @@ def _learn_default(cell, head, config, shared, rows, events, out, s, t, slot, ti
     _teach(cell, head, config, shared, rows, events, out.expired, s, t, slot, time, place, y)
 
 
-@nb.njit(**INLINE)
-def find(config, rows, events, t, slot):
-    """The ring place of the observation with this label's id, of two the one that still waits; or -1."""
-    if slot < 0:
-        return -1
-    a = events.id[t, 0]
-    b = events.id[t, 1]
-    expired = -1
-    for p in range(config.pending):
-        at = rows.pending_head[slot, p, P_AT]
-        if at != 0 and rows.pending_id[slot, p, 0] == a and rows.pending_id[slot, p, 1] == b:
-            if at > 0:
-                return p
-            expired = p
-    return expired
-
-
 @nb.njit(**CALL)
 def _label(cell, head, config, shared, rows, events, out, s, t, slot):
     """A label for an earlier observation."""
@@ -332,8 +265,8 @@ def _label(cell, head, config, shared, rows, events, out, s, t, slot):
         return
     row, time = rows.head[slot], told_time(shared.target, events.time[t])
     note = rows.pending_head[slot, place]
-    waits = note[P_AT] > 0
-    if not waits or expired(config, row, note, shared.counters[C_POSITION], time):
+    waits, latest = note[P_AT] > 0, time_of_key(shared.target, row[H_TIME])
+    if not waits or expired(config, latest, note, shared.counters[C_POSITION], time):
         out.outcome[t] = LATE
         if waits and config.defaults > 0:
             row[H_POSITION] = shared.counters[C_POSITION]
@@ -373,16 +306,16 @@ def _teach(cell, head, config, shared, rows, events, scored, s, t, slot, time, p
     if _refused(head, config, shared, row, base, y, s):
         return OUTLIER
     is_base = becomes_base(config, shared, row, unit, y)
-    if observe_change(config, shared, row, own, unit, y, s):
-        _note_label(shared, row, y, is_base, note[P_SEEN], time)
-        return OUTLIER
-    if config.head_credit > 0:
-        learned = learn_head(head, config, shared, base, y, draw, elapsed, s)
-    else:
-        body = held[s.plan[config.layers, L_HELD] :]
-        learned = learn_held(cell, head, config, shared, base, y, draw, elapsed, body, s)
+    outcome = OUTLIER
+    if not observe_change(config, shared, row, own, unit, y, s):
+        if config.head_credit > 0:
+            learned = learn_head(head, config, shared, base, y, draw, elapsed, s)
+        else:
+            body = held[s.plan[config.layers, L_HELD] :]
+            learned = learn_held(cell, head, config, shared, base, y, draw, elapsed, body, s)
+        outcome = LEARNED if learned else NONFINITE
     _note_label(shared, row, y, is_base, note[P_SEEN], time)
-    return LEARNED if learned else NONFINITE
+    return outcome
 
 
 @nb.njit(**JIT)
@@ -422,8 +355,8 @@ def predict_each(model, rows, x, time, slot, out_value, out_code, probabilities,
     for t in range(len(x)):
         row, at = rows.head[slot[t]], told_time(shared.target, time[t])
         unit = rows.unit[slot[t]]
-        prepare(config, shared, row, unit, x[t], s.inputs, False)
         take_unit(config, shared, unit, s)
+        prepare(config, shared, row, unit, s.unit[0], x[t], s.inputs, False)
         if config.encoded > 0:
             encode(config, shared.cell, x[t], s)
         gap = gap_of(config, time_of_key(shared.target, row[H_TIME]), at)

@@ -13,6 +13,7 @@ from kernels.cpu.layout import (
     H_LABEL_AT,
     H_LABELS,
     H_SEEN,
+    LAST_LEVEL,
     REGRESSION,
     S_COUNT,
     S_FAR,
@@ -23,7 +24,6 @@ from kernels.cpu.layout import (
     S_RUNS,
     S_SPAN,
     S_VARIANCE,
-    T_CHANGE_SQ,
     U_CENTRE,
     U_DEVIATION,
     U_SCALE,
@@ -253,10 +253,11 @@ def entry(config, scaler, column, value, commit):
 
 
 @nb.njit(**INLINE)
-def prepare(config, shared, head, unit, features, x, commit):
+def prepare(config, shared, head, unit, scale, features, x, commit):
     """Writes the J inputs of one event to `x`: features, previous label, its age, the constant 1.
 
-    The previous label and its change are in deviations of the key's own (`unit`) where it has a scale of its own.
+    The previous label and its change are in deviations of the key's own (`unit`) where it has a scale of its own;
+    `scale` is that of changes (`heads.target.take_unit`).
     """
     d = config.features
     for j in range(d):
@@ -269,11 +270,9 @@ def prepare(config, shared, head, unit, features, x, commit):
         if labelled and config.task == BINARY:
             x[at] = 2.0 * head[H_LABEL] - 1.0
         elif labelled and config.task == REGRESSION:
-            x[at] = standardise_target(config, shared.scaler, d, head[H_LABEL], commit)
-            scale = math.sqrt(shared.target[T_CHANGE_SQ])
+            x[at] = standardise_target(config, shared.scaler, d + LAST_LEVEL, head[H_LABEL], commit)
             if unit[U_SCALE] > 0.0:
                 x[at] = clipped((head[H_LABEL] - unit[U_CENTRE]) / unit[U_DEVIATION], config.clip)
-                scale = unit[U_SCALE]
             change = head[H_CHANGE] / scale if scale > 0.0 else 0.0
             x[at + 1] = clipped(change, config.clip)
         elif labelled:

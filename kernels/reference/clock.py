@@ -30,6 +30,8 @@ def keep_time(target: np.ndarray, time: int) -> None:
         return
     most, (clock, last, away, pace) = allowed(target), target[[T_CLOCK, T_LAST_TIME, T_AWAY, T_PACE]].tolist()
     is_away = clock > 0 and abs(time - clock) > most
+    if not is_away and away == 1 and time < last and pace == last - clock:
+        pace = 0.0
     run = (away + 1 if away and abs(time - last) <= most else 1) if is_away else 0
     if run >= LASTS:
         clock, run = time, 0

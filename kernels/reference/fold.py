@@ -163,7 +163,7 @@ def _label(cell: Any, config: Config, shared: Shared, rows: Rows, events: Events
         return
     head, note = rows.head[slot], rows.pending_head[slot, place]
     time = clock.told_time(shared.target, events.time[t])
-    if note[P_AT] < 0 or _expired(config, head, note, position, time):
+    if note[P_AT] < 0 or _expired(config, shared, head, note, position, time):
         out.outcome[t] = LATE
         if note[P_AT] > 0 and config.defaults:
             head[H_POSITION] = position
@@ -180,10 +180,12 @@ def _find(rows: Rows, slot: int, id: np.ndarray) -> int | None:
     return places[0] if places else None
 
 
-def _expired(config: Config, head: np.ndarray, note: np.ndarray, position: int, time: int) -> bool:
+def _expired(
+    config: Config, shared: Shared, head: np.ndarray, note: np.ndarray, position: int, time: int
+) -> bool:
     """Whether a pending observation is past the horizon at an event of its key."""
     by_log = config.horizon > 0 and position - note[P_AT] > config.horizon
-    age = max(head[H_TIME], time) - note[P_TIME]
+    age = max(clock.time_of_key(shared.target, head[H_TIME]), time) - note[P_TIME]
     return bool(by_log or (config.horizon_time > 0 and note[P_TIME] > 0 and age > config.horizon_time))
 
 
@@ -199,7 +201,7 @@ def _expire(
     if not waiting:
         return
     note = rows.pending_head[slot, waiting[0]]
-    if waiting[0] == first or _expired(config, head, note, shared.counters[C_POSITION], time):
+    if waiting[0] == first or _expired(config, shared, head, note, shared.counters[C_POSITION], time):
         _learn_default(cell, config, shared, rows, events, out, t, time, waiting[0])
 
 

@@ -340,7 +340,7 @@ def events_without_effect_have_none(spec: ModelSpec, seed: int) -> None:
     learner, other = _build(spec), _build(spec)
     folded = learner.fold(log)
     unordered = (folded.outcome & (OUT_OF_ORDER | OBSERVED)) == OUT_OF_ORDER
-    kept = np.flatnonzero(~unordered & ((folded.outcome & UNKNOWN_ID) == 0))
+    kept = np.flatnonzero(~unordered & ((folded.outcome & (UNKNOWN_ID | OBSERVED)) != UNKNOWN_ID))
     assert len(kept) < len(log)
     fewer = Batch(
         log.x[kept],

@@ -17,8 +17,9 @@ from learners.base import Folded, Learner
 from learners.conformance.checks import _as_the_policy_says, _assert_same, _build, _check, _loaded, _snapshot, _with
 from learners.conformance.logs import deliver, expected_outcomes
 from learners.keyed import KeyedLearner
-from learners.spec import MAX_ABS_TARGET, BinaryTarget, ModelSpec, MulticlassTarget
+from learners.spec import BinaryTarget, ModelSpec, MulticlassTarget
 from streams.batch import LABEL, LABELLED, OBSERVATION, Batch
+from streams.mapping import MAX_ABS_TARGET
 
 Rng = np.random.Generator
 

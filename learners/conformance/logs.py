@@ -120,8 +120,8 @@ def expected_outcomes(spec: ModelSpec, log: Batch) -> tuple[np.ndarray, np.ndarr
     """What becomes of every event by the label policy of the spec, and the clock of the partition, alone.
 
     Returns:
-        (outcomes, left): uint8 [n], the outcome flags, to which learners may add NONFINITE in the place of LEARNED; and
-        uint8 [n], whether an observation left without a label at the event: DROPPED, or DEFAULTED.
+        (outcomes, left): uint8 [n], the outcome flags, where learners may have NONFINITE or OUTLIER in the place of
+        LEARNED; and uint8 [n], whether an observation left without a label at the event: DROPPED, or DEFAULTED.
     """
     policy = spec.labels
     places = policy.pending + (policy.default_label is not None)
@@ -162,7 +162,7 @@ def expected_outcomes(spec: ModelSpec, log: Batch) -> tuple[np.ndarray, np.ndarr
             held = next((held for held in same if held.waits), same[-1] if same else None)
             if held is None:
                 outcomes[row] = UNKNOWN_ID
-            elif not held.waits or past(held, row, max(time, latest)):
+            elif not held.waits or past(held, row, max(time, time_of_key(clock, latest))):
                 outcomes[row] = LATE
                 if held.waits and policy.default_label is not None:
                     expire(held, row)

@@ -278,8 +278,9 @@ class DriftLearner(KeyedLearner):
         head = self.rows.columns["head"]
         for lane in self._active():
             column = self.rows.columns[f"{lane}.head"]
-            for place in (H_SEEN, H_TIME, H_POSITION):
+            for place in (H_SEEN, H_POSITION):
                 head[slots, place] = np.maximum(head[slots, place], column[slots, place])
+        head[slots, H_TIME] = self._columns(self._marks.lead)["head"][slots, H_TIME]
 
     def _put_back(self, lane: int, kept: tuple[np.ndarray, Columns], before: int) -> None:
         """Leaves rows as they were that no event changed: a row that is not written may not change either."""

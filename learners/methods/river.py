@@ -183,8 +183,9 @@ class RiverLearner(KeyedLearner):
     def _observe(self, events: _Events, t: int, head: list[float], slot: int, out: Folded) -> int:
         """An event with features, with or without its label; returns its outcome."""
         time, latest = clock.times(self._clock, events.time[t], head[H_TIME])
-        values = self._inputs(events.x[t], head)
-        x, base = self._named(values), self._base(head)
+        base = self._base(head)
+        values = self._inputs(events.x[t], head, base)
+        x = self._named(values)
         said = self._model.say(x, base, len(self._classes))
         out.value[t], out.code[t] = said.value, said.code
         late = layout.OUT_OF_ORDER if 0 < time < latest else 0
@@ -214,8 +215,8 @@ class RiverLearner(KeyedLearner):
         if place < 0:
             return layout.UNKNOWN_ID
         note = self.rows.columns["pending_head"][slot, place]
-        time, _ = clock.times(self._clock, events.time[t], 0.0)
-        if note[0] < 0 or self._is_past(note, head, float(time)):
+        time, latest = clock.times(self._clock, events.time[t], head[H_TIME])
+        if note[0] < 0 or self._is_past(note, max(latest, float(time))):
             if note[0] > 0 and self._default is not None:
                 head[H_POSITION] = self.position
                 self._learn_default(head, slot, place, out, t)
@@ -245,7 +246,7 @@ class RiverLearner(KeyedLearner):
         waiting = np.flatnonzero(np.roll(notes[:, 0], -first) > 0)
         if len(waiting):
             place = (first + int(waiting[0])) % self._places
-            if place == first or self._is_past(notes[place], head, time):
+            if place == first or self._is_past(notes[place], max(head[H_TIME], time)):
                 self._learn_default(head, slot, place, out, at)
 
     def _learn_default(self, head: list[float], slot: int, place: int, out: Folded, at: int) -> None:
@@ -255,12 +256,12 @@ class RiverLearner(KeyedLearner):
         assert self._default is not None
         self._teach(head, slot, place, self._code_of(self._default), out.expired, at)
 
-    def _is_past(self, note: np.ndarray, head: list[float], time: float) -> bool:
-        """Whether a pending observation is past the horizon at an event or label of its key."""
+    def _is_past(self, note: np.ndarray, time: float) -> bool:
+        """Whether a pending observation is past the horizon when the key's time is `time`."""
         by_log, by_time = self._policy.horizon, self._policy.horizon_time
         if by_log and self.position - note[0] > by_log:
             return True
-        return bool(by_time and note[6] > 0 and max(head[H_TIME], time) - note[6] > by_time)
+        return bool(by_time and note[6] > 0 and time - note[6] > by_time)
 
     def _sureness(self, value: float) -> float:
         """The probability of the predicted class; River knows no interval of a regression."""
@@ -331,12 +332,12 @@ class RiverLearner(KeyedLearner):
             return self._level.near(head[H_LABEL]) if self._task == "regression" else head[H_LABEL]
         return self._level.mean if self._task == "regression" else math.nan
 
-    def _inputs(self, features: list[float], head: list[float]) -> list[float]:
-        """Features, last label and its age; NaN where there is none."""
+    def _inputs(self, features: list[float], head: list[float], base: float) -> list[float]:
+        """Features, last label, which is `base` where there is one, and its age; NaN where there is none."""
         if not self._previous:
             return features
         labelled = head[H_LABELS] > 0
-        last = self._base(head) if labelled else math.nan
+        last = base if labelled else math.nan
         if not self._aged:
             return [*features, last]
         age = head[H_SEEN] - head[H_LABEL_AT]
@@ -357,7 +358,8 @@ class RiverLearner(KeyedLearner):
         n, known = len(batch), len(self.classes())
         value, code, table = np.empty(n), np.empty(n, np.int32), np.zeros((n, known), np.float32)
         for t, (features, head) in enumerate(zip(batch.x.tolist(), self._heads(batch.key))):
-            said = self._model.say(self._named(self._inputs(features, head)), self._base(head), len(self._classes))
+            base = self._base(head)
+            said = self._model.say(self._named(self._inputs(features, head, base)), base, len(self._classes))
             value[t], code[t] = said.value, said.code
             if probabilities and self._task == "multiclass":
                 table[t] = [said.share(k) for k in range(known)]

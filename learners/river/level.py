@@ -59,7 +59,7 @@ class Level:
         _near(_Config(), self.scaler, label, True)
 
     def means(self, labels: np.ndarray) -> np.ndarray:
-        """Counts n labels, float64, NaN where there is none, as a compiled learner does.
+        """Counts n labels, float64, NaN where there is none, as a compiled learner with an endless `window` does.
 
         Returns:
             float64 [n], the mean before each.

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import importlib
 import json
 import logging
 import math
@@ -32,17 +33,18 @@ from google.rpc import status_pb2
 
 from learners.spec import MAX_SPEC_BYTES, LearnerSpec
 from service import errors
+from service.process import answers_apart, child_command, limited
 
 log = logging.getLogger(__name__)
 
 CHECK_SECONDS = 120
-"""Processor time that validating a spec and trying its learner may take: a machine that is busy refuses nothing."""
+"""Processor time that validating a spec and trying its learner may take: how busy the machine is hardly counts."""
 
 COMPILE_SECONDS = 180
 """Processor time that building its learner and compiling what it runs may take after that."""
 
 WAIT_SECONDS = 900.0
-"""Each of the two may take as long by the clock: a learner may sleep."""
+"""Each of the two may take as long by the clock: a learner may sleep, and on a busy machine others go first."""
 
 MEMORY_BYTES = 8 << 30
 """Bound on the memory of the process."""
@@ -52,6 +54,9 @@ IDLE_SECONDS = 30.0
 
 WAITING = 16
 """Specs that wait for their turn, at most."""
+
+NEVER = 1 << 31
+"""Seconds: no process works for so long."""
 
 PR_SET_PDEATHSIG = 1
 KNOWN = 1024
@@ -116,8 +121,8 @@ class Checker:
         """Has it compiled what the spec of a model runs; where that fails it will be compiled by whoever runs it."""
         try:
             await self.accept(text)
-        except errors.Refused as refused:
-            log.warning("a spec that was accepted before: %s", refused)
+        except (errors.Refused, OSError) as error:
+            log.warning("a spec that was accepted before: %s", error)
 
     def close(self) -> None:
         """Ends the process; the next spec starts another one."""
@@ -157,8 +162,7 @@ class Checker:
     def _started(self) -> subprocess.Popen[bytes]:
         if self._process is None or self._process.poll() is not None:
             self.close()
-            command = [sys.executable, "-m", "service.shard.checker", str(self._memory)]
-            environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+            command, environment = child_command("service.shard.checker", str(self._memory))
             pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "bufsize": 0}
             self._process = subprocess.Popen(command, env=environment, **pipes)
         return self._process
@@ -220,40 +224,38 @@ def _too_large(what: str, memory: int) -> errors.Refused:
 def main() -> None:
     """Reads specs and says of each, in a line, whether it fits, and in another one that it is compiled."""
     import ctypes
-    import importlib
 
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, 9)  # it may be busy when its shard is killed
-    memory = int(sys.argv[1])
-    resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # it may be busy when its shard is killed
+    memory = limited(resource.RLIMIT_DATA, int(sys.argv[1]))
+    limited(resource.RLIMIT_CORE, 0)  # what SIGXCPU leaves behind would be as large as the process
     os.nice(10)  # those that serve go first
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever a library prints is no answer
+    answers = answers_apart()
+    importlib.import_module("service.shard.specs")  # what that takes is no spec's doing
     for line in sys.stdin:
         request = json.loads(line)
-        for module in request["modules"]:
-            importlib.import_module(module)
         seconds = iter(request["seconds"])
         _allow(next(seconds))
-        for answer in _answers(request["spec"], memory):
+        for answer in _answers(request, memory):
             answers.write(json.dumps(answer) + "\n")
             answers.flush()
             _allow(next(seconds, 0))
+        _allow(0)
 
 
 def _allow(seconds: int) -> None:
     """From now on this process is ended by SIGXCPU once it has used so many seconds of processor time; 0: it is not."""
     used = resource.getrusage(resource.RUSAGE_SELF)
-    _, most = resource.getrlimit(resource.RLIMIT_CPU)
-    limit = math.ceil(used.ru_utime + used.ru_stime) + seconds if seconds else most
-    resource.setrlimit(resource.RLIMIT_CPU, (limit, most))
+    limited(resource.RLIMIT_CPU, math.ceil(used.ru_utime + used.ru_stime) + seconds if seconds else NEVER)
 
 
-def _answers(text: str, memory: int) -> Iterator[dict[str, str]]:
+def _answers(request: dict[str, Any], memory: int) -> Iterator[dict[str, str]]:
     from service.shard.specs import compile_learner, parse_spec
 
     try:
-        spec = parse_spec(text)
+        for module in request["modules"]:
+            importlib.import_module(module)
+        spec = parse_spec(request["spec"])
         yield {}
         compile_learner(spec)
         yield {"spec": spec.to_json()}

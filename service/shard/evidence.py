@@ -81,7 +81,7 @@ def set_aside(partition: Partition, position: int, reason: str) -> None:
     """
     p = partition
     before = p.store.quarantined()
-    row = next(row for row in range(MOST_IN_A_ROW + 1) if position - 1 - row not in before)
+    row = next((row for row in range(MOST_IN_A_ROW) if position - 1 - row not in before), MOST_IN_A_ROW)
     if row >= MOST_IN_A_ROW:
         raise Unrecoverable(
             f"the fold of the event at position {position} {reason}; the {row} events before it were set aside for "

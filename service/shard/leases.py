@@ -5,6 +5,7 @@ It has a connection of its own and sends all confirmations together, so that the
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +18,8 @@ import redis
 from service.store.errors import StoreUnavailable
 from service.store.ownership import confirm_all
 from service.store.partition import Partition as Store
+
+log = logging.getLogger(__name__)
 
 CONFIRM_SECONDS = 0.25
 """Between two confirmations; the lease is four times as long."""
@@ -76,14 +79,20 @@ class Leases:
     def _run(self) -> None:
         while held := self._due():
             sent = time.monotonic()
-            answers = confirm_all(self._client, [(one.store, one.token) for one in held])
-            for one, answer in zip(held, answers):
-                if answer is None or isinstance(answer, StoreUnavailable):  # there the lease runs out by itself
-                    one.asked(sent, str(answer or ""))
-                else:
-                    self._give_up(one, answer)
+            try:
+                self._confirm(held, sent)
+            except Exception:  # the leases of all run out if it lasts, and the next turn tries again
+                log.exception("ownership could not be confirmed")
             with self._changed:
                 self._changed.wait(max(0.0, sent + CONFIRM_SECONDS - time.monotonic()))
+
+    def _confirm(self, held: list[_Held], sent: float) -> None:
+        answers = confirm_all(self._client, [(one.store, one.token) for one in held])
+        for one, answer in zip(held, answers):
+            if answer is None or isinstance(answer, StoreUnavailable):  # there the lease runs out by itself
+                one.asked(sent, str(answer or ""))
+            else:
+                self._give_up(one, answer)
 
     def _due(self) -> list[_Held]:
         with self._changed:

@@ -86,15 +86,17 @@ def _in_turn(
     read: Callable[[str, int], list[L]], after: str, count: int, reply: pb.ListDeadLettersReply, room: int
 ) -> Iterator[L]:
     """What `read` gives, few at a time, until the reply has `count` letters or is as large as it may be."""
-    while (left := min(AT_ONCE, count - len(reply.letters))) > 0 and reply.ByteSize() < room:
+    size = reply.ByteSize()  # which costs as much as writing the reply: from here on it is counted
+    while (left := min(AT_ONCE, count - len(reply.letters))) > 0 and size < room:
         found = read(after, left)
         if not found:
             return
         after = found[-1].id
         for letter in found:
-            if reply.ByteSize() >= room:
+            if size >= room:
                 return
             yield letter
+            size += reply.letters[-1].ByteSize()  # the caller has put it there
 
 
 async def drop_letter(shard: Shard, request: pb.DropDeadLetterRequest, raw: bytes) -> pb.DropDeadLetterReply:

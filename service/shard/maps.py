@@ -69,6 +69,12 @@ class Maps:
         """Whether this shard owns a partition."""
         return part.shard == self._shard
 
+    def still_mine(self, model: str, id: str) -> bool:
+        """Whether this shard owns a partition by its id; one that is in no map is nobody's."""
+        held = self._routing.maps.get(model)
+        part = held.get(id) if held else None
+        return part is not None and self.is_mine(part)
+
     def peers(self, model: str, id: str) -> tuple[list[str], list[str]]:
         """The ids of the other partitions of a model: those that live, and those that were split or merged."""
         held = self._routing.maps.get(model)

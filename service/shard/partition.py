@@ -209,6 +209,9 @@ class Partition(Intake):
         item = Item(NO_EVENTS, PREPARED + note, new_future())
         self.writer.enqueue(item)
         try:
+            while not item.done.done():
+                self._check_moving()  # who was given up answers nothing
+                await asyncio.sleep(0.001)
             await item.done
         except BaseException:
             self.thaw()

@@ -118,9 +118,7 @@ class Revival:
                 break
             except OwnedElsewhere:
                 await shard.maps.look()
-                held = shard.maps.of(model)
-                now = held.get(part.id) if held else None
-                if now is None or not shard.maps.is_mine(now):
+                if not shard.maps.still_mine(model, part.id):
                     return None
         if not await asyncio.to_thread(settle, shard.catalog, model, part.id, shard.config.name, record):
             await asyncio.to_thread(store.release, token)
@@ -149,7 +147,7 @@ class Revival:
     async def _serve(self, partition: Partition, trial: Trial | None) -> None:
         place = partition.spec.name, partition.part.id
         try:
-            recovery, head, aside = await self._recovered(partition, trial)
+            recovery, head, moved = await self._recovered(partition, trial)
             partition.start(head)
         except Stopped:
             return
@@ -160,7 +158,7 @@ class Revival:
             self._failed_for_good(partition, error)
             return
         self._served[place] = time.monotonic()
-        if aside:
+        if moved:
             self._pauses.pop(place, None)
         log.info(
             "model %s: serving at position %d, %d events replayed in %.3f s, snapshot loaded in %.3f s",
@@ -173,8 +171,12 @@ class Revival:
         """Attempts until the log is folded; returns the last one, where the log ends, and how many were set aside."""
         evidence = Evidence()
         evidence.failed = trial is not None
+        guilty: tuple[int, str] | None = None
         while True:
             try:
+                if guilty is not None:
+                    await asyncio.to_thread(set_aside, partition, *guilty)
+                    guilty = None
                 if trial is not None:
                     await self._tried(trial, partition, evidence)
                     trial, evidence.apart = None, (0, 0)
@@ -186,7 +188,7 @@ class Revival:
                 if isinstance(failure.__cause__, MemoryError):
                     trial = self._trial()  # it may be others who have the memory
                 elif (position := evidence.note(failure)) is not None:
-                    await asyncio.to_thread(set_aside, partition, position, failure.reason)
+                    guilty = position, failure.reason
             except StoreUnavailable as error:
                 log.warning("model %s: recovery waits: %s", partition.name, error)
                 await asyncio.sleep(RETRY_SECONDS)
@@ -230,9 +232,7 @@ class Revival:
         except StoreUnavailable as error:
             self._s.fail(error)
             return
-        held = self._s.maps.of(partition.spec.name)
-        part = held.get(partition.part.id) if held else None
-        if part is not None and self._s.maps.is_mine(part):
+        if self._s.maps.still_mine(partition.spec.name, partition.part.id):
             self._s.fail(cause)
         else:
             self._s.forget(partition)

@@ -80,9 +80,10 @@ class Shard:
         self._exit = exit or _exit
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._tasks: set[asyncio.Task] = set()
-        self.texts: dict[str, str] = {}  # specs as JSON, by model
+        self.texts: dict[str, str] = {}  # specs as JSON, by model, of those that were made ready
         self._creating = asyncio.Lock()
         self._listed = False  # whether the catalog was read: before that no model is known to be missing
+        self._started = False  # whether all that was there at the start is open, or waits
         self._opening: set[tuple[str, str]] = set()  # not yet in `partitions`
         self._dropped: dict[tuple[str, str], str] = {}  # deleted, with the birth of a model that may still name them
         self._stopping = False
@@ -107,6 +108,7 @@ class Shard:
         self._listed = True
         while self._opening:
             await asyncio.sleep(0.005)
+        self._started = True
         self.on_health(True)
         self.spawn(self._look_for_ever())
         self.spawn(self._watch_store())
@@ -142,8 +144,10 @@ class Shard:
                 try:
                     await self.snapshots[place].take()
                     await asyncio.to_thread(partition.store.release, partition.token)
-                except StoreError as error:
+                except (StoreError, errors.Refused) as error:
                     log.warning("model %s: no last snapshot: %s", partition.name, error)
+                except Exception:  # the other models have theirs all the same
+                    log.exception("model %s: no last snapshot", partition.name)
             if serving:
                 await partition.close()
             elif partition.state in ("rebuilding", "failed"):
@@ -159,7 +163,12 @@ class Shard:
         """Runs on its own until the shard stops."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a task of this shard failed: %s", error, exc_info=error)
 
     def fail(self, cause: BaseException) -> None:
         """This process cannot go on: it is unhealthy from now on, and ends."""
@@ -221,10 +230,12 @@ class Shard:
             return None
         spec = await aside(ModelSpec.stored, spec_json)
         check_signing(spec)
-        if self._listed:  # others are served already
-            await checker.of_process().compiled(spec_json)
-        await aside(compile_learner, spec)
-        self.texts[model] = await aside(spec.to_json)
+        text = await aside(spec.to_json)
+        if self.texts.get(model) != text:  # else this process has done it
+            if self._started:  # others are served already
+                await checker.of_process().compiled(spec_json)
+            await aside(compile_learner, spec)
+            self.texts[model] = text
         return spec
 
     def keep(self, partition: Partition) -> None:

@@ -15,7 +15,7 @@ What its end says:
 - To bring a fold that wants more memory than there is to an end by itself, the process may not take more than what is
   available as it starts (RLIMIT_DATA): it meets a MemoryError, or aborts. Where less than half of the machine's memory
   is available there is no such limit, and a MemoryError is no evidence either: others may have the memory.
-- It ended before it folded anything: then it could not be tried. After some repetitions the model is failed.
+- It ended by itself outside of a fold: then it could not be tried. After some repetitions the model is failed.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ from typing import Any, Protocol
 
 import psutil
 
-from service.shard.failures import FoldFailed, Stopped, Unrecoverable
+from service.process import answers_apart, child_command, configure_logging, limited
+from service.shard.failures import FoldFailed, Stopped, Unrecoverable, raised
 from service.shard.partition import Partition
 from service.shard.recovery import Recovery
 from service.store.errors import Fenced, StoreUnavailable
@@ -49,7 +50,7 @@ OF_ITS_OWN = {
 """Signals that a process gets for what it does itself."""
 
 MOST_UNTRIED = 5
-"""Processes that end before they fold anything, at most."""
+"""Processes that end by themselves outside of a fold, at most."""
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 30.0
 
@@ -79,8 +80,7 @@ class Spawned:
     """
 
     def __init__(self, order: dict[str, Any]) -> None:
-        command = [sys.executable, "-m", __name__]
-        env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}  # Ray's workers add to theirs
+        command, env = child_command(__spec__.name)
         self._process = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -128,8 +128,9 @@ class Trial:
 
     def stop(self) -> None:
         """Ends the process that runs, whose end says nothing then."""
-        if self._running is not None:
-            self._running.kill()
+        running = self._running  # which the thread of `run` may take away
+        if running is not None:
+            running.kill()
 
     def run(self, partition: Partition, apart: tuple[int, int], dirty: bool) -> None:
         """Folds in a process of its own; returns once a snapshot holds all that the log held.
@@ -156,7 +157,7 @@ class Trial:
             if what == FAILED:
                 raise FoldFailed(int(rest[0]), int(rest[1]), " ".join(rest[2:]))
             if what == UNAVAILABLE:
-                raise StoreUnavailable("TRIAL", " ".join(rest))
+                raise StoreUnavailable(rest[0], " ".join(rest[1:]))
             if what == FENCED:
                 raise Fenced(p.token, " ".join(rest))
             if what == UNRECOVERABLE:
@@ -178,7 +179,11 @@ class Trial:
         with self._turn:
             if self._stopping():
                 raise Stopped
-            self._running = process = self._start(order)
+            try:
+                self._running = process = self._start(order)
+            except OSError as error:  # there is no memory for one now, or no number
+                log.warning("a trial cannot begin: %s", error)
+                return "", [], -signal.SIGKILL
             if self._stopping():  # `stop` may have come just before
                 process.kill()
             what, *rest = self._last(process)
@@ -237,21 +242,21 @@ def try_folds(order: dict[str, Any], say: Callable[[str], None]) -> None:
     store = Store(connect(order["redis"]), order["deployment"], spec.name, part.id)
     partition = Partition(spec, store, order["token"], Link(order["redis"]), lambda cause: None, part)
     compile_learner(spec)  # what ends the process here is no event's doing
-    limited = limit_memory()
+    has_limit = limit_memory()
     first, last = order["apart"]
     try:
         head = Recovery(partition, (first, last), dirty=order["dirty"], trial=told).run()
         if head > max(0, partition.snapshot_position):
             write_here(partition)
     except FoldFailed as failed:
-        short = isinstance(failed.__cause__, MemoryError) and not limited
+        short = isinstance(failed.__cause__, MemoryError) and not has_limit
         say(f"{SHORT if short else FAILED} {failed.first} {failed.count} {failed.reason}")
     except StoreUnavailable as error:
-        say(f"{UNAVAILABLE} {error}")
+        say(f"{UNAVAILABLE} {error.reason} {error}")
     except Fenced as error:
         say(f"{FENCED} {error.holder}")
-    except (StoreError, Unrecoverable) as error:
-        say(f"{UNRECOVERABLE} {error}")
+    except Exception as error:  # of the store, or of the snapshot: no event's doing
+        say(f"{UNRECOVERABLE} {raised(error) if not isinstance(error, StoreError | Unrecoverable) else error}")
     else:
         say(DONE)
 
@@ -266,20 +271,13 @@ def limit_memory() -> bool:
     if 2 * memory.available < memory.total:
         return False
     most = psutil.Process().memory_info().rss + 9 * memory.available // 10
-    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    if hard != resource.RLIM_INFINITY and hard < most:
-        return False
-    resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
-    return True
+    return limited(resource.RLIMIT_DATA, most) == most
 
 
 def main() -> None:
     """Takes an order, a line of JSON on standard input, and ends with the process that gave it."""
-    from service.shard.actor import configure_logging
-
     order = json.loads(sys.stdin.readline())
-    out = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what a learner prints is not what this process says
+    out = answers_apart()
 
     def say(line: str) -> None:
         try:

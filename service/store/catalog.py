@@ -8,7 +8,7 @@ from typing import Any
 
 import redis
 
-from service.store.connect import Link
+from service.store.connect import Link, socket_of
 from service.store.errors import MapConflict, ModelExists, translated
 from service.store.keys import DeploymentKeys
 from service.store.partition_map import ModelMap
@@ -169,4 +169,4 @@ class Catalog:
         try:
             return self.client.execute_command(*args)
         except redis.RedisError as error:
-            raise translated(error) from error
+            raise translated(error, socket_of(self.client)) from error

@@ -94,7 +94,7 @@ def durability(client: redis.Redis) -> Durability:
         except (redis.exceptions.NoPermissionError, redis.ResponseError, KeyError):
             return "everysec"
     except redis.RedisError as error:
-        raise translated(error) from error
+        raise translated(error, socket_of(client)) from error
 
 
 def check_external(client: redis.Redis, needed: Durability = "fsync") -> Durability:
@@ -108,11 +108,12 @@ def check_external(client: redis.Redis, needed: Durability = "fsync") -> Durabil
     try:
         server, memory = client.info("server"), client.info("memory")
     except redis.RedisError as error:
-        raise translated(error) from error
+        raise translated(error, socket_of(client)) from error
     version = tuple(int(part) for part in server["redis_version"].split(".")[:2])
     if version < MIN_VERSION:
         raise StoreRefused(f"redis version: got {server['redis_version']}; accepted: 6.2 or newer")
-    if server.get("redis_mode") == "cluster" and (nodes := _nodes(client)) > 1:
+    mode = server.get("redis_mode", server.get("server_mode"))  # Valkey's name for it
+    if mode == "cluster" and (nodes := _nodes(client)) > 1:
         raise StoreRefused(
             f"redis: got a cluster whose slots are on {nodes} nodes; accepted: one server, with replicas or without, "
             "or a cluster with all slots on one node"
@@ -135,7 +136,7 @@ def _nodes(client: redis.Redis) -> int:
     try:
         return int(client.execute_command("CLUSTER INFO")["cluster_size"])
     except redis.RedisError as error:
-        raise translated(error) from error
+        raise translated(error, socket_of(client)) from error
 
 
 def until_served(function: Callable[[], T], seconds: float = 10.0) -> T:

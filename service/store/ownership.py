@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 import redis
 
-from service.store.connect import Link
+from service.store.connect import Link, socket_of
 from service.store.errors import OwnedElsewhere, StoreError, translated
 from service.store.scripting import FENCE, PartitionBase, Script, unfenced
 
@@ -187,7 +187,7 @@ def confirm_all(client: redis.Redis, held: Sequence[tuple[Ownership, str]]) -> l
     try:
         replies = pipeline.execute(raise_on_error=False)
     except redis.RedisError as error:
-        return [translated(error)] * len(held)
+        return [translated(error, socket_of(client))] * len(held)
     return [_confirmed(one, token, reply) for (one, token), reply in zip(held, replies)]
 
 
@@ -196,7 +196,7 @@ def _confirmed(one: Ownership, token: str, reply: Any) -> Exception | None:
         if isinstance(reply, redis.exceptions.NoScriptError):
             one.confirm(token)
         elif isinstance(reply, redis.RedisError):
-            raise translated(reply)
+            raise translated(reply, socket_of(one.client))
         else:
             unfenced(token, reply)
     except (StoreError, redis.RedisError) as error:

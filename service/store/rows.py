@@ -20,6 +20,7 @@ from typing import Any
 
 import redis
 
+from service.store.connect import socket_of
 from service.store.errors import translated
 from service.store.scripting import FENCE, PartitionBase, Script
 
@@ -167,7 +168,7 @@ class Rows(PartitionBase):
                         raise
             raise AssertionError("unreachable")
         except redis.RedisError as error:
-            raise translated(error) from error
+            raise translated(error, socket_of(self.client)) from error
 
     def iter_keys(self, batch: int = 1000) -> Iterator[bytes]:
         """Yields every key that has a row, once each, in order of the bytes; all keys are held in memory.

@@ -15,12 +15,12 @@ from typing import TypeVar
 import numpy as np
 from google.protobuf.message import DecodeError, Message
 
-from learners.spec import MAX_ABS_TARGET, MAX_ID_BYTES, MAX_KEY_BYTES
 from service.api import continual_v1_pb2 as pb
 from service.errors import MAX_VIOLATIONS, Violation, invalid, invalid_fields
 from service.wire.labels import binary_of, class_of, hash_id, hash_ids, target_of
 from service.wire.schema import MAX_ROWS, Schema
 from streams.batch import LABEL, LABELLED, OBSERVATION, Batch, Keys
+from streams.mapping import MAX_ABS_TARGET, MAX_ID_BYTES, MAX_KEY_BYTES
 
 _F4, _F8, _I4, _U4 = np.dtype("<f4"), np.dtype("<f8"), np.dtype("<i4"), np.dtype("<u4")
 _I8, _U1 = np.dtype("<i8"), np.dtype("u1")

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from learners.spec import MAX_ABS_TARGET, MAX_LABEL_BYTES
 from service.api import continual_v1_pb2 as pb
 from service.errors import invalid
 from service.wire.schema import Schema
 from streams import labels
 from streams.batch import LabelValue
 from streams.labels import INT64, plain
+from streams.mapping import MAX_ABS_TARGET, MAX_LABEL_BYTES
 
 
 def label_to_proto(value: Any) -> pb.Label:

@@ -9,7 +9,17 @@ import numpy as np
 import pytest
 
 from kernels.cpu import clock, inputs
-from kernels.cpu.layout import S_COUNT, S_MEAN, S_VARIANCE, SCALER, T_CLOCK, TARGET, TARGET_COLUMNS, whole_scaler
+from kernels.cpu.layout import (
+    S_COUNT,
+    S_MEAN,
+    S_VARIANCE,
+    SCALER,
+    T_CLOCK,
+    T_PACE,
+    TARGET,
+    TARGET_COLUMNS,
+    whole_scaler,
+)
 from kernels.reference import clock as reference_clock
 from kernels.reference import inputs as reference
 
@@ -183,6 +193,22 @@ def test_one_wrong_clock_does_not_move_time(at) -> None:
     if at == 500:
         assert told[at] == 0
         np.testing.assert_array_equal(np.delete(told, at), np.delete(times, at))
+
+
+def test_a_wrong_second_clock_sets_no_pace() -> None:
+    times = NOW + np.arange(200) * SECOND
+    wrong = [1, 4, 7]
+    times[wrong] = FAR_OFF
+    told, target = keep(times)
+    assert np.flatnonzero(told == 0).tolist() == wrong
+    assert target[T_CLOCK] == times[-1]
+    assert target[T_PACE] < 10 * SECOND
+
+
+def test_a_stream_with_an_event_a_day_has_its_pace_from_the_second() -> None:
+    times = NOW + np.arange(100) * 86_400 * SECOND
+    told, _ = keep(times)
+    assert np.flatnonzero(told == 0).tolist() == [1], "nothing is known of the pace then"
 
 
 def test_a_stream_that_jumps_is_believed_when_it_has_lasted() -> None:

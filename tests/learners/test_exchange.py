@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels.cpu.layout import EXCHANGED, Shared
+from kernels.cpu.layout import EXCHANGED, S_COUNT, S_SPAN, S_VARIANCE, Shared
 from learners.base import MemoryRows
 from learners.exchange import ROUND, ClassesDiffer, Taken, combine
 from learners.heads.base import HeadSpec
@@ -398,3 +398,46 @@ def test_every_array_says_what_becomes_of_it() -> None:
             told.append(kind)
             assert set(compiled.EXCHANGED) == set(compiled.state._fields if hasattr(compiled, "state") else ())
     assert {"linear", "kalman", "ridge"} <= set(told)
+
+
+def test_a_level_that_outgrew_the_window_keeps_its_scale_through_an_exchange() -> None:
+    """Of more events than the window no more count, in the age of the level as in its mean."""
+    spec = make_spec({"kind": "static", "window": 100})
+    partitions, rng = Partitions(spec), np.random.default_rng(0)
+    partitions.live["0"].fold(Batch.of(rng.normal(5.0, 1.0, (1000, FEATURES)).astype(np.float32), np.zeros(1000)))
+    a, b = partitions.replace(["0"], 2)
+    for id in (a, b):
+        partitions.live[id].fold(Batch.of(rng.normal(5.0, 1.0, (20, FEATURES)).astype(np.float32), np.zeros(20)))
+    partitions.everyone()
+    for id in (a, b):
+        scaler = partitions.live[id].shared_arrays()["scaler"]
+        assert (scaler[:, S_SPAN] >= 100).all()
+        assert (scaler[:, S_SPAN] <= scaler[:, S_COUNT]).all()
+        partitions.live[id].fold(Batch.of(np.full((1, FEATURES), 5.5, np.float32), np.zeros(1)))
+        assert (np.abs(partitions.live[id].shared_arrays()["scaler"][:, S_VARIANCE] - 1.0) < 0.5).all()
+
+
+def test_states_and_contributions_of_fewer_columns_are_taken() -> None:
+    """Version 0.1 kept one column of a regression's target, where there are three now."""
+    spec = make_spec({"kind": "static"}, "regression")
+    partitions, rng = Partitions(spec), np.random.default_rng(0)
+    a, b = partitions.replace(["0"], 2)
+    for id in (a, b):
+        partitions.live[id].fold(Batch.of(rng.normal(size=(50, FEATURES)).astype(np.float32), rng.normal(size=50)))
+    partitions.everyone()
+    older = dict(partitions.live[a].shared_arrays())
+    for name in older:
+        if name == "scaler" or name.endswith(".scaler"):
+            older[name] = older[name][: FEATURES + 1]
+    loaded = spec.learner.build(spec)
+    loaded.load(older, MemoryRows())
+    partitions.live[a] = loaded
+    partitions.published[b] = {
+        name: array[: FEATURES + 1] if name == "pooled.scaler" else array
+        for name, array in partitions.live[b].contribution().items()
+    }
+    partitions.live[a].fold(Batch.of(rng.normal(size=(9, FEATURES)).astype(np.float32), rng.normal(size=9)))
+    partitions.publish(a)
+    for id in (a, b):
+        partitions.take(id)
+        assert np.isfinite(partitions.live[id].shared_arrays()["scaler"]).all()

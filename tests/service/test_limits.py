@@ -11,6 +11,7 @@ from service.client import cutting
 from service.shard import admission, checker, letters, models, predict, stream, writer
 from service.store.letters import MAX_PAYLOAD
 from service.wire.schema import MAX_ROWS
+from streams import mapping
 
 PAGE = (Path(__file__).parents[2] / "docs" / "limits.md").read_text()
 MIB = 1 << 20
@@ -25,7 +26,7 @@ SAID = {
     "payload kept": f"{MAX_PAYLOAD // MIB} MiB",
     "texts of a refusal": f"{errors.MAX_MESSAGE:,} characters, {errors.MAX_VIOLATIONS} violations",
     "a new spec": f"{spec.MAX_SPEC_BYTES // MIB} MiB",
-    "labels, ids, keys": f"{spec.MAX_LABEL_BYTES}, {spec.MAX_ID_BYTES}, {spec.MAX_KEY_BYTES:,} bytes",
+    "labels, ids, keys": f"{mapping.MAX_LABEL_BYTES}, {mapping.MAX_ID_BYTES}, {mapping.MAX_KEY_BYTES:,} bytes",
     "state of a key": f"{MAX_ROW_BYTES // MIB} MiB",
     "read-out": f"{MAX_READ_OUT_BYTES // MIB} MiB",
     "seconds of processor time": f"{checker.CHECK_SECONDS}",

@@ -9,6 +9,7 @@ import math
 
 import numba as nb
 
+from kernels.cpu.inputs import REACH, clipped
 from kernels.cpu.layout import BINARY, C_CLASSES, MULTICLASS
 from kernels.cpu.numerics import INLINE, exp
 
@@ -43,17 +44,15 @@ def scale_of(s):
     return s.unit[0]
 
 
-LARGEST_TARGET = 16.0
-"""Bound on the target of a regression in deviations, twice `kernels.cpu.inputs.REACH`."""
+LARGEST_TARGET = 2.0 * REACH
+"""Bound on the target of a regression in deviations."""
 
 
 @nb.njit(**INLINE)
 def in_deviations(base, y, s):
     """The target of a regression, t = (y - base) / scale within `LARGEST_TARGET`; 0 while nothing has changed."""
     scale = scale_of(s)
-    t = (y - base) / scale if scale > 0.0 else 0.0
-    t = LARGEST_TARGET if t > LARGEST_TARGET else t
-    return -LARGEST_TARGET if t < -LARGEST_TARGET else t
+    return clipped((y - base) / scale, LARGEST_TARGET) if scale > 0.0 else 0.0
 
 
 @nb.njit(**INLINE)

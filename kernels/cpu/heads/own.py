@@ -1,8 +1,9 @@
 """A regression's scale by key: that of all keys is the prior, a key's own comes in as it is earned (empirical Bayes).
 
     own     running moments of the key's own changes and labels, each robust as those of all (`standardise_own`)
-    apart   running mean over labels of l^2 - c / n, l = log(own / shared deviation of changes), n the key's changes:
-            the variance of log-scales between keys, less what sampling alone would show (c / n, `SAMPLING`)
+    apart   running mean of l^2 - c / n at the labels of keys with `LEAST_CHANGES` changes n, each with the weight
+            1 / min(changes of all keys, `SPREAD_WINDOW`), l = log(own / shared deviation of changes): the variance of
+            log-scales between keys, less what sampling alone would show (c / n, `SAMPLING`)
     weight  w = b / (b + c / n), b = apart, faded in between `ALIKE` and twice as much; b = l^2 at once where that is
             larger and beyond `FAR_APART`
     unit    shared deviation x exp(w l); so too the deviation of the key's labels, and their centre
@@ -54,7 +55,7 @@ TAUGHT = 2.0
 """Labels of a run of far changes that are learned; those that follow wait until the run has lasted."""
 
 SPREAD_WINDOW = 500.0
-"""Labels over which `apart` runs."""
+"""Changes of all keys over which `apart` runs."""
 
 LATEST = 300.0
 """Changes of a key over which the mean square of the latest runs, which notices that the scale has fallen."""
@@ -84,9 +85,7 @@ def _observe_moments(config, head, own, unit, y):
         if span < before or span <= LEAST_CHANGES:
             unit[U_LATEST] = square
         else:
-            most = 64.0 * square
-            squared = change * change
-            squared = most if squared > most else squared
+            squared = min(change * change, REACH * REACH * square)
             unit[U_LATEST] += (squared - unit[U_LATEST]) / min(span, LATEST)
             if span >= LATEST and unit[U_LATEST] < FALLEN * square:
                 row[S_MEAN], row[S_VARIANCE], row[S_SPAN], row[S_FAR] = 0.0, unit[U_LATEST], LATEST, 0.0

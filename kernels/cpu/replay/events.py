@@ -13,7 +13,7 @@ import numba as nb
 import numpy as np
 
 from kernels.cpu.clock import keep_time, time_of_key, told_time
-from kernels.cpu.fold import class_of, expired, find, note_down, score
+from kernels.cpu.fold import class_of
 from kernels.cpu.inputs import entry
 from kernels.cpu.layout import (
     AWAY,
@@ -37,11 +37,11 @@ from kernels.cpu.layout import (
     P_CODE,
     P_SEEN,
     P_SURE,
-    P_TIME,
     P_VALUE,
     UNKNOWN_ID,
 )
 from kernels.cpu.numerics import INLINE, JIT, SHORT
+from kernels.cpu.pending import expired, find, note_down, score
 from kernels.cpu.replay.losses import softmax
 
 C_STEPS, C_LABELS, C_SKIPPED = 1, 3, 4
@@ -197,8 +197,7 @@ def _observe(config, shared, rows, events, x, logits, p, out, t, at):
     row[H_POSITION] = shared.counters[C_POSITION]
     if events.kind[t] == 0:
         if config.pending > 0:
-            place = note_down(config, shared, rows, events, out, t, slot, base, value, code, sure)
-            rows.pending_head[slot, place, P_TIME] = time
+            place = note_down(config, shared, rows, events, out, t, slot, time, base, value, code, sure)
             for j in range(x.shape[1]):
                 rows.pending_body[slot, place, j] = x[at, j]
         out.outcome[t] = outcome
@@ -223,8 +222,8 @@ def _label(config, shared, rows, events, out, t):
         out.outcome[t] = UNKNOWN_ID
         return
     row, note = rows.head[slot], rows.pending_head[slot, place]
-    time = told_time(shared.clock, events.time[t])
-    if expired(config, row, note, shared.counters[C_POSITION], time):
+    time, latest = told_time(shared.clock, events.time[t]), time_of_key(shared.clock, row[H_TIME])
+    if expired(config, latest, note, shared.counters[C_POSITION], time):
         out.outcome[t] = LATE
         return
     row[H_POSITION] = shared.counters[C_POSITION]

@@ -21,8 +21,9 @@ from service.client import Client
 from service.errors import Refused
 from service.shard import trial
 from service.shard.evidence import MOST_IN_A_ROW
-from service.shard.trial import Spawned
+from service.shard.trial import Spawned, Trial
 from service.store.connect import connect
+from service.store.errors import StoreUnavailable
 from service.store.ownership import OwnerRecord
 from service.store.partition import Partition as Store
 
@@ -320,9 +321,27 @@ def test_the_process_of_a_trial_ends_with_the_shard_that_started_it(own_server, 
     idle = subprocess.Popen([sys.executable, "-m", "service.shard.trial"], stdin=subprocess.PIPE)
     idle.kill()
     idle.wait()
-    process = Spawned({**order, "redis": "unix:///nowhere.sock"})
-    assert list(process.said)[-1].startswith("unavailable")
-    process.wait()
+    away = Trial({"redis": "unix:///nowhere.sock", "signing_key": ""}, lambda: False)
+    with pytest.raises(StoreUnavailable, match="CONNECTION"):
+        away.run(partition, (0, 0), dirty=False)
+    shard.stop()
+
+
+def test_a_trial_that_cannot_begin_is_repeated(own_server, name):
+    """There may be no memory for a process now: that says nothing of the event."""
+    shard = LocalShard(own_server.url)
+    with Client(shard.target) as client:
+        client.models.create(poisoned(name, "nothing"))
+    begun = []
+
+    def start(order):
+        begun.append(order)
+        if len(begun) < 3:
+            raise BlockingIOError("no process now")
+        return Spawned(order)
+
+    Trial({"redis": own_server.url, "signing_key": ""}, lambda: False, start).run(shard.partition(name), (0, 0), False)
+    assert len(begun) == 3
     shard.stop()
 
 

@@ -69,8 +69,8 @@ def take_on(shared: Shared, head: Any, before: Quantities, after: Quantities, wi
     more = np.maximum(count - np.minimum(was, window), 0.0)
     shared.scaler[:, S_SPAN] = np.minimum(shared.scaler[:, S_SPAN] + more, count)
     shared.scaler[:, S_RUN_AT] += count - was
-    for (count, mean), row in zip(TARGET_MEANS, after.pooled["target"]):
-        shared.target[[count, mean]] = row[COUNT], row[MEAN]
+    for entries, row in zip(TARGET_MEANS, after.pooled["target"]):
+        shared.target[list(entries)] = row[COUNT], row[MEAN]
     return True
 
 

@@ -65,10 +65,10 @@ TARGET_COLUMNS = 3
 # output o and the change z that it should have said, in deviations, the means of o z, o o, |z - a o| with a the slope
 # (see `heads.linear.slope`), and |z|; the time of the last update, 0 for none; of the clock (`kernels.cpu.clock`) its
 # time, the pace, the time of the event before, and how many in a row were away; how many keys have a label, and how far
-# apart the scales of keys lie (`kernels.cpu.heads.own`).
+# apart the scales of keys lie (`kernels.cpu.heads.own`); the mean norm of the read-out's gradient.
 T_CHANGES, T_CHANGE_SQ, T_LABELS, T_LABEL_MEAN, T_AGREEMENT, T_POWER, T_MISSED, T_MOVED, T_UPDATED_AT = range(9)
-T_CLOCK, T_PACE, T_LAST_TIME, T_AWAY, T_KEYS, T_APART = range(9, 15)
-TARGET = 15
+T_CLOCK, T_PACE, T_LAST_TIME, T_AWAY, T_KEYS, T_APART, T_GRADIENT = range(9, 16)
+TARGET = 16
 
 # Columns of `Scratch.plan`: inputs of a layer, where its weights and those of its output stage begin in `Shared.cell`,
 # rows and columns of the latter, where its state begins in a key's row and its inputs in what is held for a label.
@@ -177,7 +177,7 @@ class Shared(NamedTuple):
     scaler: np.ndarray
     """float64 [F, 9]: running moments; the features, then of a regression `TARGET_COLUMNS`."""
     target: np.ndarray
-    """float64 [15]."""
+    """float64 [16]."""
     decay: np.ndarray
     """float64 [2]: beta1^t and beta2^t; of the filter of all weights the noise scale of a regression, and 1."""
     counters: np.ndarray
@@ -331,7 +331,7 @@ class Model(NamedTuple):
 
 
 def whole_target(target: np.ndarray) -> np.ndarray:
-    """`Shared.target` float64 [15], also from the shorter ones that earlier versions stored."""
+    """`Shared.target` float64 [16], also from the shorter ones that earlier versions stored."""
     made = np.zeros(TARGET)
     made[: len(target)] = target
     return made

@@ -15,6 +15,7 @@ from kernels.cpu.layout import (
     C_STEPS,
     C_UPDATED,
     CHANGE,
+    EKF,
     H_AWAY,
     H_AWAY_LABEL,
     H_LABEL,
@@ -31,6 +32,7 @@ from kernels.cpu.layout import (
     T_AGREEMENT,
     T_CHANGE_SQ,
     T_CHANGES,
+    T_GRADIENT,
     T_LABEL_MEAN,
     T_LABELS,
     T_MISSED,
@@ -105,15 +107,15 @@ def learn(
     if _observe_change(config, shared, key, y):
         return OUTLIER
     o = logits(cell, config, shared, moments, seen)
-    error = _error(config, shared, key, o, base, y)
+    phi = features(cell, config, shared, moments)
+    error = _error(config, shared, key, o, base, y, phi, seen.inputs)
     if config.filter is not None:
-        phi = features(cell, config, shared, moments)
         if not ekf.learn(cell, config, shared, moments, *seen, phi, o, error):
             return NONFINITE
         _count_step(shared)
         return LEARNED
     live = slice(0, len(o))
-    weights, phi = torch.from_numpy(shared.cell), features(cell, config, shared, moments)
+    weights = torch.from_numpy(shared.cell)
     d_phi = torch.from_numpy(shared.out[live]).T @ error
     by_cell, d_x, size = stack.gradients(cell, config, weights, moments, d_phi)
     if not heads.largest(error, size) <= LARGEST_ERROR:
@@ -144,7 +146,7 @@ def learn_head(
         return OUTLIER
     classes = int(shared.counters[C_CLASSES]) if config.task == MULTICLASS else 1
     o = heads.logits(torch.from_numpy(shared.out), torch.from_numpy(shared.skip), phi, inputs, classes)
-    error = _error(config, shared, key, o, base, y)
+    error = _error(config, shared, key, o, base, y, phi, inputs)
     if not heads.largest(error, 0.0) <= LARGEST_ERROR:
         return NONFINITE
     gradients = {"out": torch.outer(error, phi), "skip": torch.outer(error, inputs)}
@@ -154,13 +156,39 @@ def learn_head(
     return LEARNED
 
 
-def _error(config: Config, shared: Shared, key: Key, o: torch.Tensor, base: float, y: float) -> torch.Tensor:
-    """dL/do; of a regression the agreement of o with the change is noted too."""
-    target = heads.change_in_deviations(y, base, own.scale(shared, key.unit), o) if config.task == REGRESSION else y
+def _error(
+    config: Config,
+    shared: Shared,
+    key: Key,
+    o: torch.Tensor,
+    base: float,
+    y: float,
+    phi: torch.Tensor,
+    inputs: torch.Tensor,
+) -> torch.Tensor:
+    """dL/do; of a regression it is bounded by those of late, and the agreement of o with the change is noted too."""
+    if config.task != REGRESSION:
+        return heads.error(config.task, o, y, config.residual_clip)
+    target = heads.change_in_deviations(y, base, own.scale(shared, key.unit), o)
     error = heads.error(config.task, o, target, config.residual_clip)
-    if config.task == REGRESSION:
-        _observe_agreement(config, shared, o[0].item(), target)
-    return error
+    _observe_agreement(config, shared, o[0].item(), target)
+    if config.optimizer == EKF or not torch.isfinite(error).all():
+        return error
+    return _as_of_late(shared, error, torch.cat([phi, inputs]))
+
+
+def _as_of_late(shared: Shared, error: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+    """dL/do such that the gradient of the read-out, dL/do z, is at most 5 times as long as those of late."""
+    usual, length, size = float(shared.target[T_GRADIENT]), z.norm().item(), (error.abs() * z.norm()).item()
+    if not math.isfinite(size):
+        return error
+    share = 1 / min(shared.target[T_LABELS], 200)
+    if usual == 0:
+        shared.target[T_GRADIENT] = size
+        return error
+    most = 5 * max(usual, 0.005 * length)
+    shared.target[T_GRADIENT] = (1 - share) * usual + share * min(size, most)
+    return error * min(1.0, most / size) if size > 0 else error
 
 
 def _advance(config: Config, shared: Shared) -> None:

@@ -139,9 +139,9 @@ def test_clocks_that_jump_and_events_that_come_again_or_too_early(client, redis,
     learner, folded = fold(spec, got)
     assert digest(client, spec.name) == learner.digest()
     counted = int((folded.outcome & pb.OUTCOME_OUT_OF_ORDER > 0).sum())
-    assert client.models.statistics(name).counts["out_of_order"] == counted == 4  # a time of 0 is none
+    assert client.models.statistics(name).counts["out_of_order"] == counted == 2  # a time of 0 is none
     away = folded.outcome & (pb.OUTCOME_OBSERVED | pb.OUTCOME_UNKNOWN_ID) == pb.OUTCOME_OBSERVED | pb.OUTCOME_UNKNOWN_ID
-    assert np.flatnonzero(away).tolist() == [1], "far from the first; its gap is all that is known of the pace then"
+    assert np.flatnonzero(away).tolist() == [1, 5], "far from the others, which are a millisecond apart"
     reasons = [letter.reason for letter in client.models.dead_letters(name).letters]
     assert all("column 'at'" in reason for reason in reasons), reasons
 

@@ -80,6 +80,12 @@ class CompiledSpec(LearnerSpec):
     residual_clip: float = Field(
         5.0, gt=0, description="Regression: residuals beyond this many running deviations count linearly (Huber)."
     )
+    gradient_clip: float = Field(
+        5.0,
+        ge=0,
+        description="Regression with a linear head: a label whose gradient is longer than this many times the mean of "
+        "late counts as one of that length; 0: no bound.",
+    )
 
     def map(self, model: ModelSpec) -> Any:
         """What lies below the head, as compiled code takes it: a named tuple of `kernels.cpu.cells`."""

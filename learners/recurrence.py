@@ -75,6 +75,7 @@ def config(model: ModelSpec, spec: CompiledSpec) -> Config:
         window=float(spec.window),
         clip=spec.clip,
         residual_clip=spec.residual_clip,
+        gradient_clip=spec.gradient_clip,
         ignore_out_of_order=int(model.labels.out_of_order == "ignore"),
         pending=places(model.labels),
         head_credit=int(model.labels.credit == "head"),

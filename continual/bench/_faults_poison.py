@@ -93,10 +93,10 @@ def _kept(store: Store, features: np.ndarray) -> bool:
 def run_overflow(served: Served, *, events: int = 1000, seed: int = 0) -> Outcome:
     """Streams a regression that diverges, in which every tenth event is as large as its type allows.
 
-    The default learner bounds inputs and residuals and takes these events in its stride. Here the bound on residuals
-    is lifted and the step size is 10: the weights grow until an update would not be finite.
+    The default learner bounds inputs and residuals and takes these events in its stride. Here the bounds on residuals
+    and gradients are lifted and the step size is 10: the weights grow until an update would not be finite.
     """
-    wild = {"optimizer": {"kind": "sgd", "rate": 10.0}, "residual_clip": 1e300}
+    wild = {"optimizer": {"kind": "sgd", "rate": 10.0}, "residual_clip": 1e300, "gradient_clip": 0}
     spec = ModelSpec.model_validate(
         spec_of("overflow", snapshot_every=200).model_dump(mode="json")
         | {"target": {"kind": "regression"}, "learner": RECURRENT | wild}

@@ -137,6 +137,8 @@ class Config(NamedTuple):
     clip: float
     """Bound on an input."""
     residual_clip: float
+    gradient_clip: float
+    """Bound on the gradient of a regression's linear read-out, in mean sizes of those of late; 0: none."""
     """Bound on a regression residual in running deviations (Huber's loss)."""
     ignore_out_of_order: int
     pending: int

@@ -213,10 +213,11 @@ class Bank:
                 noise = (self.robust**2 + squared) / self.robust**2
                 noise = math.sqrt(noise) if rare else noise
             else:
-                noise = max(1.0, math.sqrt(squared) / (100.0 if self.labels >= 32 else 8.0))
+                noise = max(1.0, math.sqrt(squared) / 8.0)
             if on or not rare:
                 share = 1.0 / min(self.labels + 2.0, self.window)
-                self.levels[at] = max(level + share * level * (min(squared, 225.0) - 1.0), 1e-12)
+                most = 16.0 if self.robust <= 0.0 and self.labels >= 32 else 225.0
+                self.levels[at] = max(level + share * level * (min(squared, most) - 1.0), 1e-12)
         self.filters[at] = carried.learned(z, target, noise)
         if self.gamma_rate > 0.0 and on:
             shown = Filter(member.mean[:known] / math.sqrt(level), member.cov, member.gamma, member.prior)

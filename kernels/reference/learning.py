@@ -172,13 +172,13 @@ def _error(
     target = heads.change_in_deviations(y, base, own.scale(shared, key.unit), o)
     error = heads.error(config.task, o, target, config.residual_clip)
     _observe_agreement(config, shared, o[0].item(), target)
-    if config.optimizer == EKF or not torch.isfinite(error).all():
+    if config.gradient_clip == 0 or config.optimizer == EKF or not torch.isfinite(error).all():
         return error
-    return _as_of_late(shared, error, torch.cat([phi, inputs]))
+    return _as_of_late(config, shared, error, torch.cat([phi, inputs]))
 
 
-def _as_of_late(shared: Shared, error: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
-    """dL/do such that the gradient of the read-out, dL/do z, is at most 5 times as long as those of late."""
+def _as_of_late(config: Config, shared: Shared, error: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+    """dL/do with the gradient of the read-out, dL/do z, at most `gradient_clip` times as long as those of late."""
     usual, length, size = float(shared.target[T_GRADIENT]), z.norm().item(), (error.abs() * z.norm()).item()
     if not math.isfinite(size):
         return error
@@ -186,7 +186,7 @@ def _as_of_late(shared: Shared, error: torch.Tensor, z: torch.Tensor) -> torch.T
     if usual == 0:
         shared.target[T_GRADIENT] = size
         return error
-    most = 5 * max(usual, 0.005 * length)
+    most = config.gradient_clip * max(usual, 0.005 * length)
     shared.target[T_GRADIENT] = (1 - share) * usual + share * min(size, most)
     return error * min(1.0, most / size) if size > 0 else error
 

@@ -1,6 +1,7 @@
 """Recursive ridge regression: equal to the joint solution over all examples, in any order (analytic learning, ACIL).
 
-The Kalman head without forgetting. Several penalties are several filters, mixed by how well each has predicted.
+The Kalman head without forgetting. Several penalties are several filters, mixed by how well each has predicted. Of a
+regression, a residual of more than eight deviations counts as one of eight.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ def test_figures_by_hand(until, met) -> None:
 
 
 @pytest.mark.parametrize("kind", ["burst of labels", "burst of features"])
-@pytest.mark.parametrize("name", ["recurrent", "static linear"])
+@pytest.mark.parametrize("name", ["recurrent", "static linear", "static ridge"])
 def test_a_burst_of_bad_values_is_recovered_from(name, kind) -> None:
     """Within 5,000 events, to 1.1 times the error of the same events without it."""
     arm = next(arm for arm in table.ARMS if arm.name == name)

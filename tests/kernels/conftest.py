@@ -70,6 +70,7 @@ def make_config(task: int, cell: str, units: int, features: int, **changes) -> C
         "window": 50.0,
         "clip": 5.0,
         "residual_clip": 3.0,
+        "gradient_clip": 1.5,
         "ignore_out_of_order": 0,
         "pending": 0,
         "head_credit": 0,

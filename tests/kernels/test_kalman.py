@@ -294,6 +294,7 @@ def test_a_robust_head_that_trusts_everything_is_the_plain_one() -> None:
     """w = 1 to the last bit: while cold, and for a bound so large that no residual counts beside it."""
     rng = np.random.default_rng(0)
     phi, y = rng.normal(size=(60, 4)), rng.standard_t(2, 60)
+    y[_belief.COLD :] = rng.normal(size=60 - _belief.COLD)  # the plain head counts gross residuals for less
     plain, cold, wide = (Stream(REGRESSION, 4, 1, robust=robust) for robust in (0.0, 1.0, 1e12))
     cold_said = cold.run(phi[: _belief.COLD], y[: _belief.COLD])
     plain_said = plain.run(phi[: _belief.COLD], y[: _belief.COLD])

@@ -124,6 +124,7 @@ def test_rtrl_is_the_gradient_through_the_whole_sequence(build, cell, seed) -> N
         pending=int(rng.integers(0, 4)),
         age_input=int(rng.integers(0, 2)),
         residual_clip=float(rng.choice([0.5, 3.0, 1e6])),
+        gradient_clip=0.0,
         gap_unit=CASES[cell].unit * float(rng.choice([0.0, 0.1, 2.0])),
     )
     assert_gradients(build, cell, config, rng, keys=int(rng.integers(1, 4)), n=int(rng.integers(20, 201)))
@@ -134,7 +135,15 @@ def test_below_the_top_layer_it_is_spatial_backpropagation(build, cell) -> None:
     rng = np.random.default_rng(1)
     layers = 2 if cell == "ssm" else 3  # its features are cubic in its inputs: three layers exceed the bound on a state
     config = build.config(
-        2, cell, units=7, features=3, layers=layers, beta1=0.0, pending=3, gap_unit=CASES[cell].unit
+        2,
+        cell,
+        units=7,
+        features=3,
+        layers=layers,
+        beta1=0.0,
+        pending=3,
+        gap_unit=CASES[cell].unit,
+        gradient_clip=0.0,
     )
     assert_gradients(build, cell, config, rng, keys=2, n=100)
 

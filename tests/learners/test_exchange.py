@@ -427,8 +427,9 @@ def test_states_and_contributions_of_fewer_columns_are_taken() -> None:
     partitions.everyone()
     older = dict(partitions.live[a].shared_arrays())
     for name in older:
-        if name.endswith("scaler"):
-            older[name] = older[name][: FEATURES + 1, :POOLED_COLUMNS]
+        if name == "scaler" or name.endswith(".scaler"):
+            older[name] = older[name][: FEATURES + 1]
+    older["scaler"] = older["scaler"][:, :POOLED_COLUMNS]
     loaded = spec.learner.build(spec)
     loaded.load(older, MemoryRows())
     partitions.live[a] = loaded

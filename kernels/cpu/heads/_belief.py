@@ -16,11 +16,12 @@ COLD = 32
 RARE = 0.1
 """Share of the prior variance left along the inputs of an event, beyond which its cause has hardly been seen."""
 
-GROSS, GROSS_COLD = 100.0, 8.0
-"""Deviations beyond which a residual counts linearly in a head that believes every label, and in one that is cold."""
+GROSS = 8.0
+"""Deviations beyond which a residual counts linearly in a head that believes every label, or is cold."""
 
-LARGEST_SURPRISE = 225.0
-"""Bound on r^2 / (v S) as the noise v sees it: what a trusted label may have at most."""
+LARGEST_SURPRISE, PLAIN_SURPRISE = 225.0, 16.0
+"""Bounds on r^2 / (v S) as the noise v sees it: what a trusted label may have at most, and less in a head that believes
+every label, where a burst would widen v, and with it the bound on a residual."""
 
 
 @nb.njit(**INLINE)
@@ -56,5 +57,11 @@ def believed(head, squared, rare):
     if head.robust > 0.0 and head.state.labels[0] >= COLD:
         weight = wolf(head, squared)
         return math.sqrt(weight) if rare else weight
-    most = GROSS if head.state.labels[0] >= COLD else GROSS_COLD
-    return 1.0 if squared <= most * most else most / math.sqrt(squared)
+    return 1.0 if squared <= GROSS * GROSS else GROSS / math.sqrt(squared)
+
+
+@nb.njit(**INLINE)
+def surprise(head, squared):
+    """What the noise of a member sees of its squared residual in deviations."""
+    plain = head.robust <= 0.0 and head.state.labels[0] >= COLD
+    return min(squared, PLAIN_SURPRISE if plain else LARGEST_SURPRISE)

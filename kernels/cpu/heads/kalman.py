@@ -21,8 +21,9 @@ a cause that has hardly been seen would be refused for ever: of an event whose o
 its prior variance, z' A- z / (sw z' z), in every member, the label weighs w instead of w^2. Then a residual of any size
 moves M by at most c deviations times A- z / sqrt(S), almost all of it along what only such events say.
 
-Without that option, and while a head is cold, residuals of more than `GROSS` (`GROSS_COLD`) deviations count as of so
-many, and v moves by at most `LARGEST_SURPRISE` v / window at a label: one label leaves any head finite.
+Without that option, and while a head is cold, a residual of more than `GROSS` deviations counts as one of `GROSS`: up
+to there the solution is the exact one. v moves by at most `LARGEST_SURPRISE` v / window at a label, without the option
+by at most `PLAIN_SURPRISE` v / window: a burst leaves any head where it was, but for a little.
 
 Everything is in float64. The random numbers are a function of (seed, draw, sample, class), in antithetic pairs, and the
 same for all members.
@@ -65,7 +66,7 @@ from kernels.cpu.heads._bank import (
     move_weights,
     update,
 )
-from kernels.cpu.heads._belief import LARGEST_SURPRISE, believed, is_rare, squared_residual, wolf
+from kernels.cpu.heads._belief import believed, is_rare, squared_residual, surprise, wolf
 from kernels.cpu.heads._closed_form import NORMAL_90, classes_of, scale_of, take
 from kernels.cpu.heads._filter import LANES, log, places, whole
 from kernels.cpu.heads._natural import coordinates, take_on
@@ -395,7 +396,7 @@ def _learn_number(head, t, y, trusted, elapsed):
         if head.gamma_rate > 0.0 and trusted:
             move_gamma(state, work, 1, 1.0, state.noise[g], elapsed, head.gamma_rate)
         update(state, work, 1, g, 1.0 / trust)
-        noise = state.noise[g] * (1.0 + share * (min(squared, LARGEST_SURPRISE) - 1.0))
+        noise = state.noise[g] * (1.0 + share * (surprise(head, squared) - 1.0))
         if trusted or not rare:  # one that is not trusted and yet learned is the newest of a row: the noise is larger
             state.noise[g] = noise if noise > LEAST_NOISE else LEAST_NOISE
 

@@ -6,8 +6,8 @@
     regression  y = base + a scale o,   L = Huber((y - base) / scale - o),  dL/do = o - (y - base) / scale, bounded
 with base and scale as in `kernels.cpu.heads`, and a in [0, 1] how far o has agreed with the changes so far (`trust`).
 
-The gradient that a label of a regression gives has at most `FAR` times the size of late, before any moment of it is
-taken (`as_of_late`): one that is a hundred times as long would hold Adam's steps down for thousands of events.
+The gradient that a label of a regression gives is at most `gradient_clip` times as long as those of late, before any
+moment of it is taken (`as_of_late`): one a hundred times as long would hold Adam's steps down for thousands of events.
 """
 
 from __future__ import annotations
@@ -35,9 +35,8 @@ from kernels.cpu.layout import (
 from kernels.cpu.numerics import INLINE, dot, exp, sigmoid
 from kernels.cpu.optimizers import shrink_row, step_row
 
-FAR, LATE, LEAST = 5.0, 200.0, 0.005
-"""Bound on a gradient in mean sizes of those of late, labels that are of late, and the least such mean for a feature
-vector of length 1, in deviations."""
+LATE, LEAST = 200.0, 0.005
+"""Labels that are of late, and the least mean of their gradients for a feature vector of length 1, in deviations."""
 
 
 class Linear(NamedTuple):
@@ -133,14 +132,14 @@ def _predict(head, config, shared, base, phi, x, draw, elapsed, s):
 
 @nb.njit(**INLINE)
 def as_of_late(config, target, phi, x, s):
-    """Bounds dL/do of a regression so that the gradient of the read-out is no longer than `FAR` times those of late."""
+    """Bounds dL/do so that the gradient of the read-out is at most `gradient_clip` times as long as those of late."""
     zero = phi.dtype.type(0)
     squares = float(dot(phi, phi, config.hidden, zero)) + float(dot(x, x, config.width, zero))
     length, d, usual = math.sqrt(squares), s.d_logits[0], target[T_GRADIENT]
     size = abs(d) * length
     if not math.isfinite(size):
         return
-    most = FAR * max(usual, LEAST * length)
+    most = config.gradient_clip * max(usual, LEAST * length)
     if usual > 0.0 and size > most:
         s.d_logits[0] = d * (most / size)
         size = most
@@ -150,7 +149,7 @@ def as_of_late(config, target, phi, x, s):
 @implements(error, Linear)
 def _error(head, config, shared, base, y, phi, x, draw, elapsed, d_phi, s):
     rows, finite = gradient(config, shared, base, y, s)
-    if config.task == REGRESSION and config.optimizer != EKF and finite:
+    if config.task == REGRESSION and config.gradient_clip > 0.0 and config.optimizer != EKF and finite:
         as_of_late(config, shared.target, phi, x, s)
     zero = shared.out.dtype.type(0)
     for i in range(config.hidden):

@@ -1,5 +1,7 @@
 """Fused numerics: each operation as a PyTorch reference (`kernels.reference`) and a compiled CPU form (`kernels.cpu`).
 
+The step-wise recurrence is in Triton kernels too (`kernels.cuda`).
+
 Importing this package points numba's on-disk cache at a folder named by a digest of the kernel sources, so that a
 changed kernel never meets a stale compilation (numba itself looks only at the file of the outermost function). It does
 not import numba: that is some 80 MB of a process which may never fold.

@@ -1,4 +1,4 @@
-"""Keyed rows of a partition in the store: at most two versions of each.
+"""Keyed rows of a partition in the store: a version of each for recovery, and the newest.
 
 A row carries the position up to which the log was folded when it last changed (the index of its last event
 plus one), and recovery reads, per key, the newest version at or below the committed snapshot. A key has at
@@ -6,8 +6,9 @@ most one version in each span of positions:
 
     up to the committed snapshot | up to the snapshot being written | newer
 
-and a put replaces the one in its own span. The middle span exists only from `begin_snapshot` to commit: it
-keeps a row that the snapshot wrote safe from an eviction that comes after, and the other way round.
+and a put replaces the one in its own span. The middle span exists only from `begin_snapshot` to commit, when
+there may be three: it keeps a row that the snapshot wrote safe from an eviction that comes after, and the
+other way round.
 
 Layout: three hashes, key to 8-byte big-endian position and blob. A version takes a free field in the first of
 them that has one.

@@ -137,9 +137,9 @@ class Config(NamedTuple):
     clip: float
     """Bound on an input."""
     residual_clip: float
+    """Bound on a regression residual in running deviations (Huber's loss)."""
     gradient_clip: float
     """Bound on the gradient of a regression's linear read-out, in mean sizes of those of late; 0: none."""
-    """Bound on a regression residual in running deviations (Huber's loss)."""
     ignore_out_of_order: int
     pending: int
     """P; with a default label one more than wait, so that the oldest can be learned before its place is taken."""

@@ -249,6 +249,8 @@ class Core:
         """See `Client.predict`."""
         if sum(given is not None for given in (x, event, frame)) != 1:
             raise ValueError("x, event, frame: got none or several; accepted: exactly one of them")
+        if frame is not None and not (key is None and time is None):
+            raise ValueError("key, time: got one beside a frame; accepted: columns `key` and `time` of the frame")
         request = pb.PredictRequest(model=model, probabilities=probabilities, uncertainty=uncertainty)
         if event is not None:
             request.event.CopyFrom(event_from(event, None, "" if key is None else key, time))
@@ -328,7 +330,7 @@ class Core:
         return self.schemas[model]
 
     def producer(self, model: str, name: str, timeout: float) -> Plan[pb.Producer]:
-        """Where a producer goes on: the lowest that any partition expects, known if all know it."""
+        """Where a producer goes on: the lowest that any partition expects, known if all know it, else 0."""
         backoff = Backoff(timeout)
         while True:
             try:
@@ -343,8 +345,9 @@ class Core:
             request = pb.GetProducerRequest(model=model, producer=name, partition=id)
             how: dict[str, Any] = {"model": model, "partition": id, "routes": routes}
             marks.append((yield from self.call(DATA, "GetProducer", request, max(backoff.left(), 0.001), **how)))
-        least = min((mark.next_sequence for mark in marks if mark.known), default=0)
-        return pb.Producer(known=all(mark.known for mark in marks), next_sequence=least)
+        # One that knows nothing of it may have missed the first of its events: what the others have is left out there.
+        known = all(mark.known for mark in marks)
+        return pb.Producer(known=known, next_sequence=min(mark.next_sequence for mark in marks) if known else 0)
 
     def model(self, request: Any, method: str, timeout: float, again: bool = True) -> Plan[Any]:
         """A call about one model, made to the owner of its first partition; `again`: it may be repeated."""

@@ -212,7 +212,8 @@ class Client:
     def producer(self, model: str, name: str, timeout: float = 10.0) -> pb.Producer:
         """Where a producer goes on: what the log of a model expects next of it, and whether it is known at all.
 
-        Waits until everything that was admitted from it before is in the log.
+        Of several partitions the lowest counts, 0 where one of them has nothing of the producer: what the others have
+        is left out when it comes again. Waits until everything that was admitted from it before is in the log.
         """
         return self.run(self.core.producer(model, name, timeout))
 
@@ -221,7 +222,7 @@ class Client:
         return self.run(self.core.partition_map(timeout))
 
     def health(self, service: str = "", timeout: float = 5.0) -> str:
-        """Health: "SERVING", "NOT_SERVING" or "SERVICE_UNKNOWN"; raises `Refused` where nobody answers."""
+        """Health: "SERVING" or "NOT_SERVING"; raises `Refused` where nobody answers or nothing has that name."""
         return self.run(self.core.health(service, timeout))
 
 

@@ -229,7 +229,7 @@ def _part_of(shard: Shard, model: str, request: Any) -> Range:
 async def _predict(partition: Partition, request: pb.PredictRequest, raw: bytes) -> Message:
     position, predicted, classes = await predict(partition, request)
     labels = classes if partition.spec.target.kind != "regression" else ()
-    code = predicted.code if labels or partition.spec.target.kind == "multiclass" else None
+    code = predicted.code if partition.spec.target.kind != "regression" else None
     sure = {name: getattr(predicted, name) for name in UNCERTAIN} if request.uncertainty else {}
     message = predictions_to_proto(position, predicted.value, code, labels, predicted.probabilities, **sure)
     return pb.PredictReply(predictions=message)
@@ -237,7 +237,7 @@ async def _predict(partition: Partition, request: pb.PredictRequest, raw: bytes)
 
 async def _update(partition: Partition, request: pb.UpdateRequest, raw: bytes) -> Message:
     answer = await partition.update(request, raw)
-    return pb.UpdateReply(predictions=predictions_of(answer), duplicate=answer.duplicate)
+    return pb.UpdateReply(predictions=predictions_of(answer, partition.spec.target.kind), duplicate=answer.duplicate)
 
 
 def _learn(shard: Shard) -> grpc.RpcMethodHandler:

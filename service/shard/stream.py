@@ -54,6 +54,7 @@ class LearnStream:
         self._unpack = unpack
         self._queue: asyncio.Queue[Any] = asyncio.Queue(IN_FLIGHT)
         self._last: tuple[str, str, str, int] | None = None
+        self._kinds: dict[str, str] = {}  # of the models' targets
         self._ended = False
 
     async def __aenter__(self) -> LearnStream:
@@ -139,7 +140,9 @@ class LearnStream:
         part = self._shard.find(request.model, _learn_hash(self._shard, request), request.partition)
         if not self._shard.maps.is_mine(part):
             raise self._shard.maps.refusal(f"model {request.model!r} is served by another shard")
-        answer = await (await self._shard.serving(request.model, part.id)).learn(request, raw)
+        partition = await self._shard.serving(request.model, part.id)
+        self._kinds[request.model] = partition.spec.target.kind
+        answer = await partition.learn(request, raw)
         answer.add_done_callback(self._note_end)
         return answer
 
@@ -170,7 +173,7 @@ class LearnStream:
                 answer = outcome.result() if outcome.done() else await asyncio.shield(outcome)
                 return pb.LearnReply(
                     sequence=request.sequence,
-                    accepted=predictions_of(answer),
+                    accepted=predictions_of(answer, self._kinds[request.model]),
                     next_sequence=end,
                     duplicate=answer.duplicate,
                 )
@@ -208,7 +211,7 @@ def _learn_hash(shard: Shard, request: pb.LearnRequest) -> int:
     return key_hash(first_key(request))
 
 
-def predictions_of(answer: Answer) -> pb.Predictions:
+def predictions_of(answer: Answer, target: str) -> pb.Predictions:
     """What the fold said of a request, for its caller."""
-    code = answer.code if answer.classes else None
+    code = None if target == "regression" else answer.code
     return predictions_to_proto(answer.position, answer.value, code, answer.classes, outcome=answer.outcome)

@@ -21,6 +21,8 @@ def test_predict_takes_arrays_events_and_frames(client):
     assert client.predict("m", frame=frame).value.tolist() == [1.5, 2.5]
     with pytest.raises(ValueError, match="exactly one"):
         client.predict("m", x=[1, 2], event={"a": 1.0})
+    with pytest.raises(ValueError, match="columns `key` and `time` of the frame"):
+        client.predict("m", frame=frame, key="k")
 
 
 def test_predict_asks_for_the_uncertainty_where_it_is_wanted(client):

@@ -236,6 +236,18 @@ def test_where_a_producer_goes_on_is_asked_of_all_partitions(known: str | None) 
     assert done.value.value == pb.Producer(known=True, next_sequence=98)
 
 
+def test_a_producer_that_one_partition_does_not_know_goes_on_at_0() -> None:
+    """That one may have missed events that the others have: they were on their way to it when the client ended."""
+    core = Core("target", "d")
+    core.adopt(map_of("1", "2"))
+    plan = core.producer("m", "p", 5.0)
+    assert next(plan).request.partition == "1"
+    assert plan.send(pb.Producer(known=True, next_sequence=500)).request.partition == "2"
+    with pytest.raises(StopIteration) as done:
+        plan.send(pb.Producer())
+    assert done.value.value == pb.Producer(known=False, next_sequence=0)
+
+
 def test_batches_that_leave_numbers_out_need_the_number_of_every_row() -> None:
     fake = Fake("1", "2")
     columns = columns_from(np.zeros((2, 1)), key=["a", "b"])

@@ -36,6 +36,18 @@ def made(client, name, kind="binary", **how):
     return spec
 
 
+@pytest.mark.parametrize("kind", ["multiclass", "regression"])
+def test_before_the_first_label_no_class_is_said(client, name, kind):
+    """In every kind of call alike; of a regression there is no class to say."""
+    made(client, name, kind, labels=DELAYED)
+    x = np.zeros((2, len(FEATURES)), np.float32)
+    learned = next(iter(client.learn(name, [{"x": x, "id": ["e0", "e1"]}])))
+    for said in (client.predict(name, x), client.update(name, X, id="e2"), learned.predictions):
+        none = kind == "multiclass"
+        assert said.code.tolist() == [-1] * len(said) * none
+        assert said.predicted() == [None if none else 0.0] * len(said)
+
+
 @pytest.mark.parametrize("kind", ["binary", "multiclass", "regression"])
 def test_a_label_by_id_teaches_as_the_fold_does(client, name, kind):
     spec = made(client, name, kind, labels=DELAYED)

@@ -96,7 +96,7 @@ class Sender:
         """
         if self._target is None:
             self._target = open_target(self.sink, self.spec.name, self._url, self._reach)
-        if self._mark is None:
+        if self._mark is None or not self._mark.get("begun"):  # another sender of this sink may have begun meanwhile
             kept = self._store.marks().get(self.sink.identity, {})
             self._mark = {part: kept[part] for part in ("position", "begun", "partitions") if part in kept}
         position, beside = self._target.resume(self._mark if self._mark.get("begun") else None)
@@ -111,7 +111,8 @@ class Sender:
             self.said["lost"] += first - position
             position = first
         self._mark = {"position": position, "begun": True, **beside}
-        self._say("writing", "")  # before the first record: a target that holds any has a mark
+        self.said["state"], self.said["detail"] = "writing", ""
+        self._leave()  # before the first record: a target that holds any has a mark
 
     def _step(self) -> None:
         """Writes some records, or waits for some."""
@@ -138,11 +139,14 @@ class Sender:
     def _say(self, state: str, detail: str) -> None:
         """Leaves mark and state in the store; where it cannot be reached, log and answers are only kept longer."""
         self.said["state"], self.said["detail"] = state, detail
-        self._told = time.monotonic()
         if self._mark is None:
             return  # what an earlier sender left is not known yet
-        said = self.said | self._mark | {"time_us": time.time_ns() // 1000}
         try:
-            self._store.mark(self.sink.identity, said)
+            self._leave()
         except StoreUnavailable as error:
             log.warning("sink %s: its state was not left: %s", self.sink.identity, error)
+
+    def _leave(self) -> None:
+        assert self._mark is not None
+        self._told = time.monotonic()
+        self._store.mark(self.sink.identity, self.said | self._mark | {"time_us": time.time_ns() // 1000})

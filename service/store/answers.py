@@ -45,6 +45,8 @@ return {1, redis.call('XTRIM', KEYS[2], 'MINID', '=', last[1])}
 # Not fenced: a sink owns no partition. What outlives its model would be met by the next one of that name.
 _MARK = Script("""
 if redis.call('EXISTS', KEYS[2]) == 0 then return 0 end
+local old = ARGV[3] == '0' and redis.call('HGET', KEYS[1], ARGV[1])
+if old and cjson.decode(old).begun then return 0 end
 return redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 """)
 
@@ -162,8 +164,12 @@ class Answers(PartitionBase):
         return self._fenced(_TRIM, (self.keys.answers,), token, f"{before}-1")[1] if before > 0 else 0
 
     def mark(self, sink: str, state: dict[str, Any]) -> None:
-        """Leaves how far a sink is (`position`) and what it says of itself, unless the model is gone."""
-        _MARK.run(self.client, (self.keys.sinks, self.keys.owner), (sink, json.dumps(state)))
+        """Leaves how far a sink is (`position`) and what it says of itself, unless the model is gone.
+
+        The mark of a sender that has begun (`begun`) is not replaced by one that has not.
+        """
+        begun = str(int(bool(state.get("begun"))))
+        _MARK.run(self.client, (self.keys.sinks, self.keys.owner), (sink, json.dumps(state), begun))
 
     def marks(self) -> dict[str, dict[str, Any]]:
         """Returns what each sink left last."""

@@ -172,6 +172,28 @@ def test_a_sink_goes_on_where_its_partition_moves(own_server, name):
         assert not shard.failures
 
 
+def test_a_sender_that_looked_before_another_one_began(client, redis, server, name):
+    """What that one wrote is the sink's own; and the mark that it left stays."""
+    spec = sunk(client, name, to_redis(name))
+    batch = events(200)
+    store = Store(redis, "continual", name)
+    sink = spec.deployment.sinks[0].identity
+    with running(spec, server):
+        send(client, name, batch.slice(0, 100))
+        written(client, name, 100)
+    store.mark(sink, {"state": "lost"})
+    assert store.marks()[sink]["begun"]
+    late = Sender(spec, 0, server.url)
+    late._mark = {}  # there was none when it looked
+    thread = threading.Thread(target=late.run)
+    thread.start()
+    send(client, name, batch.slice(100, 200))
+    written(client, name, 200)
+    late.stop()
+    thread.join(30)
+    assert [one["position"] for one in redis_records(redis, f"out-{name}")] == list(range(200))
+
+
 def test_every_position_once_however_often_writing_starts(client, redis, kafka, server, name):
     """Begun again and again; of the Redis Stream two at once, one of them a zombie (brokers themselves refuse one)."""
     kafka.produce(f"other-{name}", [b"the topic of someone else"], 0)

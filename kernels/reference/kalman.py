@@ -216,7 +216,7 @@ class Bank:
                 noise = max(1.0, math.sqrt(squared) / 8.0)
             if on or not rare:
                 share = 1.0 / min(self.labels + 2.0, self.window)
-                most = 36.0 if self.robust <= 0.0 and self.labels >= 32 else 225.0
+                most = 16.0 if self.robust <= 0.0 and self.labels >= 32 else 225.0
                 self.levels[at] = max(level + share * level * (min(squared, most) - 1.0), 1e-12)
         self.filters[at] = carried.learned(z, target, noise)
         if self.gamma_rate > 0.0 and on:

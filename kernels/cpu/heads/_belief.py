@@ -19,7 +19,7 @@ RARE = 0.1
 GROSS = 8.0
 """Deviations beyond which a residual counts linearly in a head that believes every label, or is cold."""
 
-LARGEST_SURPRISE, PLAIN_SURPRISE = 225.0, 36.0
+LARGEST_SURPRISE, PLAIN_SURPRISE = 225.0, 16.0
 """Bounds on r^2 / (v S) as the noise v sees it: what a trusted label may have at most, and less in a head that believes
 every label, where a burst would widen v, and with it the bound on a residual."""
 

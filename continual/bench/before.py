@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 import continual
+from continual import data
 from continual.bench import _build
 from continual.bench._helpers import Row, median, ratio_row
 from continual.bench.report import out_option, publish
@@ -35,6 +36,8 @@ class Build:
     """
 
     def __init__(self, checkout: Path, stream: str) -> None:
+        held = data.folder()  # one beside this build need not be beside the other
+        here = {"PYTHONPATH": str(checkout)} | ({"CONTINUAL_DATA": str(held)} if held else {})
         command = [sys.executable, "-P", _build.__file__, stream]  # its folder has modules of the same names
         self._child = subprocess.Popen(
             command,
@@ -42,7 +45,7 @@ class Build:
             stdout=subprocess.PIPE,
             text=True,
             cwd=checkout,
-            env=os.environ | {"PYTHONPATH": str(checkout)},
+            env=os.environ | here,
         )
         self._ask(None, "ready")
 

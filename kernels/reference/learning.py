@@ -174,10 +174,10 @@ def _error(
     _observe_agreement(config, shared, o[0].item(), target)
     if config.gradient_clip == 0 or config.optimizer == EKF or not torch.isfinite(error).all():
         return error
-    return _as_of_late(config, shared, error, torch.cat([phi, inputs]))
+    return _clip_gradient(config, shared, error, torch.cat([phi, inputs]))
 
 
-def _as_of_late(config: Config, shared: Shared, error: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+def _clip_gradient(config: Config, shared: Shared, error: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
     """dL/do with the gradient of the read-out, dL/do z, at most `gradient_clip` times as long as those of late."""
     usual, length, size = float(shared.target[T_GRADIENT]), z.norm().item(), (error.abs() * z.norm()).item()
     if not math.isfinite(size):

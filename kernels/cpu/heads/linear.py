@@ -7,7 +7,7 @@
 with base and scale as in `kernels.cpu.heads`, and a in [0, 1] how far o has agreed with the changes so far (`trust`).
 
 The gradient that a label of a regression gives is at most `gradient_clip` times as long as those of late, before any
-moment of it is taken (`as_of_late`): one a hundred times as long would hold Adam's steps down for thousands of events.
+moment of it is taken (`clip_gradient`): one of a hundred times that would hold Adam down for thousands of events.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from kernels.cpu.layout import (
 from kernels.cpu.numerics import INLINE, dot, exp, sigmoid
 from kernels.cpu.optimizers import shrink_row, step_row
 
-LATE, LEAST = 200.0, 0.005
-"""Labels that are of late, and the least mean of their gradients for a feature vector of length 1, in deviations."""
+CLIP_WINDOW, LEAST_MEAN = 200.0, 0.005
+"""Labels over which the mean length of gradients runs, and its least for features of length 1, in deviations."""
 
 
 class Linear(NamedTuple):
@@ -131,7 +131,7 @@ def _predict(head, config, shared, base, phi, x, draw, elapsed, s):
 
 
 @nb.njit(**INLINE)
-def as_of_late(config, target, phi, x, s):
+def clip_gradient(config, target, phi, x, s):
     """Bounds dL/do so that the gradient of the read-out is at most `gradient_clip` times as long as those of late."""
     zero = phi.dtype.type(0)
     squares = float(dot(phi, phi, config.hidden, zero)) + float(dot(x, x, config.width, zero))
@@ -139,18 +139,18 @@ def as_of_late(config, target, phi, x, s):
     size = abs(d) * length
     if not math.isfinite(size):
         return
-    most = config.gradient_clip * max(usual, LEAST * length)
+    most = config.gradient_clip * max(usual, LEAST_MEAN * length)
     if usual > 0.0 and size > most:
         s.d_logits[0] = d * (most / size)
         size = most
-    target[T_GRADIENT] = usual + (size - usual) / min(target[T_LABELS], LATE) if usual > 0.0 else size
+    target[T_GRADIENT] = usual + (size - usual) / min(target[T_LABELS], CLIP_WINDOW) if usual > 0.0 else size
 
 
 @implements(error, Linear)
 def _error(head, config, shared, base, y, phi, x, draw, elapsed, d_phi, s):
     rows, finite = gradient(config, shared, base, y, s)
     if config.task == REGRESSION and config.gradient_clip > 0.0 and config.optimizer != EKF and finite:
-        as_of_late(config, shared.target, phi, x, s)
+        clip_gradient(config, shared.target, phi, x, s)
     zero = shared.out.dtype.type(0)
     for i in range(config.hidden):
         d_phi[i] = zero
